@@ -1,0 +1,72 @@
+"""Descriptions of machines: schema, units, catalog, calibrations and the checks on all of them.
+
+Every figure is an SI number with its basis and its source. Nothing here knows a cost rule.
+"""
+
+from __future__ import annotations
+
+from hardware_specs.calibration import CalibrationSpec, CollectiveFit, KernelFit
+from hardware_specs.catalog import (
+    calibration_for,
+    catalog_hash,
+    list_accelerators,
+    list_calibrations,
+    list_systems,
+    load_accelerator,
+    load_calibration,
+    load_system,
+)
+from hardware_specs.errors import InfeasibleError, LlmsimError, Problem, ScenarioError, SpecError, near_names
+from hardware_specs.figure import Dimension, Figure
+from hardware_specs.figure_table import figure_dimension, figures, to_mapping, with_figures
+from hardware_specs.lint import LintWarning, detect_kind, lint
+from hardware_specs.schema import AcceleratorSpec, FabricSpec, SliceSpec, SystemSpec, dense_peak_flop_per_s
+from hardware_specs.strict_yaml import load_yaml, parse_yaml
+from hardware_specs.units import (
+    TIME_EXPONENT,
+    exact_quantity,
+    format_quantity,
+    parse_override,
+    parse_quantity,
+)
+
+__all__ = [
+    "TIME_EXPONENT",
+    "AcceleratorSpec",
+    "CalibrationSpec",
+    "CollectiveFit",
+    "Dimension",
+    "FabricSpec",
+    "Figure",
+    "InfeasibleError",
+    "KernelFit",
+    "LintWarning",
+    "LlmsimError",
+    "Problem",
+    "ScenarioError",
+    "SliceSpec",
+    "SpecError",
+    "SystemSpec",
+    "calibration_for",
+    "catalog_hash",
+    "dense_peak_flop_per_s",
+    "detect_kind",
+    "exact_quantity",
+    "figure_dimension",
+    "figures",
+    "format_quantity",
+    "lint",
+    "list_accelerators",
+    "list_calibrations",
+    "list_systems",
+    "load_accelerator",
+    "load_calibration",
+    "load_system",
+    "load_yaml",
+    "near_names",
+    "parse_override",
+    "parse_quantity",
+    "parse_yaml",
+    "to_mapping",
+    "with_figures",
+]

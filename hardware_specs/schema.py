@@ -1,0 +1,216 @@
+"""What an accelerator, a fabric and a system are: every key, its dimension, its limits, its meaning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hardware_specs.errors import Problem, SpecError, near_names
+from hardware_specs.figure import Basis, Dimension, Figure, Spec
+
+__all__ = [
+    "AcceleratorSpec",
+    "Basis",
+    "DType",
+    "Dimension",
+    "FabricSpec",
+    "Figure",
+    "SliceSpec",
+    "Spec",
+    "SystemSpec",
+    "dense_peak_flop_per_s",
+]
+
+DType = Literal["fp64", "tf32", "fp32", "bf16", "fp16", "fp8", "int8", "fp4"]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(?:[.-][a-z0-9]+)*$", max_length=80)]
+
+Units = Annotated[Figure, Dimension("count", minimum=1, whole=True)]
+Count = Annotated[Figure, Dimension("count", positive=True)]
+Ratio = Annotated[Figure, Dimension("count", minimum=1)]
+Hertz = Annotated[Figure, Dimension("hz", positive=True)]
+Rate = Annotated[Figure, Dimension("flop_per_s", positive=True)]
+Bandwidth = Annotated[Figure, Dimension("bytes_per_s", positive=True)]
+Capacity = Annotated[Figure, Dimension("bytes", positive=True)]
+Bytes = Annotated[Figure, Dimension("bytes")]
+Power = Annotated[Figure, Dimension("w")]
+PowerLimit = Annotated[Figure, Dimension("w", positive=True)]
+FlopEnergy = Annotated[Figure, Dimension("j_per_flop")]
+ByteEnergy = Annotated[Figure, Dimension("j_per_byte")]
+Latency = Annotated[Figure, Dimension("s")]
+Money = Annotated[Figure, Dimension("usd")]
+
+
+class AcceleratorSpec(Spec):
+    """One device: GPU, TPU chip or CPU socket.
+
+    Peak FLOP/s of a dtype = units x clock x FLOP per unit and clock, always dense; one multiply-add
+    is 2 FLOP. A dtype without an entry in ``matmul_flop_per_unit_clock`` has no units at all.
+    """
+
+    schema_version: Literal[1] = Field(description="1, the version of these keys")
+    name: Name = Field(description="the catalog name, lower case with hyphens")
+    vendor: str = Field(min_length=1, description="the maker")
+    kind: Literal["gpu", "tpu", "cpu"] = Field(description="gpu, tpu or cpu")
+    generation: str = Field(min_length=1, description="family that shares calibrations, such as hopper")
+    aliases: list[Name] = Field(default_factory=list, description="other names that load this file")
+    units: Units = Field(description="number of SMs, CUs, MXUs or cores that work")
+    clock: Hertz = Field(description="boost clock at which the dense matmul peak is quoted")
+    matmul_flop_per_unit_clock: dict[DType, Count] = Field(
+        min_length=1, description="dense matmul FLOP per unit and clock, by dtype"
+    )
+    vector_flop_per_unit_clock: Count = Field(description="fp32 FLOP per unit and clock outside matmul units")
+    peak: dict[DType, Rate] = Field(default_factory=dict, description="peaks that replace the product")
+    datasheet_peak: dict[DType, Rate] = Field(
+        default_factory=dict, description="dense peaks as published; only the linter reads them"
+    )
+    memory_capacity: Capacity = Field(description="device memory as the vendor states it")
+    memory_bandwidth: Bandwidth = Field(description="peak device-memory bandwidth, reads plus writes")
+    l2_capacity: Bytes = Field(description="last-level cache or shared on-chip memory of the device")
+    sram_per_unit: Bytes = Field(description="scratchpad or private cache of one unit")
+    reserved_memory: Bytes = Field(description="memory that the runtime takes before a model is loaded")
+    power_limit: PowerLimit = Field(description="power limit of the device")
+    idle_power: Power = Field(description="power while ready and waiting")
+    energy_per_flop: dict[DType, FlopEnergy] = Field(description="energy of one matmul FLOP, by dtype")
+    energy_per_vector_flop: FlopEnergy = Field(description="energy of one fp32 FLOP outside matmul units")
+    energy_per_memory_byte: ByteEnergy = Field(description="energy to move one byte from or to memory")
+    sparse_matmul_speedup: Ratio = Field(
+        default=Figure(value=1.0, basis="assumed", source="no sparse matmul units stated"),
+        description="matmul rate with 2:4 structured sparsity over the dense rate",
+    )
+    price: Money | None = Field(default=None, description="purchase price of one device")
+
+    def broken_rules(self) -> Iterator[Problem]:
+        for dtype in self.matmul_flop_per_unit_clock:
+            if dtype not in self.energy_per_flop:
+                yield _rule(f"energy_per_flop.{dtype}", "", "is missing for a dtype with matmul units")
+        for key in ("energy_per_flop", "peak", "datasheet_peak"):
+            for dtype in getattr(self, key):
+                if dtype not in self.matmul_flop_per_unit_clock:
+                    rule = "is given for a dtype without matmul units"
+                    fix = f"remove it or give matmul_flop_per_unit_clock.{dtype}"
+                    yield _rule(f"{key}.{dtype}", "", rule, fix)
+        if self.idle_power.value >= self.power_limit.value:
+            limit = f"must be below power_limit, which is {self.power_limit.value:g} W"
+            yield _rule("idle_power", f"{self.idle_power.value:g} W", limit)
+        if self.reserved_memory.value >= self.memory_capacity.value:
+            rule = f"must be below memory_capacity, which is {self.memory_capacity.value / 1e9:g} GB"
+            yield _rule("reserved_memory", f"{self.reserved_memory.value / 1e9:g} GB", rule)
+
+
+class FabricSpec(Spec):
+    """Links of one tier. Bandwidth is that of one link in one direction.
+
+    ``links`` counts per accelerator inside a node: to the switch, to all peers together (fully
+    connected), or two per dimension (torus). Between nodes it counts NICs per node.
+    """
+
+    topology: Literal["switch", "fully_connected", "ring", "torus", "fat_tree", "host"] = Field(
+        description="how the links join the accelerators or nodes"
+    )
+    link_bandwidth: Bandwidth = Field(description="bandwidth of one link in one direction")
+    links: Units = Field(description="links per accelerator; between nodes, NICs per node")
+    latency: Latency = Field(description="time of an empty message over one hop")
+    in_switch_reduction: bool = Field(default=False, description="whether the switch adds up all-reduce")
+    oversubscription: Ratio = Field(
+        default=Figure(value=1.0, basis="assumed", source="full bisection bandwidth"),
+        description="injected bandwidth over bisection bandwidth",
+    )
+    energy_per_byte: ByteEnergy = Field(description="energy to move one byte from end to end")
+    shape: list[Annotated[int, Field(ge=1)]] | None = Field(
+        default=None, description="torus only: accelerators along each dimension"
+    )
+
+    def broken_rules(self) -> Iterator[Problem]:
+        if self.topology != "torus":
+            if self.shape is not None:
+                yield _rule("shape", str(self.shape), f"is for a torus, not for {self.topology}", "remove it")
+        elif self.links.value % 2:
+            yield _rule("links", f"{self.links.value:g}", "a torus has two links per dimension")
+        if self.in_switch_reduction and self.topology not in ("switch", "fat_tree"):
+            rule = f"a {self.topology} has no switch that could reduce"
+            yield _rule("in_switch_reduction", "true", rule, "write false")
+
+
+class SliceSpec(Spec):
+    """One part of a torus that can be allocated."""
+
+    devices: Annotated[int, Field(ge=1)]
+    shape: list[Annotated[int, Field(ge=1)]]
+    wrap: bool = Field(default=True, description="whether the ends of each dimension are joined")
+
+    def broken_rules(self) -> Iterator[Problem]:
+        if math.prod(self.shape) != self.devices:
+            product = " x ".join(map(str, self.shape))
+            yield _rule("devices", str(self.devices), f"must be {product} = {math.prod(self.shape)}")
+
+
+class SystemSpec(Spec):
+    """Accelerators, how they form a node, and how nodes are joined."""
+
+    schema_version: Literal[1] = Field(description="1, the version of these keys")
+    name: Name = Field(description="the catalog name, lower case with hyphens")
+    aliases: list[Name] = Field(default_factory=list, description="other names that load this file")
+    accelerator: AcceleratorSpec = Field(description="a catalog name, a path or a mapping")
+    accelerators_per_node: Units = Field(description="accelerators that share a host and scale_up links")
+    scale_up: FabricSpec = Field(description="fabric between accelerators of a node (torus: of a slice)")
+    scale_out: FabricSpec | None = Field(default=None, description="fabric between nodes (torus: slices)")
+    host_power: Power = Field(description="power of a node without its accelerators")
+    max_devices: Units = Field(description="most accelerators that the fabric joins")
+    slices: list[SliceSpec] = Field(default_factory=list, description="torus only: what can be allocated")
+    calibration: Name | None = Field(default=None, description="calibration to use; none: by accelerator")
+
+    def broken_rules(self) -> Iterator[Problem]:
+        per_node, most = self.accelerators_per_node.value, self.max_devices.value
+        torus = self.scale_up.topology == "torus"
+        if most < per_node:
+            yield _rule("max_devices", f"{most:g}", f"must be at least the {per_node:g} of one node")
+        if self.scale_out is None and not torus and most > per_node:
+            rule = f"without scale_out no more than the {per_node:g} accelerators of one node are joined"
+            yield _rule("max_devices", f"{most:g}", rule, f"write {per_node:g} or give scale_out")
+        if self.slices and not torus:
+            yield _rule("slices", "[...]", f"is for a torus, not for {self.scale_up.topology}", "remove it")
+        if torus and not self.slices and self.scale_up.shape is None:
+            yield _rule("slices", "", "a torus needs slices or scale_up.shape", "list what can be allocated")
+        n_dimensions = self.scale_up.links.value / 2
+        for index, part in enumerate(self.slices if torus else []):
+            if len(part.shape) != n_dimensions:
+                rule = f"must have {n_dimensions:g} dimensions, two links each"
+                yield _rule(f"slices[{index}].shape", str(part.shape), rule)
+
+
+def dense_peak_flop_per_s(accelerator: AcceleratorSpec, dtype: str) -> float:
+    """Dense matmul peak of one device.
+
+    Parameters
+    ----------
+    accelerator : AcceleratorSpec
+        The device.
+    dtype : str
+        A key of ``matmul_flop_per_unit_clock``.
+
+    Returns
+    -------
+    float
+        ``peak[dtype]`` if the spec sets it, else units x clock x FLOP per unit and clock. [FLOP/s]
+
+    Raises
+    ------
+    SpecError
+        If the device has no matmul units for the dtype.
+    """
+    known = accelerator.matmul_flop_per_unit_clock
+    for name, rate in accelerator.peak.items():
+        if name == dtype:
+            return rate.value
+    for name, per_clock in known.items():
+        if name == dtype:
+            return accelerator.units.value * accelerator.clock.value * per_clock.value
+    near = near_names(dtype, known) or list(known)
+    raise SpecError(f"{accelerator.name} has no matmul units for {dtype}; use {', '.join(near)}")
+
+
+def _rule(key: str, value: str, rule: str, fix: str = "") -> Problem:
+    return Problem(path=key, value=value, rule=rule, fix=fix)

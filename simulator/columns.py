@@ -1,0 +1,215 @@
+"""The numbers of many scenarios side by side: each field is an array over rows, or of length one.
+
+These classes are what the engine computes with. A length-one array stands for all rows, so a single scenario
+is the case in which every field has length one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+IndexArray = NDArray[np.intp]
+
+
+def column(values: ArrayLike) -> FloatArray:
+    """Values as a float64 array with one dimension."""
+    return np.atleast_1d(np.asarray(values, dtype=np.float64))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelColumns:
+    """Sizes of the model [1]; ``window`` is infinite without a sliding window."""
+
+    n_layers: FloatArray
+    hidden: FloatArray
+    ffn: FloatArray
+    vocab: FloatArray
+    positions: FloatArray
+    heads: FloatArray
+    kv_heads: FloatArray
+    head_dim: FloatArray
+    window: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskColumns:
+    """What one step processes [1].
+
+    ``batch`` counts sequences over all replicas, ``query_length`` new tokens of each, ``kv_length`` the
+    tokens attended to (new ones included), ``cached_length`` the tokens that the cache must hold.
+    """
+
+    batch: FloatArray
+    query_length: FloatArray
+    kv_length: FloatArray
+    cached_length: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanColumns:
+    """Degrees and sizes of the plan [1]; switches are 0 or 1."""
+
+    devices: FloatArray
+    tensor_parallel: FloatArray
+    pipeline_parallel: FloatArray
+    virtual_pipeline: FloatArray
+    data_parallel: FloatArray
+    micro_batch_size: FloatArray
+    zero_stage: FloatArray
+    sequence_parallel: FloatArray
+    recompute_core: FloatArray
+    recompute_all: FloatArray
+    overlap_grad_reduce: FloatArray
+    overlap_param_gather: FloatArray
+    overlap_tensor_parallel: FloatArray
+    overlap_pipeline_p2p: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionColumns:
+    """Bytes per element by tensor class [byte]; ``quantised`` is 1 where products need a quantise pass."""
+
+    weights: FloatArray
+    weights_operand: FloatArray
+    activations: FloatArray
+    operand: FloatArray
+    kv_cache: FloatArray
+    gradients: FloatArray
+    optimizer: FloatArray
+    gradient_communication: FloatArray
+    activation_communication: FloatArray
+    quantised: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelColumns:
+    """Coefficients of one kernel family: efficiencies [1], fixed cost [s], sharpness of the p-norm [1]."""
+
+    compute_efficiency: FloatArray
+    memory_efficiency: FloatArray
+    fixed_s: FloatArray
+    sharpness: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceColumns:
+    """One accelerator: peaks of the compute types in use, memory, power, energy, kernel coefficients."""
+
+    matmul_flop_per_s: FloatArray
+    attention_flop_per_s: FloatArray
+    vector_flop_per_s: FloatArray
+    memory_bandwidth_bytes_per_s: FloatArray
+    memory_capacity_bytes: FloatArray
+    reserved_bytes: FloatArray
+    sparse_speedup: FloatArray
+    power_limit_w: FloatArray
+    idle_w: FloatArray
+    host_w_per_device: FloatArray
+    matmul_j_per_flop: FloatArray
+    attention_j_per_flop: FloatArray
+    vector_j_per_flop: FloatArray
+    memory_j_per_byte: FloatArray
+    supported: FloatArray
+    kernels: Mapping[str, KernelColumns]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierColumns:
+    """One tier of the fabric, as one rank sees it.
+
+    ``topology`` is a code (:data:`simulator.placement.TOPOLOGIES`); bandwidth is one way per link; ``links``
+    per accelerator; ``axis_0`` to ``axis_2`` are the lengths of a torus, 1 elsewhere; ``compute_share`` is the
+    part of the compute units that a running exchange occupies.
+    """
+
+    topology: FloatArray
+    link_bytes_per_s: FloatArray
+    links: FloatArray
+    latency_s: FloatArray
+    in_switch: FloatArray
+    axis_0: FloatArray
+    axis_1: FloatArray
+    axis_2: FloatArray
+    efficiency: FloatArray
+    base_latency_s: FloatArray
+    step_latency_s: FloatArray
+    ramp: FloatArray
+    in_switch_gain: FloatArray
+    compute_share: FloatArray
+    j_per_byte: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FabricColumns:
+    """Both tiers and how many accelerators sit inside the inner one [1]."""
+
+    accelerators_per_node: FloatArray
+    max_devices: FloatArray
+    inner: TierColumns
+    outer: TierColumns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """Everything a partition of scenarios is evaluated from."""
+
+    model: ModelColumns
+    task: TaskColumns
+    plan: PlanColumns
+    precision: PrecisionColumns
+    device: DeviceColumns
+    fabric: FabricColumns
+
+
+C = TypeVar("C")
+
+
+def take(columns: C, index: IndexArray) -> C:
+    """Rows ``index`` of a columns object; arrays of length one stay as they are.
+
+    Parameters
+    ----------
+    columns : one of the classes of this module
+        Nested objects and mappings are followed.
+    index : ndarray of int, shape (k,)
+        Rows to keep.
+
+    Returns
+    -------
+    same class
+        Arrays of shape (k,) or (1,).
+
+    Raises
+    ------
+    IndexError
+        If a row is out of range.
+    """
+
+    def pick(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return value if value.shape[0] == 1 else value[index]
+        if isinstance(value, Mapping):
+            return {key: pick(item) for key, item in value.items()}
+        return take(value, index)
+
+    return replace(columns, **{f.name: pick(getattr(columns, f.name)) for f in fields(columns)})  # type: ignore[type-var, arg-type]
+
+
+def n_rows(columns: Any) -> int:
+    """Rows that a columns object stands for: the longest of its arrays."""
+    longest = 1
+    for f in fields(columns):
+        value = getattr(columns, f.name)
+        if isinstance(value, np.ndarray):
+            longest = max(longest, value.shape[0])
+        elif isinstance(value, Mapping):
+            longest = max([longest, *(n_rows(item) for item in value.values())])
+        else:
+            longest = max(longest, n_rows(value))
+    return longest

@@ -1,0 +1,154 @@
+"""Arithmetic conditions over columns (``where:`` of a sweep): parsed, checked against a whitelist, never eval'd."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_specs.errors import Problem, ScenarioError, near_names
+
+_BINARY: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: np.mod,
+    ast.Pow: operator.pow,
+}
+_COMPARE: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+_CALLS: dict[str, Callable[[Any, Any], Any]] = {"min": np.minimum, "max": np.maximum}
+_MAX_CHARACTERS = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """A parsed condition: its text, its tree, and the names it uses."""
+
+    text: str
+    tree: ast.expr
+    names: frozenset[str]
+
+
+def _refuse(text: str, why: str, fix: str = "") -> ScenarioError:
+    return ScenarioError([Problem(path="where", value=f'"{text[:80]}"', rule=why, fix=fix)])
+
+
+def _dotted(node: ast.AST) -> str | None:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        parent = _dotted(node.value)
+        return f"{parent}.{node.attr}" if parent else None
+    return None
+
+
+def _names(node: ast.AST, text: str) -> set[str]:
+    """Names below a node; anything but arithmetic, comparison and the two functions is refused."""
+    name = _dotted(node)
+    if name is not None:
+        return {name}
+    children: list[ast.AST]
+    if isinstance(node, ast.BoolOp):
+        children = list(node.values)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.USub, ast.UAdd)):
+        children = [node.operand]
+    elif isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
+        children = [node.left, node.right]
+    elif isinstance(node, ast.Compare) and all(type(op) in _COMPARE for op in node.ops):
+        children = [node.left, *node.comparators]
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CALLS:
+        if len(node.args) != 2 or node.keywords:
+            raise _refuse(text, f"{node.func.id} takes two arguments")
+        children = list(node.args)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float, bool)):
+        return set()
+    else:
+        raise _refuse(
+            text, "only numbers, names, arithmetic, comparisons, and, or, not, min and max are understood"
+        )
+    return set().union(*(_names(child, text) for child in children))
+
+
+def parse_condition(text: Any) -> Condition:
+    """Parse one condition such as ``plan.tensor_parallel * plan.pipeline_parallel <= 64``.
+
+    Parameters
+    ----------
+    text : str
+        An expression over dotted keys.
+
+    Returns
+    -------
+    Condition
+        Ready for :func:`holds`.
+
+    Raises
+    ------
+    ScenarioError
+        If it is no text, too long, has a syntax error, or contains anything else.
+    """
+    if not isinstance(text, str) or len(text) > _MAX_CHARACTERS:
+        raise _refuse(str(text), f"a condition is a text of at most {_MAX_CHARACTERS} characters")
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError):
+        raise _refuse(text, "is not an expression", "write such as plan.tensor_parallel <= 8") from None
+    return Condition(text=text, tree=tree, names=frozenset(_names(tree, text)))
+
+
+def _value(node: ast.AST, columns: Mapping[str, Any]) -> Any:
+    name = _dotted(node)
+    if name is not None:
+        return columns[name]
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.BoolOp):
+        join = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
+        out = _value(node.values[0], columns)
+        for part in node.values[1:]:
+            out = join(out, _value(part, columns))
+        return out
+    if isinstance(node, ast.UnaryOp):
+        inner = _value(node.operand, columns)
+        return (
+            np.logical_not(inner)
+            if isinstance(node.op, ast.Not)
+            else (-inner if isinstance(node.op, ast.USub) else inner)
+        )
+    if isinstance(node, ast.BinOp):
+        return _BINARY[type(node.op)](_value(node.left, columns), _value(node.right, columns))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return _CALLS[node.func.id](_value(node.args[0], columns), _value(node.args[1], columns))
+    if isinstance(node, ast.Compare):
+        left, holds_so_far = _value(node.left, columns), np.True_
+        for op, right_node in zip(node.ops, node.comparators, strict=True):
+            right = _value(right_node, columns)
+            holds_so_far = np.logical_and(holds_so_far, _COMPARE[type(op)](left, right))
+            left = right
+        return holds_so_far
+    raise NotImplementedError(ast.dump(node))
+
+
+def holds(condition: Condition, columns: Mapping[str, Any], n_rows: int) -> NDArray[np.bool_]:
+    """Where a condition holds, shape (n_rows,); ScenarioError if it names something that is no column."""
+    unknown = sorted(condition.names - columns.keys())
+    if unknown:
+        near = near_names(unknown[0], columns) or sorted(columns)[:5]
+        raise _refuse(condition.text, f"{unknown[0]} is not a numeric key", f"such as {', '.join(near)}")
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        found = np.asarray(_value(condition.tree, columns))
+    return np.broadcast_to(found.astype(bool), (n_rows,))

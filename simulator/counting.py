@@ -1,0 +1,225 @@
+"""What an operator costs before any hardware rate: FLOP, bytes in memory, bytes on the wire.
+
+One counting rule per operator kind; a kind without one is an error, never free of charge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.columns import PrecisionColumns
+from simulator.rules import rule
+from workloads.operator_graph import Operator, Tensor, elements, length
+
+FloatArray = NDArray[np.float64]
+
+FLOP_PER_MULTIPLY_ADD = 2.0
+# Query-key and probability-value products; the backward kernel recomputes the first and has four more.
+FORWARD_ATTENTION_PRODUCTS = 2.0
+BACKWARD_ATTENTION_PRODUCTS = 5.0
+# Half the values of a 2:4 sparse matrix stay, each with a 2-bit index.
+SPARSE_VALUES_FRACTION = 0.5
+SPARSE_INDEX_BYTES = 0.5 * 2 / 8
+MASK_BYTES = 1.0
+STATISTICS_BYTES = 4.0
+TOKEN_ID_BYTES = 8.0
+
+PeakClass = Literal["matmul", "attention", "vector"]
+ZERO: FloatArray = np.zeros(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What one execution of an operator does on one device.
+
+    Attributes
+    ----------
+    flop : ndarray
+        Operations carried out (causal kernels: what the mask leaves) [FLOP].
+    moved_bytes : ndarray
+        Read and written in device memory [byte].
+    message_bytes : ndarray
+        The whole message of a collective, nccl-tests' convention [byte].
+    """
+
+    flop: FloatArray
+    moved_bytes: FloatArray
+    message_bytes: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorKind:
+    """How a kind is counted and which kernel model and peak it runs at."""
+
+    flop: Callable[[Operator], FloatArray]
+    family: str
+    peak: PeakClass
+
+
+def _extent(operator: Operator, role: str) -> FloatArray:
+    return length(operator.extents[role])
+
+
+@rule(
+    symbol="F",
+    formula="2 b m n k",
+    unit="FLOP",
+    source="definition: one multiply-add is 2 FLOP",
+)
+def matmul_flop(*, batch: FloatArray, m: FloatArray, n: FloatArray, k: FloatArray) -> FloatArray:
+    """FLOP of ``batch`` products of an m x k by a k x n matrix [FLOP]; sizes [1] broadcast; raises nothing."""
+    return FLOP_PER_MULTIPLY_ADD * batch * m * n * k
+
+
+@rule(
+    symbol="F",
+    formula="2 q b a P d; q products, P query-key pairs under the mask",
+    unit="FLOP",
+    source="Dao, arXiv:2307.08691, section 4.1 (backward 2.5 times forward)",
+)
+def attention_flop(
+    *, batch: FloatArray, heads: FloatArray, pairs: FloatArray, head_dim: FloatArray, products: float
+) -> FloatArray:
+    """FLOP of a fused attention kernel [FLOP]; sizes [1] broadcast; raises nothing."""
+    return FLOP_PER_MULTIPLY_ADD * products * batch * heads * pairs * head_dim
+
+
+def _matmul(op: Operator) -> FloatArray:
+    return matmul_flop(batch=_extent(op, "batch"), m=_extent(op, "m"), n=_extent(op, "n"), k=_extent(op, "k"))
+
+
+def _attention(products: float) -> Callable[[Operator], FloatArray]:
+    def count(op: Operator) -> FloatArray:
+        return attention_flop(
+            batch=_extent(op, "batch"),
+            heads=_extent(op, "heads"),
+            pairs=_extent(op, "pairs"),
+            head_dim=_extent(op, "head_dim"),
+            products=products,
+        )
+
+    return count
+
+
+def _per_element(flop_per_element: float) -> Callable[[Operator], FloatArray]:
+    """Operations per element written: they are limited by memory on every device of the catalog."""
+
+    def count(op: Operator) -> FloatArray:
+        return flop_per_element * elements(op.writes[0])
+
+    return count
+
+
+def _none(op: Operator) -> FloatArray:
+    return ZERO
+
+
+OPERATOR_KINDS: dict[str, OperatorKind] = {
+    "matmul": OperatorKind(flop=_matmul, family="matmul", peak="matmul"),
+    "batched_matmul": OperatorKind(flop=_matmul, family="matmul", peak="attention"),
+    "attention": OperatorKind(
+        flop=_attention(FORWARD_ATTENTION_PRODUCTS), family="attention_prefill", peak="attention"
+    ),
+    "attention_backward": OperatorKind(
+        flop=_attention(BACKWARD_ATTENTION_PRODUCTS), family="attention_prefill", peak="attention"
+    ),
+    "attention_decode": OperatorKind(
+        flop=_attention(FORWARD_ATTENTION_PRODUCTS), family="attention_decode", peak="attention"
+    ),
+    "layer_norm": OperatorKind(flop=_per_element(5.0), family="layer_norm", peak="vector"),
+    "rms_norm": OperatorKind(flop=_per_element(4.0), family="rms_norm", peak="vector"),
+    "rotary": OperatorKind(flop=_per_element(3.0), family="rotary", peak="vector"),
+    "softmax": OperatorKind(flop=_per_element(5.0), family="softmax", peak="vector"),
+    "cross_entropy": OperatorKind(flop=_per_element(5.0), family="softmax", peak="vector"),
+    "pointwise": OperatorKind(flop=_per_element(1.0), family="pointwise", peak="vector"),
+    "residual": OperatorKind(flop=_per_element(2.0), family="pointwise", peak="vector"),
+    "activation": OperatorKind(flop=_per_element(8.0), family="activation", peak="vector"),
+    "quantise": OperatorKind(flop=_per_element(2.0), family="pointwise", peak="vector"),
+    "position_embedding": OperatorKind(flop=_per_element(1.0), family="pointwise", peak="vector"),
+    "embedding": OperatorKind(flop=_none, family="embedding", peak="vector"),
+    "optimizer": OperatorKind(flop=_per_element(12.0), family="optimizer", peak="vector"),
+    "collective": OperatorKind(flop=_none, family="collective", peak="vector"),
+    # A tensor under another name: no kernel runs.
+    "view": OperatorKind(flop=_none, family="view", peak="vector"),
+}
+
+
+def bytes_per_element(precision: PrecisionColumns) -> Mapping[str, FloatArray]:
+    """Bytes per element of each tensor kind [byte]."""
+    return {
+        "weights": precision.weights,
+        "sparse_weights": SPARSE_VALUES_FRACTION * precision.weights + SPARSE_INDEX_BYTES,
+        "activations": precision.activations,
+        "operand": precision.operand,
+        "kv_cache": precision.kv_cache,
+        "gradients": precision.gradients,
+        "master": precision.optimizer,
+        "mask": np.full(1, MASK_BYTES),
+        "statistics": np.full(1, STATISTICS_BYTES),
+        "token_ids": np.full(1, TOKEN_ID_BYTES),
+    }
+
+
+def _operand_width(
+    operator: Operator, tensor: Tensor, widths: Mapping[str, FloatArray], precision: PrecisionColumns
+) -> FloatArray:
+    """Bytes per element as this operator moves the tensor: products read weights in the compute type."""
+    if operator.kind == "matmul" and tensor.kind == "weights":
+        return precision.weights_operand
+    return widths[tensor.kind]
+
+
+def _skipped(operator: Operator, tensor: Tensor) -> bool:
+    """A lookup touches the rows that it needs, not the table that holds them."""
+    return operator.kind in ("embedding", "position_embedding") and tensor.kind == "weights"
+
+
+def count(operator: Operator, precision: PrecisionColumns) -> Work:
+    """Count one execution of a (sharded) operator.
+
+    Parameters
+    ----------
+    operator : Operator
+        Sizes per device.
+    precision : PrecisionColumns
+        Bytes per element by tensor class.
+
+    Returns
+    -------
+    Work
+        Arrays of the broadcast shape of sizes and widths [FLOP, byte, byte]; not multiplied by ``scale``.
+
+    Raises
+    ------
+    NotImplementedError
+        If the operator's kind has no counting rule.
+    """
+    if operator.kind not in OPERATOR_KINDS:
+        raise NotImplementedError(f"operator kind {operator.kind} ({operator.name}) has no counting rule")
+    widths = bytes_per_element(precision)
+    if operator.kind == "view":
+        return Work(flop=ZERO, moved_bytes=ZERO, message_bytes=ZERO)
+    if operator.kind == "collective":
+        (message,) = operator.reads
+        width = precision.activation_communication if message.kind == "activations" else widths[message.kind]
+        return Work(flop=ZERO, moved_bytes=ZERO, message_bytes=elements(message) * width)
+    moved: FloatArray = ZERO
+    for tensor in (*operator.reads, *operator.writes):
+        if not _skipped(operator, tensor):
+            moved = moved + elements(tensor) * _operand_width(operator, tensor, widths, precision)
+    return Work(flop=OPERATOR_KINDS[operator.kind].flop(operator), moved_bytes=moved, message_bytes=ZERO)
+
+
+def weight_elements(operators: list[Operator], named: str = "") -> FloatArray:
+    """Parameters that the operators hold on one device [1], each weight tensor once, or one of them by name."""
+    seen: dict[str, FloatArray] = {}
+    for op in operators:
+        for tensor in op.reads:
+            if tensor.kind in ("weights", "sparse_weights") and named in ("", tensor.name):
+                seen[tensor.name] = elements(tensor)
+    return sum(seen.values(), ZERO)

@@ -1,0 +1,112 @@
+"""Exchanges between data-parallel replicas: inside the layers (ZeRO-2 and 3) and at the end of a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.collectives import Exchange, exchange
+from simulator.columns import Inputs
+from simulator.layer_table import LayerTable
+from simulator.placement import Group, place
+from simulator.rules import rule
+
+FloatArray = NDArray[np.float64]
+ZERO: FloatArray = np.zeros(1)
+NO_EXCHANGE = Exchange(seconds=ZERO, inner_bytes=ZERO, outer_bytes=ZERO)
+
+
+def replica_group(inputs: Inputs) -> Group:
+    """Placement of the data-parallel ranks: next to the tensor-parallel ones."""
+    return place(inputs.plan.data_parallel, inputs.plan.tensor_parallel, inputs.fabric)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InLayer:
+    """Per layer and micro-batch: gathering sharded parameters (ZeRO-3), scattering gradients (ZeRO-2, 3)."""
+
+    gather: Exchange
+    reduce: Exchange
+
+
+def _switched(done: Exchange, switch: FloatArray) -> Exchange:
+    return Exchange(
+        seconds=done.seconds * switch,
+        inner_bytes=done.inner_bytes * switch,
+        outer_bytes=done.outer_bytes * switch,
+    )
+
+
+def in_layer(inputs: Inputs, parameters: FloatArray) -> InLayer:
+    """Exchanges of a unit with ``parameters`` per tensor-parallel rank [1]; zero below ZeRO-2; raises nothing."""
+    group, stage = replica_group(inputs), inputs.plan.zero_stage
+    if not np.any(stage >= 2):
+        return InLayer(gather=NO_EXCHANGE, reduce=NO_EXCHANGE)
+    gather = exchange("all_gather", parameters * inputs.precision.weights, group, inputs.fabric)
+    reduce = exchange(
+        "reduce_scatter", parameters * inputs.precision.gradient_communication, group, inputs.fabric
+    )
+    return InLayer(
+        gather=_switched(gather, (stage >= 3).astype(np.float64)),
+        reduce=_switched(reduce, (stage >= 2).astype(np.float64)),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndOfStep:
+    """Exchanges once per step: gradients (ZeRO-0: all-reduce; 1: reduce-scatter), new weights (ZeRO-1, 2)."""
+
+    reduce: Exchange
+    gather: Exchange
+
+
+def end_of_step(inputs: Inputs, parameters: FloatArray) -> EndOfStep:
+    """Exchanges of a stage with ``parameters`` per tensor-parallel rank [1]; raises nothing."""
+    group, stage = replica_group(inputs), inputs.plan.zero_stage
+    message = parameters * inputs.precision.gradient_communication
+    whole = exchange("all_reduce", message, group, inputs.fabric)
+    scatter = exchange("reduce_scatter", message, group, inputs.fabric)
+    gather = exchange("all_gather", parameters * inputs.precision.weights, group, inputs.fabric)
+    plain, first = stage == 0, stage == 1
+    return EndOfStep(
+        reduce=Exchange(
+            seconds=np.where(plain, whole.seconds, scatter.seconds * first),
+            inner_bytes=np.where(plain, whole.inner_bytes, scatter.inner_bytes * first),
+            outer_bytes=np.where(plain, whole.outer_bytes, scatter.outer_bytes * first),
+        ),
+        gather=_switched(gather, ((stage == 1) | (stage == 2)).astype(np.float64)),
+    )
+
+
+@rule(
+    symbol="Te",
+    formula="(1 - o) T + o max(T - W (1 - 1/k), T/k)",
+    unit="s",
+    source="Li et al., PyTorch Distributed, VLDB 2020, doi:10.14778/3415478.3415530: buckets start as soon as "
+    "their layers are done, the last one cannot be hidden",
+)
+def exposed_exchange(
+    *, exchange_s: FloatArray, window_s: FloatArray, buckets: FloatArray, overlap: FloatArray
+) -> FloatArray:
+    """Part of a bucketed exchange that compute does not hide [s].
+
+    ``exchange_s`` in ``buckets`` equal parts may run beside ``window_s`` of compute where ``overlap`` is 1;
+    the first bucket is ready after 1/k of the window, the last at its end. Broadcasts; raises nothing.
+    """
+    share = 1.0 / np.maximum(buckets, 1.0)
+    hidden = np.maximum(exchange_s - window_s * (1.0 - share), exchange_s * share)
+    return np.where(overlap > 0, hidden, exchange_s)
+
+
+UnitExchanges = tuple[InLayer, InLayer, InLayer]
+
+
+def unit_exchanges(table: LayerTable, inputs: Inputs) -> UnitExchanges:
+    """In-layer exchanges of a layer, of the embedding and of the head; raises nothing."""
+    return (
+        in_layer(inputs, table.layer_parameters),
+        in_layer(inputs, table.embedding_parameters),
+        in_layer(inputs, table.head_norm_parameters + table.head_matrix_parameters),
+    )

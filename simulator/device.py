@@ -1,0 +1,291 @@
+"""From figures of machines to the columns that the engine computes with: peaks, kernels, power, fabric."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_specs import (
+    CalibrationSpec,
+    CollectiveFit,
+    KernelFit,
+    SystemSpec,
+    calibration_for,
+    load_calibration,
+)
+from hardware_specs.calibration import KernelFamily
+from simulator.columns import DeviceColumns, FabricColumns, KernelColumns, TierColumns
+from simulator.hardware_leaves import HardwareLeaves
+from simulator.placement import TOPOLOGIES
+from simulator.precision import Precision
+from simulator.rules import rule
+
+FloatArray = NDArray[np.float64]
+IndexArray = NDArray[np.intp]
+Fidelity = Literal["bound", "datasheet", "calibrated"]
+TaskClass = Literal["training", "inference"]
+
+# Where a type has no units of its own and the plan allows another one: the next wider first.
+WIDER: tuple[str, ...] = ("bf16", "fp16", "tf32", "fp32")
+# A kernel family measured in one 16-bit type serves the other one, and the narrow ones last.
+SIMILAR: dict[str, tuple[str, ...]] = {
+    "bf16": ("fp16", "any"),
+    "fp16": ("bf16", "any"),
+    "fp8": ("int8", "any", "bf16", "fp16"),
+    "int8": ("fp8", "any", "bf16", "fp16"),
+    "tf32": ("any", "bf16", "fp16", "fp32"),
+    "fp32": ("any", "tf32", "bf16", "fp16"),
+    "fp64": ("any", "fp32", "bf16", "fp16"),
+    "fp4": ("fp8", "any", "bf16", "fp16"),
+}
+
+
+@rule(
+    symbol="P",
+    formula="units x clock x FLOP per unit and clock",
+    unit="FLOP/s",
+    source="definition of a dense peak; a peak set by hand takes precedence",
+)
+def derived_peak(
+    *, units: FloatArray, clock_hz: FloatArray, flop_per_unit_clock: FloatArray, set_peak: FloatArray
+) -> FloatArray:
+    """Dense peak [FLOP/s] from units [1], clock [Hz] and FLOP per unit and clock [1]; ``set_peak`` [FLOP/s]
+    wins where it is not NaN. Broadcasts; NaN where the device has no such units; raises nothing."""
+    return np.where(np.isnan(set_peak), units * clock_hz * flop_per_unit_clock, set_peak)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machines:
+    """Systems and precisions that rows refer to, with everything but the numbers resolved.
+
+    Attributes
+    ----------
+    leaves : HardwareLeaves
+        Figures by row.
+    precisions : sequence of Precision
+        Distinct precisions.
+    precision_index : ndarray of int, shape (n,) or (1,)
+        Precision of each row.
+    fallback : bool
+        Whether a compute type without units may be replaced by a wider one.
+    fidelity : str
+        "bound", "datasheet" or "calibrated".
+    task : str
+        "training" or "inference": they run on different software.
+    """
+
+    leaves: HardwareLeaves
+    precisions: Sequence[Precision]
+    precision_index: IndexArray
+    fallback: bool = False
+    fidelity: Fidelity = "calibrated"
+    task: TaskClass = "training"
+
+
+def calibration_of(system: SystemSpec, task: TaskClass) -> CalibrationSpec:
+    """The calibration named by a system, else that of its accelerator and of the software that runs such tasks.
+
+    Raises SpecError if the name is unknown.
+    """
+    return (
+        load_calibration(system.calibration)
+        if system.calibration
+        else calibration_for(system.accelerator, task)
+    )
+
+
+def compute_dtype(system: SystemSpec, wanted: str, fallback: bool) -> str | None:
+    """Type that a product of type ``wanted`` runs in on a system, or None where there is none."""
+    has = {*system.accelerator.matmul_flop_per_unit_clock, *system.accelerator.peak}
+    if wanted in has:
+        return wanted
+    return next((d for d in WIDER if d in has), None) if fallback else None
+
+
+def _peak(leaves: HardwareLeaves, dtype: str) -> FloatArray:
+    return derived_peak(
+        units=leaves.get("accelerator.units"),
+        clock_hz=leaves.get("accelerator.clock"),
+        flop_per_unit_clock=leaves.get(f"accelerator.matmul_flop_per_unit_clock.{dtype}"),
+        set_peak=leaves.get(f"accelerator.peak.{dtype}"),
+    )
+
+
+def _by_dtype(machines: Machines, operator_class: str, values: dict[str, FloatArray]) -> FloatArray:
+    """Pick per row the array of the type that its precision runs the operator class in."""
+    leaves = machines.leaves
+    picked = np.full(np.broadcast_shapes(leaves.index.shape, machines.precision_index.shape), np.nan)
+    for s, system in enumerate(leaves.systems):
+        for p, precision in enumerate(machines.precisions):
+            dtype = compute_dtype(system, getattr(precision, operator_class), machines.fallback)
+            if dtype is None:
+                continue
+            here = (leaves.index == s) & (machines.precision_index == p)
+            picked = np.where(here, values[dtype], picked)
+    return picked
+
+
+def _used_dtypes(machines: Machines) -> set[str]:
+    found = {
+        compute_dtype(system, getattr(precision, operator_class), machines.fallback)
+        for system in machines.leaves.systems
+        for precision in machines.precisions
+        for operator_class in ("matmul", "attention")
+    }
+    return {dtype for dtype in found if dtype is not None}
+
+
+def kernel_fit(calibration: CalibrationSpec, family: KernelFamily, dtype: str) -> tuple[KernelFit, bool]:
+    """Coefficients of a family for a type, and whether they are those of the type itself."""
+    fits = dict(calibration.kernels[family])
+    for name in (dtype, *SIMILAR.get(dtype, ("any",))):
+        for key, fit in fits.items():
+            if key == name:
+                return fit, name in (dtype, "any")
+    return next(iter(fits.values())), False
+
+
+def _kernels(machines: Machines) -> dict[str, KernelColumns]:
+    """Coefficients by family: those of the matmul type for products, of the attention type for the rest."""
+    leaves, columns = machines.leaves, {}
+    shape = np.broadcast_shapes(leaves.index.shape, machines.precision_index.shape)
+    calibrations = [calibration_of(system, machines.task) for system in leaves.systems]
+    for family in get_args(KernelFamily):
+        coefficients = np.ones((4, *shape))
+        for s, system in enumerate(leaves.systems):
+            for p, precision in enumerate(machines.precisions):
+                wanted = precision.matmul if family == "matmul" else precision.attention
+                dtype = compute_dtype(system, wanted, machines.fallback) or wanted
+                fit, _ = kernel_fit(calibrations[s], family, dtype)
+                numbers = (fit.compute_efficiency, fit.memory_efficiency, fit.fixed_s, fit.sharpness)
+                if machines.fidelity != "calibrated":
+                    numbers = (1.0, 1.0, 0.0, np.inf)
+                here = (leaves.index == s) & (machines.precision_index == p)
+                coefficients = np.where(here, np.array(numbers)[:, None], coefficients)
+        columns[family] = KernelColumns(
+            compute_efficiency=coefficients[0],
+            memory_efficiency=coefficients[1],
+            fixed_s=coefficients[2],
+            sharpness=coefficients[3],
+        )
+    return columns
+
+
+def device_columns(machines: Machines) -> DeviceColumns:
+    """Columns of the accelerator.
+
+    Parameters
+    ----------
+    machines : Machines
+        Systems and precisions by row.
+
+    Returns
+    -------
+    DeviceColumns
+        SI units; peaks of a compute type that a device has no units for are NaN and ``supported`` is 0.
+
+    Raises
+    ------
+    SpecError
+        If a system names an unknown calibration.
+    """
+    leaves = machines.leaves
+    used = _used_dtypes(machines)
+    peaks = {dtype: _peak(leaves, dtype) for dtype in used}
+    energies = {dtype: leaves.get(f"accelerator.energy_per_flop.{dtype}") for dtype in used}
+    matmul, attention = (_by_dtype(machines, c, peaks) for c in ("matmul", "attention"))
+    return DeviceColumns(
+        matmul_flop_per_s=matmul,
+        attention_flop_per_s=attention,
+        vector_flop_per_s=leaves.get("accelerator.units")
+        * leaves.get("accelerator.clock")
+        * leaves.get("accelerator.vector_flop_per_unit_clock"),
+        memory_bandwidth_bytes_per_s=leaves.get("accelerator.memory_bandwidth"),
+        memory_capacity_bytes=leaves.get("accelerator.memory_capacity"),
+        reserved_bytes=leaves.get("accelerator.reserved_memory"),
+        sparse_speedup=leaves.get("accelerator.sparse_matmul_speedup"),
+        power_limit_w=leaves.get("accelerator.power_limit"),
+        idle_w=leaves.get("accelerator.idle_power"),
+        host_w_per_device=leaves.get("host_power") / leaves.get("accelerators_per_node"),
+        matmul_j_per_flop=_by_dtype(machines, "matmul", energies),
+        attention_j_per_flop=_by_dtype(machines, "attention", energies),
+        vector_j_per_flop=leaves.get("accelerator.energy_per_vector_flop"),
+        memory_j_per_byte=leaves.get("accelerator.energy_per_memory_byte"),
+        supported=(~np.isnan(matmul) & ~np.isnan(attention)).astype(np.float64),
+        kernels=_kernels(machines),
+    )
+
+
+def _torus_axes(leaves: HardwareLeaves, devices: FloatArray) -> list[FloatArray]:
+    """Axis lengths of the slice with that many devices; NaN where none is listed, 1 where there is no torus."""
+    shape = np.broadcast_shapes(leaves.index.shape, devices.shape)
+    axes = [np.ones(shape) for _ in range(3)]
+    for s, system in enumerate(leaves.systems):
+        if system.scale_up.topology != "torus":
+            continue
+        here = np.broadcast_to(leaves.index == s, shape)
+        shapes = {part.devices: part.shape for part in system.slices}
+        if system.scale_up.shape:
+            shapes = {int(np.prod(system.scale_up.shape)): system.scale_up.shape}
+        for axis in range(3):
+            axes[axis] = np.where(here, np.nan, axes[axis])
+            for count, sides in shapes.items():
+                side = float(sides[axis]) if axis < len(sides) else 1.0
+                axes[axis] = np.where(here & (devices == count), side, axes[axis])
+    return axes
+
+
+def _tier(
+    machines: Machines, side: str, fits: Sequence[CollectiveFit], axes: list[FloatArray]
+) -> TierColumns:
+    leaves = machines.leaves
+    # A system without an outer tier never uses it: harmless figures stand in.
+    fabrics = [getattr(system, side) or system.scale_up for system in leaves.systems]
+    calibrated = machines.fidelity == "calibrated"
+    declared = leaves.get(f"{side}.latency", 0.0)
+    # The fit contains the catalog's latency; what an override changes is added to it.
+    change = declared - leaves.catalog(f"{side}.latency", 0.0)
+    hop = declared * (0.0 if machines.fidelity == "bound" else 1.0)
+    links = leaves.get(f"{side}.links", 1.0)
+    if side == "scale_out":
+        links = links / leaves.get("accelerators_per_node") / leaves.get("scale_out.oversubscription", 1.0)
+    return TierColumns(
+        topology=leaves.each([TOPOLOGIES.index(f.topology) for f in fabrics]),
+        link_bytes_per_s=leaves.get(f"{side}.link_bandwidth", 1.0),
+        links=links,
+        latency_s=declared,
+        in_switch=leaves.each([float(f.in_switch_reduction) for f in fabrics]),
+        axis_0=axes[0],
+        axis_1=axes[1],
+        axis_2=axes[2],
+        efficiency=leaves.each([f.efficiency if calibrated else 1.0 for f in fits]),
+        base_latency_s=leaves.each([f.base_latency_s if calibrated else 0.0 for f in fits]),
+        step_latency_s=(
+            np.maximum(leaves.each([f.step_latency_s for f in fits]) + change, 0.0) if calibrated else hop
+        ),
+        ramp=leaves.each([f.ramp if calibrated else 0.0 for f in fits]),
+        in_switch_gain=leaves.each([f.in_switch_gain if calibrated else 1.0 for f in fits]),
+        compute_share=leaves.each([f.compute_share if calibrated else 0.0 for f in fits]),
+        j_per_byte=leaves.get(f"{side}.energy_per_byte", 0.0),
+    )
+
+
+def fabric_columns(machines: Machines, devices: FloatArray) -> FabricColumns:
+    """Columns of both fabric tiers for plans on ``devices`` accelerators [1].
+
+    The slice of a torus is one inner tier; elsewhere the node is. Raises SpecError for an unknown calibration.
+    """
+    leaves = machines.leaves
+    calibrations = [calibration_of(system, machines.task) for system in leaves.systems]
+    torus = leaves.each([float(s.scale_up.topology == "torus") for s in leaves.systems]) > 0
+    nothing = [np.ones(1)] * 3
+    return FabricColumns(
+        accelerators_per_node=np.where(torus, devices, leaves.get("accelerators_per_node")),
+        max_devices=leaves.get("max_devices"),
+        inner=_tier(machines, "scale_up", [c.scale_up for c in calibrations], _torus_axes(leaves, devices)),
+        outer=_tier(machines, "scale_out", [c.scale_out for c in calibrations], nothing),
+    )

@@ -1,0 +1,231 @@
+"""Evaluate a partition: blocks once per distinct combination, composition on every row; generation sums steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.blocks import Blocks, Structure
+from simulator.columns import Inputs, TaskColumns, take
+from simulator.layer_cache import LayerCache
+from simulator.layer_table import LayerTable, layer_table
+from simulator.memory import OWNERS
+from simulator.partition import Partition
+from simulator.step import Step, compose
+
+FloatArray = NDArray[np.float64]
+IndexArray = NDArray[np.int64]
+
+TIMES = (
+    "compute_s",
+    "tensor_parallel_s",
+    "data_parallel_s",
+    "pipeline_p2p_s",
+    "bubble_s",
+    "optimizer_s",
+)
+ENERGIES = ("static_j", "compute_j", "memory_j", "network_j", "host_j")
+# Decode time is smooth in the context, so few Gauss-Legendre nodes integrate any number of steps.
+DECODE_NODES = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Results by row, each an array [s, byte, J, 1]; ``times`` sum to ``step_time_s``, owners to the peak."""
+
+    step_time_s: FloatArray
+    tokens_per_s: FloatArray
+    time_to_first_token_s: FloatArray
+    time_per_output_token_s: FloatArray
+    mfu: FloatArray
+    hfu: FloatArray
+    times: Mapping[str, FloatArray]
+    memory: Mapping[str, FloatArray]
+    peak_bytes: FloatArray
+    capacity_bytes: FloatArray
+    heaviest_stage: FloatArray
+    energy: Mapping[str, FloatArray]
+    energy_j: FloatArray
+    feasible: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detail:
+    """One evaluated pass with its operators, and how often it runs per step [1]."""
+
+    name: str
+    blocks: Blocks
+    table: LayerTable
+    step: Step
+    weight: FloatArray
+
+
+def _evaluated(structure: Structure, inputs: Inputs, codes: IndexArray) -> tuple[Step, LayerTable, Blocks]:
+    """Compose every row from blocks that are evaluated on distinct rows."""
+    distinct, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    if len(distinct) == len(codes):
+        table, blocks = layer_table(structure, inputs)
+    else:
+        few, blocks = layer_table(structure, take(inputs, first))
+        table = take(few, inverse)
+    return compose(structure, inputs, table), table, blocks
+
+
+def _totals(partition: Partition, step: Step) -> Totals:
+    kind = partition.graphical.kind
+    nothing = np.full(1, np.nan)
+    return Totals(
+        step_time_s=step.step_time_s,
+        tokens_per_s=step.tokens_per_s,
+        time_to_first_token_s=step.step_time_s if kind == "prefill" else nothing,
+        time_per_output_token_s=step.step_time_s if kind == "decode" else nothing,
+        mfu=step.mfu,
+        hfu=step.hfu,
+        times={name: getattr(step, name) for name in TIMES},
+        memory=step.memory.owners,
+        peak_bytes=step.memory.peak_bytes,
+        capacity_bytes=partition.inputs.device.memory_capacity_bytes,
+        heaviest_stage=step.memory.heaviest_stage,
+        energy={name: getattr(step.energy, name) for name in ENERGIES},
+        energy_j=step.energy.total_j,
+        feasible=(step.memory.peak_bytes <= partition.inputs.device.memory_capacity_bytes).astype(np.float64),
+    )
+
+
+def decode_contexts(prompt: FloatArray, output: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Contexts at which decode is evaluated, shape (nodes, n), and the steps that each stands for [1].
+
+    The ``output`` - 1 steps attend to prompt + 1 ... prompt + output - 1 tokens; nodes and weights are
+    those of Gauss and Legendre on that range widened by half a step on each side.
+    """
+    points, weights = np.polynomial.legendre.leggauss(DECODE_NODES)
+    steps = np.maximum(output - 1.0, 0.0)
+    middle = prompt + (steps + 1.0) / 2.0
+    contexts = middle + points[:, None] * steps / 2.0
+    return contexts, weights[:, None] / 2.0 * steps
+
+
+def _decode_inputs(partition: Partition) -> tuple[Structure, Inputs, IndexArray, FloatArray]:
+    """The decode steps of generation as rows: every row once per node."""
+    inputs, n = partition.inputs, partition.rows.shape[0]
+    prompt, output = np.broadcast_arrays(inputs.task.query_length, partition.output_length)
+    contexts, weights = decode_contexts(prompt, output)
+    contexts = np.broadcast_to(contexts, (DECODE_NODES, n)).reshape(-1)
+    tiled = take(inputs, np.tile(np.arange(n), DECODE_NODES)) if n > 1 else inputs
+    task = TaskColumns(
+        batch=tiled.task.batch,
+        query_length=np.ones(1),
+        kv_length=contexts,
+        cached_length=tiled.task.cached_length,
+    )
+    structure = replace(partition.structure, layer=replace(partition.structure.layer, computation="decode"))
+    # Contexts make the rows distinct; equal plans still share them through their codes.
+    codes = np.tile(partition.layer_codes, DECODE_NODES) * 0 + np.arange(DECODE_NODES * n)
+    return structure, replace(tiled, task=task), codes, np.broadcast_to(weights, (DECODE_NODES, n))
+
+
+def _sum_steps(first: FloatArray, steps: FloatArray, weights: FloatArray) -> FloatArray:
+    shape = weights.shape
+    return first + np.sum(np.broadcast_to(steps, (shape[0] * shape[1],)).reshape(shape) * weights, axis=0)
+
+
+def _generation(partition: Partition, prefill: Totals) -> tuple[Totals, Detail]:
+    structure, inputs, codes, weights = _decode_inputs(partition)
+    step, table, blocks = _evaluated(structure, inputs, codes)
+    n_steps = np.sum(weights, axis=0)
+    total = _sum_steps(prefill.step_time_s, step.step_time_s, weights)
+    decode_s = total - prefill.step_time_s
+
+    def utilisation(first: FloatArray, steps: FloatArray) -> FloatArray:
+        return _sum_steps(first * prefill.step_time_s, steps * step.step_time_s, weights) / total
+
+    energy = {
+        name: _sum_steps(prefill.energy[name], getattr(step.energy, name), weights) for name in ENERGIES
+    }
+    generated = Totals(
+        step_time_s=total,
+        tokens_per_s=partition.inputs.task.batch * partition.output_length / total,
+        time_to_first_token_s=prefill.step_time_s,
+        time_per_output_token_s=np.divide(
+            decode_s, n_steps, out=np.full_like(decode_s, np.nan), where=n_steps > 0
+        ),
+        mfu=utilisation(prefill.mfu, step.mfu),
+        hfu=utilisation(prefill.hfu, step.hfu),
+        times={name: _sum_steps(prefill.times[name], getattr(step, name), weights) for name in TIMES},
+        memory=prefill.memory,
+        peak_bytes=prefill.peak_bytes,
+        capacity_bytes=prefill.capacity_bytes,
+        heaviest_stage=prefill.heaviest_stage,
+        energy=energy,
+        energy_j=sum(energy.values(), np.zeros(1)),
+        feasible=prefill.feasible,
+    )
+    return generated, Detail(name="decode", blocks=blocks, table=table, step=step, weight=weights)
+
+
+def evaluate(partition: Partition) -> tuple[Totals, list[Detail]]:
+    """Evaluate every row of a partition.
+
+    Parameters
+    ----------
+    partition : Partition
+        Legal rows of one structure.
+
+    Returns
+    -------
+    tuple of Totals and list of Detail
+        Results by row (length one where nothing varies), and the passes with their operators.
+
+    Raises
+    ------
+    NotImplementedError
+        If an operator kind lacks a rule.
+    """
+    step, table, blocks = _evaluated(partition.structure, partition.inputs, partition.layer_codes)
+    totals = _totals(partition, step)
+    name = partition.graphical.kind if partition.graphical.kind != "generation" else "prefill"
+    details = [Detail(name=name, blocks=blocks, table=table, step=step, weight=np.ones((1, 1)))]
+    if partition.graphical.kind == "generation":
+        totals, decode = _generation(partition, totals)
+        details.append(decode)
+    return totals, details
+
+
+def evaluate_totals(partition: Partition, cache: LayerCache) -> Totals:
+    """Totals of every row, as :func:`evaluate`; blocks that an earlier chunk has evaluated come from ``cache``."""
+    if partition.graphical.kind == "generation" or partition.cache_key is None:
+        return evaluate(partition)[0]
+    table = cache.gather(
+        partition.cache_key,
+        partition.layer_codes,
+        lambda rows: layer_table(partition.structure, take(partition.inputs, rows))[0],
+    )
+    return _totals(partition, compose(partition.structure, partition.inputs, table))
+
+
+def result_columns(totals: Totals, partition: Partition) -> dict[str, FloatArray]:
+    """Totals as flat columns, each of length ``len(partition.rows)``; the columns of a sweep's frame."""
+    n = partition.rows.shape[0]
+    devices = partition.inputs.plan.devices
+    power = totals.energy_j / totals.step_time_s
+    flat: dict[str, FloatArray] = {
+        "data_parallel": partition.inputs.plan.data_parallel,
+        "step_time_s": totals.step_time_s,
+        "tokens_per_s": totals.tokens_per_s,
+        "tokens_per_s_per_device": totals.tokens_per_s / devices,
+        "time_to_first_token_s": totals.time_to_first_token_s,
+        "time_per_output_token_s": totals.time_per_output_token_s,
+        "mfu": totals.mfu,
+        "hfu": totals.hfu,
+        **totals.times,
+        "peak_bytes": totals.peak_bytes,
+        "capacity_bytes": totals.capacity_bytes,
+        **{f"{owner}_bytes": totals.memory[owner] for owner in OWNERS},
+        "energy_j": totals.energy_j,
+        "average_power_w_per_device": power / devices,
+        "feasible": totals.feasible,
+    }
+    return {name: np.broadcast_to(values, (n,)) for name, values in flat.items()}

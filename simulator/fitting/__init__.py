@@ -1,0 +1,33 @@
+"""Fits the calibrations that hardware_specs ships from measured kernels and collectives.
+
+Run ``python -m simulator.fitting MEASUREMENTS --out hardware_specs/calibrations``. Needs the ``calibrate``
+extra (scipy, pyarrow). No row of a training or serving run is read.
+"""
+
+from simulator.fitting.calibrate import TASKS, DeviceFit, calibrate_device
+from simulator.fitting.defaults import derived_files
+from simulator.fitting.devices import MEASURED_DEVICES, MeasuredDevice
+from simulator.fitting.fit_collectives import FittedCollective, fit_collective, fit_in_switch_gain
+from simulator.fitting.fit_kernels import FittedKernel, fit_kernel
+from simulator.fitting.measured_collectives import CollectiveRows
+from simulator.fitting.rows import KernelRows
+from simulator.fitting.write_calibration import CalibrationFile, calibration_file, write_calibration
+
+__all__ = [
+    "MEASURED_DEVICES",
+    "TASKS",
+    "CalibrationFile",
+    "CollectiveRows",
+    "DeviceFit",
+    "FittedCollective",
+    "FittedKernel",
+    "KernelRows",
+    "MeasuredDevice",
+    "calibrate_device",
+    "calibration_file",
+    "derived_files",
+    "fit_collective",
+    "fit_in_switch_gain",
+    "fit_kernel",
+    "write_calibration",
+]

@@ -1,0 +1,178 @@
+"""Coefficients of devices that were not measured, by a stated rule from those that were.
+
+Kernels: geometric mean over the measured devices and both tasks for efficiencies and sharpness, arithmetic
+mean for fixed costs. Where a best matmul was published for the device (maximum over shapes, PyTorch), the
+compute efficiency of the matmul is H100's, times the ratio of the two published fractions of the peak, and
+the rest is H100's. Fabric: the mean over the measured devices; the in-switch gain is H100's, the only one.
+Efficiencies that nobody measured do not transfer well across generations: expect
+12 to 23 % per kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from simulator.fitting.calibrate import TASKS, DeviceFit
+from simulator.fitting.devices import H100
+from simulator.fitting.fit_collectives import FittedCollective
+from simulator.fitting.fit_families import Families
+from simulator.fitting.fit_kernels import FittedKernel, significant
+from simulator.fitting.write_calibration import CalibrationFile
+
+__all__ = ["DERIVED_DEVICES", "DerivedDevice", "best_matmul_fraction", "derived_files"]
+
+MEAN_RULE = "mean of both tasks' calibrations of a100-sxm and h100-sxm; nothing was measured on this device"
+NO_SHARE = "; no compute share: assumed that engines of their own run the exchanges"
+TABLE_ACCELERATOR = {"h100-sxm": "NVIDIA H100 SXM", "b200-sxm": "NVIDIA B200 SXM", "mi300x": "AMD MI300X"}
+TABLE_DTYPE = {"bf16": "bf16", "fp8": "fp8_e4m3"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivedDevice:
+    """A calibration without measured kernels: its name, the devices it serves, and who runs exchanges."""
+
+    name: str
+    applies_to: tuple[str, ...]
+    exchange_engines: bool = False
+
+
+DERIVED_DEVICES = (
+    DerivedDevice(name="blackwell", applies_to=("b200-sxm",)),
+    DerivedDevice(name="cdna3", applies_to=("mi300x",)),
+    DerivedDevice(name="tpu-v5", applies_to=("tpu-v5p",), exchange_engines=True),
+    DerivedDevice(name="x86", applies_to=("xeon-8480",)),
+    DerivedDevice(name="default", applies_to=()),
+)
+
+
+def best_matmul_fraction(folder: Path, accelerator: str, dtype: str) -> float | None:
+    """Best published matmul as a fraction of the dense peak [1], from ``micro.csv``; None if there is none.
+
+    Raises FileNotFoundError if the table is missing.
+    """
+    import pandas as pd
+
+    if accelerator not in TABLE_ACCELERATOR or dtype not in TABLE_DTYPE:
+        return None
+    frame = pd.read_csv(folder / "micro.csv")
+    frame = frame[(frame.kind == "matmul_max_achievable") & (frame.dtype == TABLE_DTYPE[dtype])]
+    found = frame.efficiency[frame.accelerator == TABLE_ACCELERATOR[accelerator]]
+    return float(found.iloc[0]) if len(found) else None
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
+    return significant(float(np.exp(np.mean(np.log(values)))))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return significant(float(np.mean(values)))
+
+
+def _mean_kernel(fits: Sequence[FittedKernel]) -> FittedKernel:
+    return FittedKernel(
+        compute_efficiency=_geometric_mean([f.compute_efficiency for f in fits]),
+        memory_efficiency=_geometric_mean([f.memory_efficiency for f in fits]),
+        fixed_s=_mean([f.fixed_s for f in fits]),
+        sharpness=_geometric_mean([f.sharpness for f in fits]),
+        basis="assumed",
+        source=MEAN_RULE,
+        rows=0,
+    )
+
+
+def _mean_families(fits: Sequence[DeviceFit]) -> Families:
+    families: Families = {}
+    for family in fits[0].kernels:
+        shared = set.intersection(*(set(f.kernels[family]) for f in fits))
+        families[family] = {dtype: _mean_kernel([f.kernels[family][dtype] for f in fits]) for dtype in shared}
+    return families
+
+
+def _mean_collective(
+    tiers: Sequence[FittedCollective], gain: float, device: DerivedDevice
+) -> FittedCollective:
+    return FittedCollective(
+        efficiency=_geometric_mean([t.efficiency for t in tiers]),
+        base_latency_s=_mean([t.base_latency_s for t in tiers]),
+        step_latency_s=_mean([t.step_latency_s for t in tiers]),
+        ramp=_mean([t.ramp for t in tiers]),
+        in_switch_gain=gain,
+        basis="assumed",
+        source=MEAN_RULE + (NO_SHARE if device.exchange_engines else ""),
+        rows=0,
+        compute_share=0.0 if device.exchange_engines else _mean([t.compute_share for t in tiers]),
+    )
+
+
+def _published_matmuls(
+    folder: Path, device: DerivedDevice, matmul: Mapping[str, FittedKernel]
+) -> dict[str, FittedKernel]:
+    """Matmul of a device whose best matmul was published, per dtype."""
+    fits: dict[str, FittedKernel] = {}
+    for dtype in TABLE_DTYPE:
+        here = best_matmul_fraction(folder, device.applies_to[0], dtype) if device.applies_to else None
+        there = best_matmul_fraction(folder, H100.name, dtype)
+        if here is None or there is None:
+            continue
+        reference = matmul[dtype]
+        fits[dtype] = replace(
+            reference,
+            compute_efficiency=significant(min(reference.compute_efficiency * here / there, 1.0)),
+            basis="derived",
+            source=f"mean of both h100-sxm calibrations, times {here:.3f} / {there:.3f}, the best published "
+            "matmuls as fractions of the peak (micro.csv, stas00/ml-engineering MAMF table)",
+            rows=0,
+            error={},
+        )
+    return fits
+
+
+def derived_files(folder: Path, fits: Sequence[DeviceFit]) -> list[CalibrationFile]:
+    """Files of the devices that were not measured.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the tables are.
+    fits : sequence of DeviceFit
+        All measured devices and tasks; H100 among them.
+
+    Returns
+    -------
+    list of CalibrationFile
+        One per entry of ``DERIVED_DEVICES``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``micro.csv`` is missing.
+    StopIteration
+        If H100 is not among the fits.
+    """
+    hopper = [fit for fit in fits if fit.device is H100]
+    hopper_matmul = _mean_families(hopper)["matmul"]
+    gain = next(fit for fit in hopper if fit.device.in_switch_reduction).scale_up.in_switch_gain
+    files = []
+    for device in DERIVED_DEVICES:
+        kernels = _mean_families(fits)
+        published = _published_matmuls(folder, device, hopper_matmul)
+        if "bf16" in published:
+            same = {dtype: published["bf16"] for dtype in ("fp16", "tf32", "any")}
+            eight_bit = {"int8": published.get("fp8", published["bf16"])}
+            kernels["matmul"] = {**kernels["matmul"], **same, **eight_bit, **published}
+        files.append(
+            CalibrationFile(
+                name=device.name,
+                applies_to=device.applies_to,
+                tasks=TASKS,
+                stack="none: derived from the measured devices by rule",
+                kernels=kernels,
+                scale_up=_mean_collective([f.scale_up for f in fits], gain, device),
+                scale_out=_mean_collective([f.scale_out for f in fits], 1.0, device),
+            )
+        )
+    return files

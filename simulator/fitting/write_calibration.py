@@ -1,0 +1,106 @@
+"""Turn fitted coefficients into calibration files of the catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hardware_specs.calibration import Task
+from simulator.fitting.calibrate import DeviceFit
+from simulator.fitting.fit_collectives import FittedCollective
+from simulator.fitting.fit_families import Families
+from simulator.fitting.fit_kernels import FittedKernel
+
+__all__ = ["CALIBRATION_DATE", "CalibrationFile", "calibration_file", "write_calibration"]
+
+CALIBRATION_DATE = "2026-11"  # of the measured tables; bump when they are replaced
+FAMILY_ORDER = (
+    "matmul", "attention_prefill", "attention_decode", "pointwise", "activation", "rotary", "rms_norm",
+    "layer_norm", "softmax", "embedding", "optimizer",
+)  # fmt: skip
+DTYPE_ORDER = ("bf16", "fp16", "tf32", "fp32", "fp8", "int8", "any")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationFile:
+    """One calibration as it is written: see ``hardware_specs.calibration.CalibrationSpec``."""
+
+    name: str
+    applies_to: Sequence[str]
+    tasks: Sequence[Task]
+    stack: str
+    kernels: Families
+    scale_up: FittedCollective
+    scale_out: FittedCollective
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain mapping in the schema's keys, in a fixed order."""
+        return {
+            "schema_version": 1,
+            "name": self.name,
+            "applies_to": list(self.applies_to),
+            "tasks": list(self.tasks),
+            "stack": self.stack,
+            "date": CALIBRATION_DATE,
+            "kernels": {family: _by_dtype(self.kernels[family]) for family in FAMILY_ORDER},
+            "scale_up": _collective(self.scale_up),
+            "scale_out": _collective(self.scale_out),
+        }
+
+
+def _by_dtype(fits: Mapping[str, FittedKernel]) -> dict[str, dict[str, Any]]:
+    return {dtype: _kernel(fits[dtype]) for dtype in DTYPE_ORDER if dtype in fits}
+
+
+def _kernel(fit: FittedKernel) -> dict[str, Any]:
+    return {
+        "compute_efficiency": fit.compute_efficiency,
+        "memory_efficiency": fit.memory_efficiency,
+        "fixed_s": fit.fixed_s,
+        "sharpness": fit.sharpness,
+        "basis": fit.basis,
+        "source": fit.source,
+        "rows": fit.rows,
+        "error": dict(fit.error),
+    }
+
+
+def _collective(fit: FittedCollective) -> dict[str, Any]:
+    return {
+        "efficiency": fit.efficiency,
+        "base_latency_s": fit.base_latency_s,
+        "step_latency_s": fit.step_latency_s,
+        "ramp": fit.ramp,
+        "in_switch_gain": fit.in_switch_gain,
+        "compute_share": fit.compute_share,
+        "basis": fit.basis,
+        "source": fit.source,
+        "rows": fit.rows,
+        "error": dict(fit.error),
+    }
+
+
+def calibration_file(fit: DeviceFit) -> CalibrationFile:
+    """The file of a measured device and task."""
+    return CalibrationFile(
+        name=fit.name,
+        applies_to=fit.device.applies_to,
+        tasks=(fit.task,),
+        stack=fit.stack,
+        kernels=fit.kernels,
+        scale_up=fit.scale_up,
+        scale_out=fit.scale_out,
+    )
+
+
+def write_calibration(file: CalibrationFile, folder: Path) -> Path:
+    """Write ``folder/<name>.yaml`` and return its path; OSError if the folder cannot be written."""
+    text = yaml.safe_dump(file.to_mapping(), sort_keys=False, width=110, allow_unicode=False)
+    path = folder / f"{file.name}.yaml"
+    header = "# Written by `python -m simulator.fitting`: change the fit, not this file.\n"
+    path.write_text(header + text, encoding="utf-8")
+    return path

@@ -1,0 +1,185 @@
+"""What composition needs to know of the blocks: a few columns per distinct combination, to be gathered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.activations import SavedBytes, kept_bytes, saved_bytes
+from simulator.blocks import BlockCost, Blocks, OperatorCost, Structure, cost_blocks
+from simulator.columns import DeviceColumns, Inputs
+from simulator.counting import OPERATOR_KINDS
+from simulator.rules import at, rule
+
+FloatArray = NDArray[np.float64]
+ZERO: FloatArray = np.zeros(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerTable:
+    """Blocks of one micro-batch on one device; ``layer`` is one decoder layer.
+
+    Seconds [s] of each block and pass, the part of them that waits for tensor-parallel exchanges, parameters
+    [1] per tensor-parallel rank, bytes kept for the backward pass [byte], and energy [J].
+    """
+
+    layer_forward_s: FloatArray
+    layer_backward_s: FloatArray
+    embedding_forward_s: FloatArray
+    embedding_backward_s: FloatArray
+    head_forward_s: FloatArray
+    head_backward_s: FloatArray
+    layer_exchange_s: FloatArray
+    embedding_exchange_s: FloatArray
+    head_exchange_s: FloatArray
+    layer_parameters: FloatArray
+    embedding_parameters: FloatArray
+    head_norm_parameters: FloatArray
+    head_matrix_parameters: FloatArray
+    layer_kept_bytes: FloatArray
+    layer_rebuilt_bytes: FloatArray
+    embedding_kept_bytes: FloatArray
+    head_kept_bytes: FloatArray
+    working_bytes: FloatArray
+    head_working_bytes: FloatArray
+    layer_compute_j: FloatArray
+    layer_memory_j: FloatArray
+    layer_network_j: FloatArray
+    ends_compute_j: FloatArray
+    ends_memory_j: FloatArray
+    ends_network_j: FloatArray
+
+
+@rule(
+    symbol="E",
+    formula="F eF + B eB",
+    unit="J",
+    source="energy proportional to operations and to bytes moved (Horowitz, ISSCC 2014, "
+    "doi:10.1109/ISSCC.2014.6757323)",
+)
+def switching_energy(*, amount: FloatArray, j_per_unit: FloatArray) -> FloatArray:
+    """Energy of ``amount`` FLOP or bytes at ``j_per_unit`` joules each [J]; broadcasts; raises nothing."""
+    return amount * j_per_unit
+
+
+def _joule_per_flop(device: DeviceColumns, cost: OperatorCost) -> FloatArray:
+    peak = OPERATOR_KINDS[cost.operator.kind].peak
+    if peak == "matmul":
+        return device.matmul_j_per_flop
+    return device.attention_j_per_flop if peak == "attention" else device.vector_j_per_flop
+
+
+def block_energy(costs: Iterable[BlockCost], inputs: Inputs) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Compute, memory and network energy of one micro-batch through some blocks, one device [J]."""
+    compute, memory, network = ZERO, ZERO, ZERO
+    for block in costs:
+        for c in block.operators:
+            per_flop = _joule_per_flop(inputs.device, c)
+            compute = compute + switching_energy(amount=c.work.flop, j_per_unit=per_flop)
+            memory = memory + switching_energy(
+                amount=c.work.moved_bytes, j_per_unit=inputs.device.memory_j_per_byte
+            )
+            network = network + switching_energy(
+                amount=c.inner_bytes, j_per_unit=inputs.fabric.inner.j_per_byte
+            )
+            network = network + switching_energy(
+                amount=c.outer_bytes, j_per_unit=inputs.fabric.outer.j_per_byte
+            )
+    return compute, memory, network
+
+
+def _exchange_seconds(*costs: BlockCost) -> FloatArray:
+    total: FloatArray = ZERO
+    for block in costs:
+        for c in block.operators:
+            if c.operator.kind == "collective":
+                total = total + c.exposed_s
+    return total
+
+
+def _kept(blocks: Blocks, inputs: Inputs) -> dict[str, SavedBytes]:
+    return {name: saved_bytes(ops, inputs.precision) for name, ops in blocks.forward_operators.items()}
+
+
+def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Blocks]:
+    """Evaluate the blocks and reduce them to the columns that composition gathers.
+
+    Parameters
+    ----------
+    structure : Structure
+        Key of the partition.
+    inputs : Inputs
+        Distinct rows.
+
+    Returns
+    -------
+    tuple of LayerTable and Blocks
+        Columns, and the operators behind them.
+
+    Raises
+    ------
+    NotImplementedError
+        If an operator kind lacks a rule.
+    """
+    blocks = cost_blocks(structure, inputs)
+    kept, plan = _kept(blocks, inputs), inputs.plan
+    forward, backward = blocks.forward, blocks.backward
+    with at("memory.activations_bytes"):
+        layer_kept = kept_bytes(
+            everything_bytes=kept["layer"].everything,
+            core_bytes=kept["layer"].core,
+            input_bytes=kept["layer"].block_input,
+            recompute_core=plan.recompute_core,
+            recompute_all=plan.recompute_all,
+        )
+    both = {n: [forward[n], *([backward[n]] if n in backward else [])] for n in forward}
+    with at("energy_j.layer"):
+        layer_j = block_energy(both["layer"], inputs)
+    with at("energy_j.ends"):
+        ends_j = block_energy([*both["embedding"], *both["head"]], inputs)
+
+    def seconds(name: str) -> FloatArray:
+        return backward[name].seconds if name in backward else ZERO
+
+    table = LayerTable(
+        layer_forward_s=forward["layer"].seconds,
+        layer_backward_s=seconds("layer"),
+        embedding_forward_s=forward["embedding"].seconds,
+        embedding_backward_s=seconds("embedding"),
+        head_forward_s=forward["head"].seconds,
+        head_backward_s=seconds("head"),
+        layer_exchange_s=_exchange_seconds(*both["layer"]),
+        embedding_exchange_s=_exchange_seconds(*both["embedding"]),
+        head_exchange_s=_exchange_seconds(*both["head"]),
+        layer_parameters=blocks.parameters["layer"],
+        embedding_parameters=blocks.parameters["embedding"],
+        head_norm_parameters=blocks.parameters["head"] - blocks.parameters["head_matrix"],
+        head_matrix_parameters=blocks.parameters["head_matrix"],
+        layer_kept_bytes=layer_kept,
+        layer_rebuilt_bytes=kept["layer"].everything - layer_kept,
+        embedding_kept_bytes=kept["embedding"].everything,
+        head_kept_bytes=kept["head"].everything,
+        working_bytes=kept["layer"].largest_working_set,
+        head_working_bytes=kept["head"].largest_working_set,
+        layer_compute_j=layer_j[0],
+        layer_memory_j=layer_j[1],
+        layer_network_j=layer_j[2],
+        ends_compute_j=ends_j[0],
+        ends_memory_j=ends_j[1],
+        ends_network_j=ends_j[2],
+    )
+    return table, blocks
+
+
+def stacked(tables: Iterable[LayerTable], rows: Iterable[int]) -> LayerTable:
+    """Tables below each other, each broadcast to its number of rows first; ValueError if there are none."""
+    parts = list(zip(tables, rows, strict=True))
+    return LayerTable(
+        **{
+            f.name: np.concatenate([np.broadcast_to(getattr(t, f.name), (n,)) for t, n in parts])
+            for f in fields(LayerTable)
+        }
+    )

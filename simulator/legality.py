@@ -1,0 +1,383 @@
+"""Which combinations of model, machine, task and plan make sense: named rules over arrays.
+
+Run, sweep and search ask the same rules. A rule says where it is broken; the message is written only for rows
+that are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_specs.errors import Problem
+from simulator.columns import FabricColumns, FloatArray, ModelColumns, PlanColumns, TaskColumns
+
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combination:
+    """Columns that legality looks at.
+
+    ``supported`` is 1 where the device has units for the compute types; ``tasks`` and ``inference_only`` are
+    0/1: whether the task trains and whether precision or compression allow inference only;
+    ``context_parallel``, ``expert_parallel`` and ``uneven_stages`` are plan columns that nothing else reads yet.
+    """
+
+    model: ModelColumns
+    task: TaskColumns
+    plan: PlanColumns
+    fabric: FabricColumns
+    supported: FloatArray
+    training: FloatArray
+    inference_only: FloatArray
+    learned_positions: FloatArray
+    context_parallel: FloatArray
+    expert_parallel: FloatArray
+    uneven_stages: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegalityRule:
+    """One rule: its name, where it is broken, and how to say so for one row."""
+
+    name: str
+    broken: Callable[[Combination], BoolArray]
+    explain: Callable[[Combination], Problem]
+
+
+RULES: list[LegalityRule] = []
+
+
+def legality_rule(
+    name: str, explain: Callable[[Combination], Problem]
+) -> Callable[[Callable[[Combination], BoolArray]], Callable[[Combination], BoolArray]]:
+    """Register a rule by name with its message (called with a combination of length one)."""
+
+    def register(function: Callable[[Combination], BoolArray]) -> Callable[[Combination], BoolArray]:
+        RULES.append(LegalityRule(name=name, broken=function, explain=explain))
+        return function
+
+    return register
+
+
+def _one(values: FloatArray) -> str:
+    return f"{float(values[0]):g}"
+
+
+def divisors(value: float, limit: int = 12) -> str:
+    """Divisors of a whole number as text, at most ``limit`` of them."""
+    found = [str(d) for d in range(1, int(min(value, 10**5)) + 1) if value % d == 0]
+    return ", ".join(found[:limit]) + (", ..." if len(found) > limit else "")
+
+
+def _degrees(c: Combination) -> Problem:
+    p = c.plan
+    inner = float((p.tensor_parallel * p.pipeline_parallel)[0])
+    devices = float(p.devices[0])
+    fix = (
+        f"set data_parallel to {devices / inner:g} or leave it out"
+        if devices % inner == 0
+        else f"use degrees whose product divides {devices:g} ({divisors(devices)})"
+    )
+    return Problem(
+        path="plan",
+        value=f"{_one(p.tensor_parallel)} tensor x {_one(p.pipeline_parallel)} pipeline x {_one(p.data_parallel)} data",
+        rule=f"the degrees must multiply to the {devices:g} devices",
+        fix=fix,
+    )
+
+
+@legality_rule("degrees multiply to devices", _degrees)
+def _degrees_broken(c: Combination) -> BoolArray:
+    p = c.plan
+    product = p.tensor_parallel * p.pipeline_parallel * p.data_parallel
+    return (product != p.devices) | (p.data_parallel != np.floor(p.data_parallel))
+
+
+@legality_rule(
+    "devices fill whole nodes",
+    lambda c: Problem(
+        path="devices",
+        value=_one(c.plan.devices),
+        rule=f"must be part of one node or whole nodes of {_one(c.fabric.accelerators_per_node)}",
+        fix=f"use at most {_one(c.fabric.accelerators_per_node)}, or a multiple of it",
+    ),
+)
+def _whole_nodes(c: Combination) -> BoolArray:
+    node = c.fabric.accelerators_per_node
+    return (c.plan.devices > node) & (np.mod(c.plan.devices, node) != 0)
+
+
+@legality_rule(
+    "system has the devices",
+    lambda c: Problem(
+        path="devices",
+        value=_one(c.plan.devices),
+        rule=f"is more than the {_one(c.fabric.max_devices)} that the system joins",
+        fix="use fewer, or another system",
+    ),
+)
+def _enough_devices(c: Combination) -> BoolArray:
+    return c.plan.devices > c.fabric.max_devices
+
+
+@legality_rule(
+    "torus slice is listed",
+    lambda c: Problem(
+        path="devices",
+        value=_one(c.plan.devices),
+        rule="is not the size of a listed slice of this torus",
+        fix="use a listed slice (llmsim show SYSTEM) or set system.scale_up.shape",
+    ),
+)
+def _slice(c: Combination) -> BoolArray:
+    return np.isnan(c.fabric.inner.axis_0)
+
+
+@legality_rule(
+    "tensor divides heads",
+    lambda c: Problem(
+        path="plan.tensor_parallel",
+        value=_one(c.plan.tensor_parallel),
+        rule=f"must divide the {_one(c.model.heads)} attention heads",
+        fix=f"use {divisors(float(c.model.heads[0]))}",
+    ),
+)
+def _heads(c: Combination) -> BoolArray:
+    return np.mod(c.model.heads, c.plan.tensor_parallel) != 0
+
+
+@legality_rule(
+    "tensor fits kv heads",
+    lambda c: Problem(
+        path="plan.tensor_parallel",
+        value=_one(c.plan.tensor_parallel),
+        rule=f"must divide the {_one(c.model.kv_heads)} key-value heads, or be a multiple of them and replicate them",
+        fix=f"use {divisors(float(c.model.kv_heads[0]))} or a multiple of {_one(c.model.kv_heads)}",
+    ),
+)
+def _kv_heads(c: Combination) -> BoolArray:
+    kv, tensor = c.model.kv_heads, c.plan.tensor_parallel
+    return (np.mod(kv, tensor) != 0) & (np.mod(tensor, kv) != 0)
+
+
+@legality_rule(
+    "tensor divides ffn",
+    lambda c: Problem(
+        path="plan.tensor_parallel",
+        value=_one(c.plan.tensor_parallel),
+        rule=f"must divide the {_one(c.model.ffn)} columns of the MLP",
+        fix=f"use {divisors(float(c.model.ffn[0]))}",
+    ),
+)
+def _ffn(c: Combination) -> BoolArray:
+    return np.mod(c.model.ffn, c.plan.tensor_parallel) != 0
+
+
+@legality_rule(
+    "tensor divides sequence",
+    lambda c: Problem(
+        path="plan.sequence_parallel",
+        value="true",
+        rule=f"needs the {_one(c.task.query_length)} tokens of a sequence to divide by tensor_parallel "
+        f"{_one(c.plan.tensor_parallel)}",
+        fix="pad the sequence or switch it off",
+    ),
+)
+def _sequence(c: Combination) -> BoolArray:
+    uneven = np.mod(c.task.query_length, c.plan.tensor_parallel) != 0
+    return (c.plan.sequence_parallel > 0) & (c.training > 0) & uneven
+
+
+@legality_rule(
+    "layers divide into stages",
+    lambda c: Problem(
+        path="plan.pipeline_parallel",
+        value=f"{_one(c.plan.pipeline_parallel)} x {_one(c.plan.virtual_pipeline)} chunks",
+        rule=f"must divide the {_one(c.model.n_layers)} layers",
+        fix=f"use {divisors(float(c.model.n_layers[0]))}, or set plan.uneven_stages (without virtual_pipeline)",
+    ),
+)
+def _stages(c: Combination) -> BoolArray:
+    p = c.plan
+    uneven = np.mod(c.model.n_layers, p.pipeline_parallel * p.virtual_pipeline) != 0
+    return uneven & ((c.uneven_stages == 0) | (p.virtual_pipeline > 1))
+
+
+@legality_rule(
+    "stages have layers",
+    lambda c: Problem(
+        path="plan.pipeline_parallel",
+        value=_one(c.plan.pipeline_parallel),
+        rule=f"is more than the {_one(c.model.n_layers)} layers",
+        fix="use fewer stages",
+    ),
+)
+def _enough_layers(c: Combination) -> BoolArray:
+    return c.plan.pipeline_parallel > c.model.n_layers
+
+
+def _batch(c: Combination) -> Problem:
+    p = c.plan
+    step = float((p.data_parallel * p.micro_batch_size)[0])
+    batch = float(c.task.batch[0])
+    if c.training[0] > 0:
+        return Problem(
+            path="task.global_batch_size",
+            value=f"{batch:g}",
+            rule=f"must be a multiple of data_parallel {_one(p.data_parallel)} x micro_batch_size "
+            f"{_one(p.micro_batch_size)} = {step:g}",
+            fix=f"use {max(step, batch // step * step):g} or {(batch // step + 1) * step:g}",
+        )
+    return Problem(
+        path="task.batch_size",
+        value=f"{batch:g}",
+        rule=f"must be a multiple of data_parallel {_one(p.data_parallel)}",
+        fix="change the batch or the number of replicas",
+    )
+
+
+@legality_rule("batch divides", _batch)
+def _batch_broken(c: Combination) -> BoolArray:
+    p = c.plan
+    step = np.where(c.training > 0, p.data_parallel * p.micro_batch_size, p.data_parallel)
+    return np.mod(c.task.batch, step) != 0
+
+
+@legality_rule(
+    "micro-batch within replica",
+    lambda c: Problem(
+        path="plan.micro_batch_size",
+        value=_one(c.plan.micro_batch_size),
+        rule=f"is more than the {float(c.task.batch[0] / c.plan.data_parallel[0]):g} sequences of one replica",
+        fix="use a smaller one",
+    ),
+)
+def _micro_batch(c: Combination) -> BoolArray:
+    return c.plan.micro_batch_size > c.task.batch / c.plan.data_parallel
+
+
+@legality_rule(
+    "interleaving needs stages and micro-batches",
+    lambda c: Problem(
+        path="plan.virtual_pipeline",
+        value=_one(c.plan.virtual_pipeline),
+        rule="interleaving needs training, at least two stages, and micro-batches in multiples of the stages",
+        fix=f"use 1, or a multiple of {_one(c.plan.pipeline_parallel)} micro-batches per replica",
+    ),
+)
+def _interleave(c: Combination) -> BoolArray:
+    p = c.plan
+    micro_batches = c.task.batch / p.data_parallel / p.micro_batch_size
+    possible = (
+        (p.pipeline_parallel > 1) & (c.training > 0) & (np.mod(micro_batches, p.pipeline_parallel) == 0)
+    )
+    return (p.virtual_pipeline > 1) & ~possible
+
+
+@legality_rule(
+    "training options need training",
+    lambda c: Problem(
+        path="plan",
+        value="",
+        rule="zero_stage and recompute are for training",
+        fix="leave them out of an inference plan",
+    ),
+)
+def _training_only(c: Combination) -> BoolArray:
+    return (c.training == 0) & ((c.plan.zero_stage > 0) | (c.plan.recompute_core > 0))
+
+
+@legality_rule(
+    "inference types are not trained",
+    lambda c: Problem(
+        path="plan.precision",
+        value="",
+        rule="this precision or compression is for inference only",
+        fix="use bf16, fp16 or fp8",
+    ),
+)
+def _inference_types(c: Combination) -> BoolArray:
+    return (c.training > 0) & (c.inference_only > 0)
+
+
+@legality_rule(
+    "device has the compute type",
+    lambda c: Problem(
+        path="plan.precision",
+        value="",
+        rule="the device has no units for this compute type",
+        fix="use a type it has (llmsim show SYSTEM), or set plan.fallback: allow",
+    ),
+)
+def _supported(c: Combination) -> BoolArray:
+    return c.supported == 0
+
+
+@legality_rule(
+    "positions cover the sequence",
+    lambda c: Problem(
+        path="task",
+        value=f"{float(np.maximum(c.task.cached_length, c.task.kv_length)[0]):g} tokens",
+        rule=f"is more than the {_one(c.model.positions)} learned positions of the model",
+        fix="use shorter sequences",
+    ),
+)
+def _positions(c: Combination) -> BoolArray:
+    return (c.learned_positions > 0) & (
+        np.maximum(c.task.kv_length, c.task.cached_length) > c.model.positions
+    )
+
+
+@legality_rule(
+    "context parallelism is not modelled",
+    lambda c: Problem(
+        path="plan.context_parallel", value=_one(c.context_parallel), rule="is not modelled yet", fix="use 1"
+    ),
+)
+def _context(c: Combination) -> BoolArray:
+    return c.context_parallel > 1
+
+
+@legality_rule(
+    "expert parallelism needs experts",
+    lambda c: Problem(
+        path="plan.expert_parallel",
+        value=_one(c.expert_parallel),
+        rule="the model has no experts to split",
+        fix="use 1",
+    ),
+)
+def _experts(c: Combination) -> BoolArray:
+    return c.expert_parallel > 1
+
+
+def redundant(c: Combination) -> BoolArray:
+    """Plans that only repeat another one: sharding over one replica, sequence parallelism on one rank.
+
+    Search leaves them out; a run or a sweep keeps what it was asked for.
+    """
+    p = c.plan
+    return ((p.zero_stage > 0) & (p.data_parallel == 1)) | (
+        (p.sequence_parallel > 0) & (p.tensor_parallel == 1)
+    )
+
+
+def first_broken(
+    c: Combination, n_rows: int, rules: Sequence[LegalityRule] | None = None
+) -> NDArray[np.intp]:
+    """Index of the first rule that each row breaks, -1 where it is legal; shape (n_rows,); raises nothing."""
+    found = np.full(n_rows, -1, dtype=np.intp)
+    for number, entry in enumerate(RULES if rules is None else rules):
+        broken = np.broadcast_to(entry.broken(c), (n_rows,))
+        found[(found < 0) & broken] = number
+    return found
+
+
+def problems(c: Combination) -> list[Problem]:
+    """Every rule that one combination (arrays of length one) breaks, as messages."""
+    return [entry.explain(c) for entry in RULES if bool(np.any(entry.broken(c)))]

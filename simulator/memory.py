@@ -1,0 +1,258 @@
+"""Bytes per device by owner, at the stage that needs most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.activations import micro_batches_in_flight
+from simulator.columns import Inputs
+from simulator.layer_table import LayerTable
+from simulator.pipeline import StageLayers
+from simulator.rules import at, rule
+
+FloatArray = NDArray[np.float64]
+ZERO: FloatArray = np.zeros(1)
+
+OWNERS = ("weights", "gradients", "optimizer", "activations", "kv_cache", "buffers", "reserved")
+STAGES = ("first", "middle", "last")
+# The layer that computes and the one that is prefetched are both unsharded (ZeRO-3, FSDP).
+UNSHARDED_LAYERS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Owners' bytes at the heaviest stage, their sum, and which stage it is (index into :data:`STAGES`)."""
+
+    owners: dict[str, FloatArray]
+    peak_bytes: FloatArray
+    heaviest_stage: FloatArray
+
+
+@rule(
+    symbol="M",
+    formula="N b / d",
+    unit="B",
+    source="Rajbhandari et al., arXiv:1910.02054, section 3 and figure 1 (d = data-parallel ranks where the "
+    "stage shards this owner, else 1)",
+)
+def state_bytes(*, parameters: FloatArray, bytes_per_parameter: FloatArray, shards: FloatArray) -> FloatArray:
+    """Weights, gradients or optimizer states of one device [byte]; counts [1] and widths [byte] broadcast."""
+    return parameters * bytes_per_parameter / shards
+
+
+@rule(
+    symbol="A",
+    formula="k l a + k e + r",
+    unit="B",
+    source="k micro-batches in flight keep a per layer and e at the ends; one layer is rebuilt at a time (r)",
+)
+def activation_bytes(
+    *,
+    in_flight: FloatArray,
+    layers: FloatArray,
+    per_layer_bytes: FloatArray,
+    ends_bytes: FloatArray,
+    rebuilt_bytes: FloatArray,
+) -> FloatArray:
+    """Activations of a stage in training [byte]; raises nothing."""
+    return in_flight * (layers * per_layer_bytes + ends_bytes) + rebuilt_bytes
+
+
+@rule(
+    symbol="C",
+    formula="l b s 2 n_kv d w / t_kv",
+    unit="B",
+    source="keys and values of every cached token (Pope et al., arXiv:2211.05102, section 3.3)",
+)
+def kv_cache_bytes(
+    *,
+    layers: FloatArray,
+    sequences: FloatArray,
+    cached_tokens: FloatArray,
+    kv_heads_per_rank: FloatArray,
+    head_dim: FloatArray,
+    bytes_per_element: FloatArray,
+) -> FloatArray:
+    """Key and value cache of a stage [byte]: counts [1], ``bytes_per_element`` [byte]; raises nothing."""
+    return layers * sequences * cached_tokens * 2.0 * kv_heads_per_rank * head_dim * bytes_per_element
+
+
+def _cache(inputs: Inputs, layers: FloatArray) -> FloatArray:
+    model, plan, task = inputs.model, inputs.plan, inputs.task
+    return kv_cache_bytes(
+        layers=layers,
+        sequences=task.batch / plan.data_parallel,
+        cached_tokens=np.minimum(task.cached_length, model.window),
+        kv_heads_per_rank=np.maximum(model.kv_heads / plan.tensor_parallel, 1.0),
+        head_dim=model.head_dim,
+        bytes_per_element=inputs.precision.kv_cache,
+    )
+
+
+def stage_parameters(
+    table: LayerTable, layers: FloatArray, *, first: FloatArray, last: FloatArray, tied: bool
+) -> FloatArray:
+    """Parameters of one stage per tensor-parallel rank [1].
+
+    ``first`` and ``last`` are 1 where the stage holds the embedding and the head. A tied head shares the
+    embedding's matrix where both are on one stage and has a copy of it elsewhere. Raises nothing.
+    """
+    own_matrix = last * (1.0 - first) if tied else last
+    return (
+        layers * table.layer_parameters
+        + first * table.embedding_parameters
+        + last * table.head_norm_parameters
+        + own_matrix * table.head_matrix_parameters
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stage:
+    """One kind of stage: its place from the front, its layers, and which ends it holds [1]."""
+
+    position: FloatArray
+    layers: FloatArray
+    first: FloatArray
+    last: FloatArray
+
+
+def _stages(layers: StageLayers, pipeline: FloatArray) -> list[_Stage]:
+    single = (pipeline == 1).astype(np.float64)
+    one = np.ones(1)
+    return [
+        _Stage(position=ZERO, layers=layers.first, first=one, last=single),
+        # Of the middle stages the second of the pipeline holds most micro-batches.
+        _Stage(position=np.minimum(one, pipeline - 1), layers=layers.middle, first=ZERO, last=ZERO),
+        _Stage(position=pipeline - 1, layers=layers.last, first=single, last=one),
+    ]
+
+
+def _sharded_states(inputs: Inputs, parameters: FloatArray) -> dict[str, FloatArray]:
+    precision, plan = inputs.precision, inputs.plan
+    ranks = plan.data_parallel
+    owners = (
+        ("weights", precision.weights, 3),
+        ("gradients", precision.gradients, 2),
+        ("optimizer", precision.optimizer, 1),
+    )
+    out = {}
+    for owner, width, from_stage in owners:
+        with at(f"memory.{owner}_bytes"):
+            out[owner] = state_bytes(
+                parameters=parameters,
+                bytes_per_parameter=width,
+                shards=np.where(plan.zero_stage >= from_stage, ranks, 1.0),
+            )
+    return out
+
+
+def _training(
+    inputs: Inputs, table: LayerTable, stage: _Stage, parameters: FloatArray, micro_batches: FloatArray
+) -> dict[str, FloatArray]:
+    plan, precision = inputs.plan, inputs.precision
+    owners = _sharded_states(inputs, parameters)
+    with at("memory.activations_bytes"):
+        owners["activations"] = activation_bytes(
+            in_flight=micro_batches_in_flight(
+                stage=stage.position,
+                pipeline_parallel=plan.pipeline_parallel,
+                virtual_pipeline=plan.virtual_pipeline,
+                micro_batches=micro_batches,
+            ),
+            layers=stage.layers,
+            per_layer_bytes=table.layer_kept_bytes,
+            ends_bytes=stage.first * table.embedding_kept_bytes,
+            # The head runs forward and straight back: one micro-batch of logits, whatever is in flight.
+            rebuilt_bytes=np.maximum(table.layer_rebuilt_bytes, stage.last * table.head_kept_bytes),
+        )
+    unsharded = (
+        table.layer_parameters
+        * (
+            np.where(plan.zero_stage >= 3, UNSHARDED_LAYERS * precision.weights, 0.0)
+            + np.where(plan.zero_stage >= 2, precision.gradients, 0.0)
+        )
+        * (plan.data_parallel > 1)
+    )
+    owners["kv_cache"] = ZERO
+    owners["buffers"] = unsharded + np.maximum(table.working_bytes, stage.last * table.head_working_bytes)
+    return owners
+
+
+def _inference(
+    inputs: Inputs, table: LayerTable, stage: _Stage, parameters: FloatArray
+) -> dict[str, FloatArray]:
+    with at("memory.weights_bytes"):
+        weights = state_bytes(
+            parameters=parameters, bytes_per_parameter=inputs.precision.weights, shards=np.ones(1)
+        )
+    with at("memory.kv_cache_bytes"):
+        cache = _cache(inputs, stage.layers)
+    working = np.maximum(table.working_bytes, stage.last * table.head_working_bytes)
+    return {
+        "weights": weights,
+        "gradients": ZERO,
+        "optimizer": ZERO,
+        "activations": ZERO,
+        "kv_cache": cache,
+        "buffers": working,
+    }
+
+
+def memory(
+    inputs: Inputs,
+    table: LayerTable,
+    layers: StageLayers,
+    micro_batches: FloatArray,
+    *,
+    tied: bool,
+    training: bool,
+) -> Memory:
+    """Bytes per device by owner at the heaviest stage.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        Rows.
+    table : LayerTable
+        Gathered to the same rows.
+    layers : StageLayers
+        Layers by kind of stage [1].
+    micro_batches : ndarray
+        Micro-batches per replica [1].
+    tied : bool
+        Whether the head shares the embedding's matrix.
+    training : bool
+        Whether gradients, optimizer states and kept activations exist.
+
+    Returns
+    -------
+    Memory
+        Bytes; owners sum to the peak.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not broadcast.
+    """
+    candidates = []
+    for stage in _stages(layers, inputs.plan.pipeline_parallel):
+        held = stage_parameters(table, stage.layers, first=stage.first, last=stage.last, tied=tied)
+        owners = (
+            _training(inputs, table, stage, held, micro_batches)
+            if training
+            else _inference(inputs, table, stage, held)
+        )
+        owners["reserved"] = inputs.device.reserved_bytes
+        present = (stage.layers > 0) | (stage.first > 0) | (stage.last > 0)
+        candidates.append({k: np.where(present, v, 0.0) for k, v in owners.items()})
+    totals = [sum((c[o] for o in OWNERS), ZERO) for c in candidates]
+    best, heaviest, chosen = totals[0], np.zeros_like(totals[0]), candidates[0]
+    for number in (1, 2):
+        heavier = totals[number] > best
+        best = np.where(heavier, totals[number], best)
+        heaviest = np.where(heavier, float(number), heaviest)
+        chosen = {o: np.where(heavier, candidates[number][o], chosen[o]) for o in OWNERS}
+    return Memory(owners=chosen, peak_bytes=best, heaviest_stage=heaviest)

@@ -1,0 +1,203 @@
+"""The per-operator table of one scenario: totals over a step on one device of the slowest stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.blocks import BlockCost, OperatorCost
+from simulator.columns import Inputs
+from simulator.counting import OPERATOR_KINDS
+from simulator.data_parallel import unit_exchanges
+from simulator.evaluate import Detail
+
+FloatArray = NDArray[np.float64]
+Row = dict[str, Any]
+
+
+def _one(value: FloatArray) -> float:
+    return float(np.asarray(value).reshape(-1)[0])
+
+
+def _bound(cost: OperatorCost, inputs: Inputs) -> str:
+    """Which term is the longest: computing, moving bytes, the fixed cost, or the network."""
+    kind = OPERATOR_KINDS[cost.operator.kind]
+    if kind.family == "collective":
+        return "network"
+    if kind.family == "view" or _one(cost.busy_s) == 0:
+        return "none"
+    fit, device = inputs.device.kernels[kind.family], inputs.device
+    peak = {"matmul": device.matmul_flop_per_s, "attention": device.attention_flop_per_s}.get(
+        kind.peak, device.vector_flop_per_s
+    )
+    terms = {
+        "compute": _one(cost.work.flop) / _one(peak * fit.compute_efficiency),
+        "memory": _one(cost.work.moved_bytes)
+        / _one(device.memory_bandwidth_bytes_per_s * fit.memory_efficiency),
+        "latency": _one(fit.fixed_s * cost.operator.scale),
+    }
+    return max(terms, key=lambda name: terms[name])
+
+
+def _picked(cost: OperatorCost, node: int) -> tuple[float, ...]:
+    """FLOP, bytes, message bytes, busy and exposed seconds of one node of the decode quadrature."""
+    values = (cost.work.flop, cost.work.moved_bytes, cost.work.message_bytes, cost.busy_s, cost.exposed_s)
+    return tuple(float(v[node] if v.shape[0] > 1 else v[0]) for v in values)
+
+
+def _block_rows(
+    block: BlockCost,
+    prefix: str,
+    weights: FloatArray,
+    inputs: Inputs,
+    dtypes: dict[str, str],
+    evidence: dict[str, str],
+) -> Iterator[Row]:
+    for cost in block.operators:
+        numbers = np.zeros(5)
+        for node in range(weights.shape[0]):
+            numbers += np.array(_picked(cost, node)) * weights[node]
+        if not numbers.any():
+            continue
+        op = cost.operator
+        kind = OPERATOR_KINDS[op.kind]
+        communication = kind.family == "collective"
+        yield {
+            "name": f"{prefix}.{op.name}",
+            "module": op.module,
+            "phase": "communication" if communication else op.phase,
+            "kind": op.collective or op.kind,
+            "stream": f"{op.axis}_parallel" if communication else "compute",
+            "count": float(weights.sum()),
+            "flop": numbers[0],
+            "bytes": numbers[1],
+            "message_bytes": numbers[2],
+            "busy_s": numbers[3],
+            "exposed_s": numbers[4],
+            "bound": _bound(cost, inputs),
+            "dtype": dtypes.get(kind.peak, "fp32"),
+            "evidence": evidence.get(kind.family, "datasheet"),
+        }
+
+
+def _plain_row(
+    name: str, module: str, phase: str, kind: str, stream: str, count: float, busy: float, exposed: float
+) -> Row:
+    return {
+        "name": name,
+        "module": module,
+        "phase": phase,
+        "kind": kind,
+        "stream": stream,
+        "count": count,
+        "flop": 0.0,
+        "bytes": 0.0,
+        "message_bytes": 0.0,
+        "busy_s": busy,
+        "exposed_s": exposed,
+        "bound": "network" if phase == "communication" else "none",
+        "dtype": "",
+        "evidence": "",
+    }
+
+
+def _slowest(detail: Detail) -> tuple[float, float, float]:
+    """Layers, and 0/1 for embedding and head, of the slowest stage."""
+    stage = int(_one(detail.step.stages.slowest()))
+    layers = detail.step.layers
+    single = _one(layers.first) == _one(layers.last) and _one(layers.n_fullest + layers.n_lighter) == 0
+    n = (_one(layers.first), _one(layers.middle), _one(layers.last))[stage]
+    return n, float(stage == 0), float(stage == 2 or (stage == 0 and single))
+
+
+def _data_rows(detail: Detail, inputs: Inputs, micro_batches: float, n_layers: float) -> Iterator[Row]:
+    """Data-parallel exchanges: inside the layers, and at the end of the step."""
+    step = detail.step
+    in_layers = _one(step.data_parallel_s - step.end_reduce_s - step.end_gather_s)
+    if in_layers > 0:
+        layer, embedding, head = unit_exchanges(detail.table, inputs)
+        once = [u.gather.seconds * 2 + u.reduce.seconds for u in (layer, embedding, head)]
+        busy = micro_batches * (_one(once[0]) * n_layers + _one(once[1]) + _one(once[2]))
+        yield _plain_row(
+            "parameters.exchange",
+            "parameters",
+            "communication",
+            "all_gather",
+            "data_parallel",
+            micro_batches * n_layers,
+            max(busy, in_layers),
+            in_layers,
+        )
+    for name, seconds in (("gradients.exchange", step.end_reduce_s), ("weights.exchange", step.end_gather_s)):
+        if _one(seconds) > 0:
+            yield _plain_row(
+                name,
+                "parameters",
+                "communication",
+                "all_reduce" if "grad" in name else "all_gather",
+                "data_parallel",
+                1.0,
+                _one(seconds),
+                _one(seconds),
+            )
+
+
+def detail_rows(
+    detail: Detail, inputs: Inputs, *, prefix: str, dtypes: dict[str, str], evidence: dict[str, str]
+) -> list[Row]:
+    """Rows of one pass.
+
+    Parameters
+    ----------
+    detail : Detail
+        An evaluated pass of a single scenario.
+    inputs : Inputs
+        Its columns, length one.
+    prefix : str
+        Put in front of names ("decode." in generation).
+    dtypes, evidence : mapping
+        Compute type by peak class, evidence class by kernel family.
+
+    Returns
+    -------
+    list of dict
+        ``exposed_s`` sums to the pass's share of the step [s].
+
+    Raises
+    ------
+    KeyError
+        If an operator kind is unknown.
+    """
+    n_layers, first, last = _slowest(detail)
+    step, weights = detail.step, detail.weight[:, 0]
+    micro = step.micro_batches
+    per_node = np.broadcast_to(micro, weights.shape) * weights
+    rows: list[Row] = []
+    shares = {"embedding": first, "layer": n_layers, "head": last}
+    for blocks in (detail.blocks.forward, detail.blocks.backward):
+        for name, block in blocks.items():
+            if shares[name] > 0:
+                rows += _block_rows(
+                    block, f"{prefix}{name}", per_node * shares[name], inputs, dtypes, evidence
+                )
+    if step.optimizer is not None:
+        rows += _block_rows(step.optimizer, f"{prefix}optimizer", weights, inputs, dtypes, evidence)
+    total_weight = float(weights.sum())
+    if total_weight > 0:
+        rows += _data_rows(detail, inputs, _one(micro), n_layers)
+        for name, kind, seconds in (
+            ("pipeline.p2p", "send", step.pipeline_p2p_s),
+            ("pipeline.bubble", "bubble", step.bubble_s),
+        ):
+            amount = float(np.sum(np.broadcast_to(seconds, weights.shape) * weights))
+            if amount > 0:
+                phase = "bubble" if kind == "bubble" else "communication"
+                rows.append(
+                    _plain_row(
+                        f"{prefix}{name}", "pipeline", phase, kind, "pipeline", total_weight, amount, amount
+                    )
+                )
+    return rows

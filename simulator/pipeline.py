@@ -1,0 +1,114 @@
+"""How micro-batches flow through pipeline stages: the closed form of (interleaved) 1F1B, and the stages' sizes.
+
+Stages differ: the first holds the embedding, the last the head, and where layers do not divide evenly the
+extra ones go to stages in the middle first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.rules import rule
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageLayers:
+    """Decoder layers by kind of stage [1]; a single stage is both first and last.
+
+    ``middle`` is that of the fullest middle stages, of which there are ``n_fullest``; the other ``n_lighter``
+    middle stages hold ``last`` layers, as the last one does.
+    """
+
+    first: FloatArray
+    middle: FloatArray
+    last: FloatArray
+    n_fullest: FloatArray
+    n_lighter: FloatArray
+
+
+def stage_layers(n_layers: FloatArray, pipeline_parallel: FloatArray) -> StageLayers:
+    """Split ``n_layers`` over ``pipeline_parallel`` stages [1]: extra layers go to middle stages, then the first.
+
+    Broadcasts; raises nothing. Sums to ``n_layers`` over all stages.
+    """
+    base = np.floor(n_layers / pipeline_parallel)
+    extra = n_layers - base * pipeline_parallel
+    n_middle = np.maximum(pipeline_parallel - 2.0, 0.0)
+    single = pipeline_parallel == 1
+    n_fullest = np.where(extra > 0, np.minimum(extra, n_middle), n_middle)
+    return StageLayers(
+        first=np.where(single, n_layers, base + (extra > n_middle)),
+        middle=np.where(n_middle > 0, base + (extra > 0), 0.0),
+        last=np.where(single, n_layers, base),
+        n_fullest=n_fullest,
+        n_lighter=n_middle - n_fullest,
+    )
+
+
+@rule(
+    symbol="T",
+    formula="sum(t_i)/v + (m - 1/v) max(t_i)",
+    unit="s",
+    source="Narayanan et al., arXiv:2104.04473, section 2.2 (uniform stages: m t + (p - 1) t / v)",
+)
+def pipeline_time(
+    *,
+    sum_of_stages_s: FloatArray,
+    slowest_stage_s: FloatArray,
+    micro_batches: FloatArray,
+    virtual_pipeline: FloatArray,
+) -> FloatArray:
+    """Time of one step through the pipeline without point-to-point transfers.
+
+    Parameters
+    ----------
+    sum_of_stages_s, slowest_stage_s : ndarray
+        Forward plus backward of one micro-batch, over all stages and on the slowest [s].
+    micro_batches, virtual_pipeline : ndarray
+        Micro-batches per replica and model chunks per stage [1].
+
+    Returns
+    -------
+    ndarray
+        Seconds, broadcast shape.
+
+    Raises
+    ------
+    FloatingPointError
+        Never: ``virtual_pipeline`` is at least 1.
+
+    Notes
+    -----
+    Equal to an event replay for uniform stages; elsewhere the steady state runs at the slowest stage's pace.
+    """
+    return sum_of_stages_s / virtual_pipeline + (micro_batches - 1.0 / virtual_pipeline) * slowest_stage_s
+
+
+@rule(
+    symbol="Tp2p",
+    formula="[p > 1] w t ((p - 1) + (1 - o) v (m - 1))",
+    unit="s",
+    source="each micro-batch crosses a boundary w ways (2: forward and backward), v times when interleaved "
+    "(Narayanan et al., arXiv:2104.04473, section 2.2); o = 1 hides what is not fill or drain",
+)
+def exposed_p2p(
+    *,
+    message_s: FloatArray,
+    pipeline_parallel: FloatArray,
+    virtual_pipeline: FloatArray,
+    micro_batches: FloatArray,
+    overlap: FloatArray,
+    ways: float,
+) -> FloatArray:
+    """Time that point-to-point transfers add to a step [s].
+
+    ``message_s`` is one transfer [s]; the others are counts and a 0/1 switch [1]; zero for one stage; raises
+    nothing. Fill and drain pay p - 1 transfers each way, the steady state one each way per chunk.
+    """
+    steady = (1.0 - overlap) * virtual_pipeline * np.maximum(micro_batches - 1.0, 0.0)
+    return np.where(pipeline_parallel > 1, ways * message_s * (pipeline_parallel - 1.0 + steady), 0.0)

@@ -1,0 +1,144 @@
+"""Time of one micro-batch on the stages of a pipeline, sharded parameters and gradients included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.columns import Inputs
+from simulator.data_parallel import InLayer, UnitExchanges
+from simulator.layer_table import LayerTable
+from simulator.pipeline import StageLayers
+from simulator.streams import chain_of, layer_chain
+
+FloatArray = NDArray[np.float64]
+ZERO: FloatArray = np.zeros(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTimes:
+    """Seconds of one micro-batch by kind of stage [s], arrays of shape (3, n): first, middle, last.
+
+    ``forward_s`` and ``backward_s`` contain the exposed exchanges; ``tensor_s`` and ``data_s`` are the parts of
+    both passes that wait for tensor-parallel and for data-parallel exchanges.
+    """
+
+    forward_s: FloatArray
+    backward_s: FloatArray
+    tensor_s: FloatArray
+    data_s: FloatArray
+    sum_s: FloatArray
+
+    @property
+    def total_s(self) -> FloatArray:
+        """Forward and backward [s], shape (3, n)."""
+        return self.forward_s + self.backward_s
+
+    def slowest(self) -> FloatArray:
+        """Index of the slowest kind of stage, the first of equals [1]."""
+        return np.argmax(self.total_s, axis=0).astype(np.float64)
+
+    def at_slowest(self, values: FloatArray) -> FloatArray:
+        """Row of ``values`` (shape (3, n)) that belongs to the slowest stage."""
+        index = np.argmax(self.total_s, axis=0)
+        whole = np.broadcast_to(values, (3, index.shape[0]))
+        return np.take_along_axis(whole, index[None, :], axis=0)[0]
+
+
+Chain = tuple[FloatArray, FloatArray, FloatArray]
+
+
+def _chains(table: LayerTable, inputs: Inputs, layer: InLayer) -> tuple[Chain, Chain]:
+    """Chains of layers with their exchanges, forward and backward."""
+    plan = inputs.plan
+    switches = {"overlap_gather": plan.overlap_param_gather, "overlap_reduce": plan.overlap_grad_reduce}
+    gather, reduce = layer.gather.seconds, layer.reduce.seconds
+    return (
+        layer_chain(table.layer_forward_s, gather, ZERO, **switches),
+        layer_chain(table.layer_backward_s, gather, reduce, **switches),
+    )
+
+
+def _exposed(n_layers: FloatArray, chain: Chain, layer_s: FloatArray) -> FloatArray:
+    """What the exchanges of ``n_layers`` layers add to their own time [s]."""
+    return np.maximum(chain_of(n_layers, chain) - n_layers * layer_s, 0.0)
+
+
+def _end(exchanges: InLayer, training: bool) -> tuple[FloatArray, FloatArray]:
+    """Embedding and head gather in the open, before their pass; their gradients are scattered after it."""
+    gather = exchanges.gather.seconds
+    return gather, (gather + exchanges.reduce.seconds) if training else ZERO
+
+
+def stage_times(
+    table: LayerTable, inputs: Inputs, layers: StageLayers, units: UnitExchanges, *, training: bool
+) -> StageTimes:
+    """Times of one micro-batch on each kind of stage.
+
+    Parameters
+    ----------
+    table : LayerTable
+        Gathered to the rows of ``inputs``.
+    inputs : Inputs
+        Rows.
+    layers : StageLayers
+        Layers by kind of stage [1].
+    units : UnitExchanges
+        In-layer exchanges of a layer, of the embedding and of the head.
+    training : bool
+        Whether there is a backward pass.
+
+    Returns
+    -------
+    StageTimes
+        Seconds; ``sum_s`` over all stages, a stage that does not exist counts nothing.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not broadcast.
+    """
+    single = (inputs.plan.pipeline_parallel == 1).astype(np.float64)
+    layer, embedding, head = units
+    chains = _chains(table, inputs, layer)
+    embedding_data, head_data = _end(embedding, training), _end(head, training)
+    rows: list[tuple[FloatArray, ...]] = []
+    kinds = (
+        (layers.first, np.ones(1), single),
+        (layers.middle, ZERO, ZERO),
+        (layers.last, single, np.ones(1)),
+        (layers.last, ZERO, ZERO),
+    )
+    for n_layers, first, last in kinds:
+        data_forward = _exposed(n_layers, chains[0], table.layer_forward_s)
+        data_backward = _exposed(n_layers, chains[1], table.layer_backward_s) if training else ZERO
+        data_forward = data_forward + first * embedding_data[0] + last * head_data[0]
+        data_backward = data_backward + first * embedding_data[1] + last * head_data[1]
+        forward = (
+            n_layers * table.layer_forward_s + first * table.embedding_forward_s + last * table.head_forward_s
+        )
+        backward = (
+            n_layers * table.layer_backward_s
+            + first * table.embedding_backward_s
+            + last * table.head_backward_s
+        )
+        tensor = (
+            n_layers * table.layer_exchange_s
+            + first * table.embedding_exchange_s
+            + last * table.head_exchange_s
+        )
+        rows.append((forward + data_forward, backward + data_backward, tensor, data_forward + data_backward))
+    forward, backward, tensor, data = (
+        np.stack(np.broadcast_arrays(*column)) for column in zip(*rows, strict=True)
+    )
+    total = forward + backward
+    counts = (1.0, layers.n_fullest, 1.0 - single, layers.n_lighter)
+    return StageTimes(
+        forward_s=forward[:3],
+        backward_s=backward[:3],
+        tensor_s=tensor[:3],
+        data_s=data[:3],
+        sum_s=sum((c * t for c, t in zip(counts, total, strict=True)), ZERO),
+    )

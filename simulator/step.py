@@ -1,0 +1,280 @@
+"""From blocks to a step: pipeline, exchanges at its end, optimizer; then memory, energy and utilisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.blocks import BlockCost, Structure, cost_block
+from simulator.collectives import send
+from simulator.columns import Inputs
+from simulator.counting import STATISTICS_BYTES
+from simulator.data_parallel import EndOfStep, end_of_step, exposed_exchange, unit_exchanges
+from simulator.energy import Energy, step_energy
+from simulator.layer_table import LayerTable
+from simulator.memory import Memory, memory, stage_parameters
+from simulator.pipeline import StageLayers, exposed_p2p, pipeline_time, stage_layers
+from simulator.rules import at, rule
+from simulator.stages import StageTimes, stage_times
+from simulator.utilisation import (
+    TRAINING_PASSES,
+    flop_utilisation,
+    forward_flop_per_token,
+    multiplied_parameters,
+    recomputed_flop_per_token,
+)
+from workloads.optimizer_graph import optimizer_step
+
+FloatArray = NDArray[np.float64]
+ZERO: FloatArray = np.zeros(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of many plans: exposed seconds by cause [s], memory [byte], energy [J], utilisation [1].
+
+    The seconds sum to ``step_time_s``. ``stages`` and ``layers`` are kept for the operator table.
+    """
+
+    step_time_s: FloatArray
+    compute_s: FloatArray
+    tensor_parallel_s: FloatArray
+    data_parallel_s: FloatArray
+    pipeline_p2p_s: FloatArray
+    bubble_s: FloatArray
+    optimizer_s: FloatArray
+    tokens_per_s: FloatArray
+    mfu: FloatArray
+    hfu: FloatArray
+    micro_batches: FloatArray
+    memory: Memory
+    energy: Energy
+    stages: StageTimes
+    layers: StageLayers
+    optimizer: BlockCost | None
+    end_reduce_s: FloatArray
+    end_gather_s: FloatArray
+
+
+@rule(
+    symbol="T",
+    formula="pipeline + p2p + gradients + optimizer + new weights",
+    unit="s",
+    source="parts of a step that follow each other on the slowest stage",
+)
+def step_seconds(
+    *,
+    pipeline_s: FloatArray,
+    p2p_s: FloatArray,
+    gradients_s: FloatArray,
+    optimizer_s: FloatArray,
+    weights_s: FloatArray,
+) -> FloatArray:
+    """Time of one step [s] from its consecutive parts [s]; broadcasts; raises nothing."""
+    return pipeline_s + p2p_s + gradients_s + optimizer_s + weights_s
+
+
+@rule(symbol="R", formula="tokens / T", unit="token/s", source="definition")
+def token_rate(*, tokens: FloatArray, seconds: FloatArray) -> FloatArray:
+    """Tokens of a step [1] over its time [s]; raises nothing for positive times."""
+    return tokens / seconds
+
+
+def micro_batches_per_replica(inputs: Inputs) -> FloatArray:
+    """Micro-batches that one replica runs per step [1]; the last may be smaller (inference only)."""
+    plan = inputs.plan
+    return np.ceil(inputs.task.batch / plan.data_parallel / plan.micro_batch_size)
+
+
+def _p2p_seconds(inputs: Inputs, micro_batches: FloatArray, ways: float) -> FloatArray:
+    plan = inputs.plan
+    tokens = plan.micro_batch_size * inputs.task.query_length
+    # Ranks of a tensor group hold equal outputs: each sends its share (arXiv:2104.04473, section 4.1).
+    message = tokens * inputs.model.hidden * inputs.precision.activation_communication / plan.tensor_parallel
+    with at("time.pipeline_p2p_s"):
+        one = send(message, plan.tensor_parallel * plan.data_parallel, inputs.fabric)
+        return exposed_p2p(
+            message_s=one.seconds,
+            pipeline_parallel=plan.pipeline_parallel,
+            virtual_pipeline=plan.virtual_pipeline,
+            micro_batches=micro_batches,
+            overlap=plan.overlap_pipeline_p2p,
+            ways=ways,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Closing:
+    """What training does once, after the last micro-batch."""
+
+    reduce_s: FloatArray
+    gather_s: FloatArray
+    optimizer: BlockCost | None
+    optimizer_s: FloatArray
+    end: EndOfStep | None
+
+
+def _closing(
+    inputs: Inputs, table: LayerTable, layers: StageLayers, stages: StageTimes, tied: bool
+) -> _Closing:
+    plan = inputs.plan
+    single = (plan.pipeline_parallel == 1).astype(np.float64)
+    first = stage_parameters(table, layers.first, first=np.ones(1), last=single, tied=tied)
+    last = stage_parameters(table, layers.last, first=single, last=np.ones(1), tied=tied)
+    middle = stage_parameters(table, layers.middle, first=ZERO, last=ZERO, tied=tied)
+    held = np.maximum(np.maximum(first, middle), last)
+    end = end_of_step(inputs, held)
+    with at("time.data_parallel_s.gradients"):
+        reduce_s = exposed_exchange(
+            exchange_s=end.reduce.seconds,
+            window_s=stages.at_slowest(stages.backward_s),
+            buckets=layers.first,
+            overlap=plan.overlap_grad_reduce,
+        )
+    with at("time.data_parallel_s.weights"):
+        gather_s = exposed_exchange(
+            exchange_s=end.gather.seconds,
+            window_s=stages.at_slowest(stages.forward_s),
+            buckets=layers.first,
+            overlap=plan.overlap_param_gather,
+        )
+    owned = held / np.where(plan.zero_stage >= 1, plan.data_parallel, 1.0)
+    # The master copy is fp32, as wide as statistics are.
+    graph = optimizer_step(
+        owned,
+        narrow_gradients=(inputs.precision.gradients < STATISTICS_BYTES).astype(np.float64),
+        narrow_weights=(inputs.precision.weights < STATISTICS_BYTES).astype(np.float64),
+    )
+    optimizer = cost_block("optimizer.step", graph, inputs)
+    return _Closing(
+        reduce_s=reduce_s, gather_s=gather_s, optimizer=optimizer, optimizer_s=optimizer.seconds, end=end
+    )
+
+
+def _utilisation(
+    structure: Structure, inputs: Inputs, table: LayerTable, tokens: FloatArray, seconds: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    model, plan = inputs.model, inputs.plan
+    # Parameters of the whole model: per-rank counts would count replicated norms once per rank.
+    matrix = model.hidden * (
+        2.0 * model.heads * model.head_dim
+        + 2.0 * model.kv_heads * model.head_dim
+        + model.ffn * (3.0 if structure.layer.gated_mlp else 2.0)
+    )
+    attended = np.minimum(inputs.task.kv_length, model.window)
+    sizes = {
+        "n_layers": model.n_layers,
+        "heads": model.heads,
+        "head_dim": model.head_dim,
+        "attended_tokens": attended,
+    }
+    training = structure.layer.computation == "training"
+    with at("mfu"):
+        parameters = multiplied_parameters(model, matrix, model.vocab * model.hidden)
+        forward = forward_flop_per_token(multiplied_parameters=parameters, **sizes)
+        flop = tokens * forward * (TRAINING_PASSES if training else 1.0)
+        mfu = flop_utilisation(
+            flop=flop, seconds=seconds, devices=plan.devices, peak_flop_per_s=inputs.device.matmul_flop_per_s
+        )
+    with at("hfu"):
+        again = recomputed_flop_per_token(
+            layer_parameters=matrix,
+            recompute_core=plan.recompute_core,
+            recompute_all=plan.recompute_all,
+            **sizes,
+        )
+        hfu = flop_utilisation(
+            flop=flop + (tokens * again if training else ZERO),
+            seconds=seconds,
+            devices=plan.devices,
+            peak_flop_per_s=inputs.device.matmul_flop_per_s,
+        )
+    return mfu, hfu
+
+
+def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
+    """Compose one step of every row.
+
+    Parameters
+    ----------
+    structure : Structure
+        Key of the partition.
+    inputs : Inputs
+        Rows.
+    table : LayerTable
+        Blocks, gathered to the same rows.
+
+    Returns
+    -------
+    Step
+        Arrays of the broadcast shape.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not broadcast.
+    """
+    plan, task = inputs.plan, inputs.task
+    training = structure.layer.computation == "training"
+    layers = stage_layers(inputs.model.n_layers, plan.pipeline_parallel)
+    micro_batches = micro_batches_per_replica(inputs)
+    units = unit_exchanges(table, inputs)
+    stages = stage_times(table, inputs, layers, units, training=training)
+    slowest = np.max(stages.total_s, axis=0)
+    with at("time.pipeline_s"):
+        pipeline_s = pipeline_time(
+            sum_of_stages_s=stages.sum_s,
+            slowest_stage_s=slowest,
+            micro_batches=micro_batches,
+            virtual_pipeline=plan.virtual_pipeline,
+        )
+    p2p_s = _p2p_seconds(inputs, micro_batches, 2.0 if training else 1.0)
+    closing = (
+        _closing(inputs, table, layers, stages, structure.layer.tied)
+        if training
+        else _Closing(reduce_s=ZERO, gather_s=ZERO, optimizer=None, optimizer_s=ZERO, end=None)
+    )
+    with at("step_time_s"):
+        total = step_seconds(
+            pipeline_s=pipeline_s,
+            p2p_s=p2p_s,
+            gradients_s=closing.reduce_s,
+            optimizer_s=closing.optimizer_s,
+            weights_s=closing.gather_s,
+        )
+    tensor_s = micro_batches * stages.at_slowest(stages.tensor_s)
+    in_layer_s = micro_batches * stages.at_slowest(stages.data_s)
+    tokens = task.batch * task.query_length
+    mfu, hfu = _utilisation(structure, inputs, table, tokens, total)
+    with at("tokens_per_s"):
+        rate = token_rate(tokens=tokens, seconds=total)
+    return Step(
+        step_time_s=total,
+        compute_s=micro_batches * slowest - tensor_s - in_layer_s,
+        tensor_parallel_s=tensor_s,
+        data_parallel_s=in_layer_s + closing.reduce_s + closing.gather_s,
+        pipeline_p2p_s=p2p_s,
+        bubble_s=pipeline_s - micro_batches * slowest,
+        optimizer_s=closing.optimizer_s,
+        tokens_per_s=rate,
+        mfu=mfu,
+        hfu=hfu,
+        micro_batches=micro_batches,
+        memory=memory(inputs, table, layers, micro_batches, tied=structure.layer.tied, training=training),
+        energy=step_energy(
+            table,
+            inputs,
+            seconds=total,
+            micro_batches=micro_batches,
+            units=units,
+            optimizer=closing.optimizer,
+            end=closing.end,
+        ),
+        stages=stages,
+        layers=layers,
+        optimizer=closing.optimizer,
+        end_reduce_s=closing.reduce_s,
+        end_gather_s=closing.gather_s,
+    )

@@ -1,0 +1,260 @@
+"""Sweep a space: chunks of rows through the engine, columns out, a frame or a file at the edge."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_specs.errors import Problem, ScenarioError
+from simulator import legality
+from simulator.evaluate import evaluate_totals, result_columns
+from simulator.layer_cache import LayerCache
+from simulator.partition import EXCLUDED_BY_CONDITION, REDUNDANT, Splitter
+from simulator.scenario import Scenario
+from simulator.space import Space, space_from
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FloatArray = NDArray[np.float64]
+IndexArray = NDArray[np.int64]
+CHUNK_ROWS = 16_384
+OTHER_EXCLUSIONS = {EXCLUDED_BY_CONDITION: "left out by where", REDUNDANT: "repeats another plan"}
+
+
+@dataclass(slots=True)
+class SweepResult:
+    """Columns of the legal rows of a space.
+
+    Attributes
+    ----------
+    space : Space
+        What was swept.
+    rows : ndarray of int
+        Row numbers in the space, in order.
+    columns : mapping of str to ndarray
+        Results by name [unit in the name].
+    excluded : mapping of str to int
+        Rows left out, by rule.
+    n_layers_evaluated : int
+        Distinct combinations that blocks were evaluated for.
+    """
+
+    space: Space
+    rows: IndexArray
+    columns: dict[str, FloatArray]
+    excluded: dict[str, int] = field(default_factory=dict)
+    n_layers_evaluated: int = 0
+
+    def keys(self) -> dict[str, NDArray[Any]]:
+        """Values of the swept keys by row, in file order."""
+        positions = self.space.positions(self.rows)
+        out: dict[str, NDArray[Any]] = {}
+        for i, axis in enumerate(self.space.axes):
+            for key, values in zip(axis.keys, axis.values, strict=True):
+                out[key] = _value_array(values)[positions[i]]
+        return out
+
+    def metadata(self) -> dict[str, Any]:
+        """What a frame or a file carries beside its columns."""
+        from simulator.estimate import llmsim_version
+
+        return {
+            "llmsim_version": llmsim_version(),
+            "rows_in_space": self.space.n_rows,
+            "rows_kept": int(self.rows.shape[0]),
+            "excluded": self.excluded,
+            "n_layers_evaluated": self.n_layers_evaluated,
+            "base": json.loads(json.dumps(self.space.base, default=str)),
+        }
+
+    def frame(self) -> pd.DataFrame:
+        """Swept keys, then results; ``attrs`` holds what was left out and why."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {**self.keys(), **self.columns, "feasible": self.columns["feasible"] > 0}
+        frame = pd.DataFrame(columns)
+        frame.attrs.update(self.metadata())
+        return frame
+
+
+def _value_array(values: Any) -> NDArray[Any]:
+    """Axis values as an array: numbers and booleans as such, mappings and lists as JSON text."""
+    if isinstance(values, np.ndarray):
+        return values
+    if all(isinstance(v, bool) for v in values):
+        return np.array(values, dtype=bool)
+    if all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+        return np.array(values, dtype=np.int64)
+    if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
+        return np.array(values, dtype=np.float64)
+    return np.array([json.dumps(v) if isinstance(v, (dict, list)) else v for v in values], dtype=object)
+
+
+def _count_broken(excluded: dict[str, int], broken: NDArray[np.intp]) -> None:
+    for number, count in zip(*np.unique(broken[broken != -1], return_counts=True), strict=True):
+        name = OTHER_EXCLUSIONS.get(int(number)) or legality.RULES[int(number)].name
+        excluded[name] = excluded.get(name, 0) + int(count)
+
+
+def run_space(
+    space: Space,
+    *,
+    progress: Callable[[int], None] | None = None,
+    keep: Callable[[dict[str, FloatArray]], NDArray[np.bool_]] | None = None,
+    redundant: bool = True,
+) -> SweepResult:
+    """Evaluate every legal row of a space.
+
+    Parameters
+    ----------
+    space : Space
+        From :func:`simulator.space.space_from`.
+    progress : callable, optional
+        Called with the rows done so far.
+    keep : callable, optional
+        From the columns of a part of a chunk to a mask of the rows to keep.
+    redundant : bool
+        Whether plans that only repeat another one stay (search leaves them out).
+
+    Returns
+    -------
+    SweepResult
+        Columns in row order.
+
+    Raises
+    ------
+    ScenarioError, SpecError
+        If a value of an axis does not resolve.
+    """
+    splitter = Splitter(space, redundant=redundant)
+    n = space.n_rows
+    cache = LayerCache()
+    rows: list[IndexArray] = []
+    parts: list[dict[str, FloatArray]] = []
+    result = SweepResult(space=space, rows=np.zeros(0, dtype=np.int64), columns={})
+    for start in range(0, n, CHUNK_ROWS):
+        split = splitter.split(np.arange(start, min(start + CHUNK_ROWS, n)))
+        _count_broken(result.excluded, split.broken)
+        for partition in split.partitions:
+            columns = result_columns(evaluate_totals(partition, cache), partition)
+            chosen = slice(None) if keep is None else np.flatnonzero(keep(columns))
+            rows.append(partition.rows[chosen])
+            parts.append({name: np.array(values[chosen]) for name, values in columns.items()})
+        if progress is not None:
+            progress(min(start + CHUNK_ROWS, n))
+    result.n_layers_evaluated = cache.n_evaluated
+    if rows:
+        result.rows = np.concatenate(rows)
+        order = np.argsort(result.rows, kind="stable")
+        result.rows = result.rows[order]
+        result.columns = {name: np.concatenate([p[name] for p in parts])[order] for name in parts[0]}
+    return result
+
+
+def explain_empty(space: Space, excluded: Mapping[str, int]) -> ScenarioError:
+    """The error for a sweep without a legal row: what the rules left out, and the first row's messages."""
+    splitter = Splitter(space)
+    found = legality.problems(splitter.combination(np.zeros(1, dtype=np.int64)))
+    counts = ", ".join(
+        f"{name}: {count:,}" for name, count in sorted(excluded.items(), key=lambda kv: -kv[1])
+    )
+    head = Problem(
+        path="sweep",
+        value=f"{space.n_rows:,} rows",
+        rule=f"no combination is legal ({counts})",
+        fix="the first row breaks the rules below" if found else "loosen where",
+    )
+    return ScenarioError([head, *found])
+
+
+def sweep(
+    space: Mapping[str, Any] | str | Path | Scenario, *, progress: Callable[[int], None] | None = None
+) -> pd.DataFrame:
+    """Evaluate a scenario with axes.
+
+    Parameters
+    ----------
+    space : mapping, path or Scenario
+        A scenario in which values are lists (axes), with optional ``zip`` and ``where``.
+    progress : callable, optional
+        Called with the rows done so far.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Swept keys, then step time [s], tokens per second, memory [byte], energy [J] and the rest, one row per legal
+        combination in file order, the last axis fastest. ``attrs["excluded"]`` counts what was left out by rule.
+
+    Raises
+    ------
+    ScenarioError
+        With every mistake; also when no combination is legal.
+    SpecError
+        If a model, a system or a file cannot be read.
+    """
+    parsed = space_from(space)
+    result = run_space(parsed, progress=progress)
+    if result.rows.size == 0:
+        raise explain_empty(parsed, result.excluded)
+    return result.frame()
+
+
+def write_result(result: SweepResult, path: Path) -> None:
+    """Write a result as Parquet or CSV by the path's suffix, whole or not at all.
+
+    Raises ScenarioError for another suffix or a path that cannot be written, and where Parquet lacks pyarrow.
+    """
+    if path.suffix not in (".parquet", ".csv"):
+        raise ScenarioError([Problem(path="--out", value=str(path), rule="must end in .parquet or .csv")])
+    temporary = path.with_name(f".{path.name}.part")
+    frame = result.frame()
+    try:
+        if path.suffix == ".csv":
+            frame.to_csv(temporary, index=False)
+        else:
+            _write_parquet(frame, result.metadata(), temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ScenarioError(
+            [Problem(path="--out", value=str(path), rule=f"cannot be written ({error.strerror})")]
+        ) from None
+
+
+def _write_parquet(frame: pd.DataFrame, metadata: dict[str, Any], path: Path) -> None:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        fix = "pip install 'llmsim[sweep]', or write .csv"
+        raise ScenarioError(
+            [Problem(path="--out", value=str(path), rule="Parquet needs pyarrow", fix=fix)]
+        ) from None
+    frame.attrs = {}
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = table.replace_schema_metadata(
+        {**(table.schema.metadata or {}), b"llmsim": json.dumps(metadata).encode()}
+    )
+    pq.write_table(table, path, compression="zstd")
+
+
+def check_writable(path: Path) -> None:
+    """Refuse, before any work, a file path whose folder does not exist or cannot be written; ScenarioError."""
+    folder = path.parent if str(path.parent) else Path(".")
+    if path.is_dir():
+        raise ScenarioError(
+            [Problem(path="--out", value=str(path), rule="is a directory", fix="name a file")]
+        )
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        rule = "is not in a folder that exists and can be written"
+        raise ScenarioError(
+            [Problem(path="--out", value=str(path), rule=rule, fix="make the folder or choose another")]
+        )

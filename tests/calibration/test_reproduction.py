@@ -1,0 +1,76 @@
+"""The shipped calibrations are what the committed fit makes of the measured tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hardware_specs.catalog import load_calibration
+from simulator.fitting import (
+    MEASURED_DEVICES,
+    TASKS,
+    CalibrationFile,
+    DeviceFit,
+    calibrate_device,
+    calibration_file,
+    derived_files,
+)
+from simulator.fitting.fit_kernels import error_lines
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MEASUREMENTS = Path(os.environ.get("LLMSIM_MEASUREMENTS", REPOSITORY.parent / "shared" / "measurements"))
+TOLERANCE = 0.02  # optimisers of other versions stop at slightly other places
+
+pytest.importorskip("scipy", reason="fitting needs the calibrate extra")
+pytestmark = pytest.mark.skipif(
+    not (MEASUREMENTS / "kernels_gemm.parquet").is_file(),
+    reason=f"no measured tables in {MEASUREMENTS}; set LLMSIM_MEASUREMENTS",
+)
+
+
+@pytest.fixture(scope="module")
+def fits() -> list[DeviceFit]:
+    return [calibrate_device(MEASUREMENTS, device, task) for device in MEASURED_DEVICES for task in TASKS]
+
+
+@pytest.fixture(scope="module")
+def files(fits: list[DeviceFit]) -> Sequence[CalibrationFile]:
+    return [*map(calibration_file, fits), *derived_files(MEASUREMENTS, fits)]
+
+
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """Leaves of nested mappings by dotted path."""
+    if not isinstance(value, dict):
+        return {path: value}
+    return {key: leaf for name, item in value.items() for key, leaf in leaves(item, f"{path}.{name}").items()}
+
+
+def test_shipped_numbers_are_reproduced(files: Sequence[CalibrationFile]) -> None:
+    for file in files:
+        shipped = leaves(load_calibration(file.name).model_dump())
+        fitted = leaves(file.to_mapping())
+        assert set(fitted) <= set(shipped), file.name
+        for path, value in fitted.items():
+            expected = pytest.approx(value, rel=TOLERANCE, abs=1e-9) if isinstance(value, float) else value
+            assert shipped[path] == expected, f"{file.name}{path}"
+
+
+@pytest.mark.parametrize("family", ["matmul", "attention_prefill"])
+def test_large_products_have_no_bias(fits: list[DeviceFit], family: str) -> None:
+    for fit in fits:
+        item = next(e for e in fit.evidence if (e.family, e.dtype) == (family, "bf16"))
+        lines = error_lines(item.rows, item.fit.coefficients, item.fit.blind, by_stack=False)
+        large = {line.left_out: line for line in lines if line.size_class == "large"}
+        assert abs(large[False].bias) < 0.005, (fit.name, large)
+        assert abs(large[True].bias) < 0.07, (fit.name, large)  # whole shapes that the fit did not see
+
+
+def test_training_is_fitted_to_pytorch_alone(fits: list[DeviceFit]) -> None:
+    for fit in fits:
+        item = next(e for e in fit.evidence if (e.family, e.dtype) == ("matmul", "bf16"))
+        stacks = set(item.rows.stack.tolist())
+        assert (stacks == {"pytorch-layer"}) == (fit.task == "training"), (fit.name, stacks)

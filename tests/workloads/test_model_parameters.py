@@ -1,0 +1,166 @@
+"""Every catalog model has its published count; each expected value is worked out here, factor by factor."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from workloads.catalog import lint_model, list_models, load_model
+from workloads.model_spec import ModelSpec
+from workloads.parameter_counts import layer_parameters, parameters
+
+
+def llama_like(layers, hidden, kv_width, ffn, vocab, *, q_width=None, qkv_bias=False, head_norm=0):
+    """Untied Llama relative: Q, O of hidden x q_width, K, V of hidden x kv_width, three MLP matrices."""
+    q_width = q_width or hidden
+    layer = 2 * hidden * q_width + 2 * hidden * kv_width + 3 * hidden * ffn + 2 * hidden + 2 * head_norm
+    if qkv_bias:
+        layer += q_width + 2 * kv_width
+    return layers * layer + 2 * vocab * hidden + hidden
+
+
+def gpt_like(layers, hidden, vocab, positions):
+    """GPT-2 relative: 12 h^2 weights, 9 h linear biases and 4 h of norms in a layer; tied head."""
+    biases = 3 * hidden + hidden + 4 * hidden + hidden
+    layer = 12 * hidden**2 + biases + 2 * (2 * hidden)
+    return layers * layer + (vocab + positions) * hidden + 2 * hidden
+
+
+def mpt_like(layers, hidden, vocab):
+    """Released MPT: no biases at all, two norms of h, ALiBi, tied head."""
+    return layers * (12 * hidden**2 + 2 * hidden) + vocab * hidden + hidden
+
+
+EXPECTED = {
+    # name: (count by hand, exact published count or None)
+    "llama-2-7b": (llama_like(32, 4096, 4096, 11008, 32000), 6_738_415_616),
+    "llama-2-13b": (llama_like(40, 5120, 5120, 13824, 32000), 13_015_864_320),
+    "llama-2-70b": (llama_like(80, 8192, 8 * 128, 28672, 32000), 68_976_648_192),
+    "llama-3.1-8b": (llama_like(32, 4096, 8 * 128, 14336, 128256), 8_030_261_248),
+    "llama-3.1-70b": (llama_like(80, 8192, 8 * 128, 28672, 128256), 70_553_706_496),
+    "llama-3.1-405b": (llama_like(126, 16384, 8 * 128, 53248, 128256), 405_853_388_800),
+    "mistral-7b": (llama_like(32, 4096, 8 * 128, 14336, 32000), 7_241_732_096),
+    "qwen2.5-7b": (llama_like(28, 3584, 4 * 128, 18944, 152064, qkv_bias=True), 7_615_616_512),
+    "qwen2.5-72b": (llama_like(80, 8192, 8 * 128, 29568, 152064, qkv_bias=True), 72_706_203_648),
+    "qwen3-8b": (llama_like(36, 4096, 8 * 128, 12288, 151936, head_norm=128), 8_190_735_360),
+    "qwen3-14b": (llama_like(40, 5120, 8 * 128, 17408, 151936, head_norm=128), 14_768_307_200),
+    "qwen3-32b": (
+        llama_like(64, 5120, 8 * 128, 25600, 151936, q_width=64 * 128, head_norm=128),
+        32_762_123_264,
+    ),
+    "mpt-7b": (mpt_like(32, 4096, 50432), 6_649_286_656),
+    "mpt-30b": (mpt_like(48, 7168, 50432), None),
+    # the benchmark variant has the biases and the position table of a GPT, but its norms have biases too
+    "mpt-70b": (gpt_like(80, 8192, 50368, 2048), 64_862_437_376),
+    "gpt2-xl": (gpt_like(48, 1600, 50257, 1024), 1_557_611_200),
+    "gpt3-175b": (gpt_like(96, 12288, 50257, 2048), None),
+    "megatron-22b": (gpt_like(48, 6144, 51200, 2048), None),
+    "megatron-175b": (gpt_like(96, 12288, 51200, 2048), None),
+    "megatron-530b": (gpt_like(105, 20480, 51200, 2048), None),
+    "megatron-1t": (gpt_like(128, 25600, 51200, 2048), None),
+    # no position table, but a norm with bias behind the embedding
+    "bloom-176b": (gpt_like(70, 14336, 250880, 0) + 2 * 14336, 176_247_271_424),
+}
+
+ROUNDED = {
+    # name: (published figure, digits it states)
+    "gpt3-175b": (174.600e9, 4),  # arXiv:2005.14165, Table D.1: 174,600 million
+    "megatron-175b": (174.6e9, 4),  # arXiv:2104.04473, Table 1
+    "megatron-530b": (529.6e9, 4),
+    "megatron-1t": (1008.0e9, 5),
+    "megatron-22b": (22e9, 2),  # arXiv:2205.05198, Table 3
+}
+
+
+def test_expected_covers_the_catalog():
+    assert sorted(EXPECTED) == list_models()
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_count_is_the_published_one(name):
+    model = load_model(name)
+    by_hand, published = EXPECTED[name]
+    assert parameters(model)["total"] == by_hand
+    assert model.published_parameters == published
+    assert published is None or published == by_hand
+
+
+@pytest.mark.parametrize("name", sorted(ROUNDED))
+def test_count_rounds_to_the_published_figure(name):
+    figure, digits = ROUNDED[name]
+    total = parameters(load_model(name))["total"]
+    unit = 10 ** (math.floor(math.log10(figure)) + 1 - digits)
+    assert abs(total - figure) <= unit / 2
+
+
+def test_mpt_benchmark_count_grows_with_the_position_table():
+    """llm-foundry's table lists the 7B benchmark model at several lengths; 4096 weights for each position."""
+    shapes = {"n_layers": 32, "hidden": 4096, "heads": 32, "ffn": 16384, "vocab": 50368, "gated_mlp": False}
+    biases = dict.fromkeys(("qkv_bias", "attention_out_bias", "mlp_bias", "norm_bias"), True)
+    kind = {"norm": "layer", "positions": "learned", "tied_embeddings": True}
+    for positions, published in ((1024, 6654664704), (2048, 6658859008), (65536, 6918905856)):
+        model = ModelSpec(**shapes, **biases, **kind, max_positions=positions)
+        assert parameters(model)["total"] == published
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_parts_sum_to_the_total(name):
+    model = load_model(name)
+    parts = parameters(model)
+    layer = parts.pop("layer")
+    total = parts.pop("total")
+    assert sum(parts.values()) == total
+    assert parts["layers"] == model.n_layers * layer
+    assert sum(layer_parameters(model).values()) == layer
+    assert set(parts) == {"embedding", "position_embedding", "layers", "final_norm", "head"}
+
+
+def test_modules_of_one_layer_by_hand():
+    """Every switch on: hidden 6, 3 heads of 4, 1 KV head, MLP of 10."""
+    model = ModelSpec(
+        n_layers=3,
+        hidden=6,
+        heads=3,
+        kv_heads=1,
+        head_dim=4,
+        ffn=10,
+        vocab=11,
+        max_positions=5,
+        position_offset=2,
+        positions="learned",
+        norm="layer",
+        norm_bias=True,
+        qkv_bias=True,
+        attention_out_bias=True,
+        mlp_bias=True,
+        head_bias=True,
+        qk_norm=True,
+        embedding_norm=True,
+    )
+    assert layer_parameters(model) == {
+        "attention_norm": 6 + 6,
+        "qkv": 6 * (12 + 4 + 4) + (12 + 4 + 4),
+        "qk_norm": 4 + 4,
+        "attention_out": 12 * 6 + 6,
+        "mlp_norm": 6 + 6,
+        "mlp_in": 2 * (6 * 10 + 10),
+        "mlp_out": 10 * 6 + 6,
+    }
+    parts = parameters(model)
+    assert parts["embedding"] == 11 * 6 + 12
+    assert parts["position_embedding"] == (5 + 2) * 6
+    assert parts["final_norm"] == 12
+    assert parts["head"] == 11 * 6 + 11
+
+
+def test_lint_finds_a_count_that_the_shapes_do_not_give(tmp_path):
+    path = tmp_path / "mine.yaml"
+    shapes = "n_layers: 1\nhidden: 8\nheads: 2\nffn: 16\nvocab: 10\nmax_positions: 4\n"
+    path.write_text(shapes + "published_parameters: 824\n")  # 656 in the layer, 2 x 80, 8
+    assert lint_model(path) == []
+    path.write_text(shapes + "published_parameters: 825\n")
+    (problem,) = lint_model(path)
+    assert "824" in problem.rule
+    path.write_text(shapes + "published_parameters: many\nhiden: 3\n")
+    assert len(lint_model(path)) == 2

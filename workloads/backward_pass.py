@@ -1,0 +1,327 @@
+"""The backward graph of a forward graph: one registered rule per kind of operator.
+
+A rule turns a forward operator into the operators that compute the gradients of its operands. Where a tensor
+has several readers their contributions are added by an operator of its own. An operator kind without a
+rule is an error, never free of charge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from workloads.operator_graph import (
+    FloatArray,
+    Graph,
+    GraphBuilder,
+    Operator,
+    Tensor,
+    operators,
+    renamed,
+)
+
+# What a rule needs to know of the graph: how the gradient of an operand is to be named for this reader.
+GradientOf = Callable[[Tensor], Tensor]
+BackwardRule = Callable[[Operator, GradientOf], list[Operator]]
+BACKWARD_RULES: dict[str, BackwardRule] = {}
+DIFFERENTIABLE = ("activations", "operand")
+
+
+def backward_rule(*kinds: str) -> Callable[[BackwardRule], BackwardRule]:
+    """Register the backward rule of some operator kinds; raises ValueError when a kind has one."""
+
+    def register(function: BackwardRule) -> BackwardRule:
+        for kind in kinds:
+            if kind in BACKWARD_RULES:
+                raise ValueError(f"operator kind {kind} has a backward rule already")
+            BACKWARD_RULES[kind] = function
+        return function
+
+    return register
+
+
+def gradient(tensor: Tensor) -> Tensor:
+    """The gradient of a tensor, in the same layout."""
+    kind = "activations" if tensor.kind == "operand" else tensor.kind
+    return Tensor(f"d_{tensor.name}", kind, tensor.extents)
+
+
+def _arriving(op: Operator) -> tuple[Tensor, ...]:
+    """Gradients of what the operator wrote (masks and statistics have none)."""
+    return tuple(gradient(t) for t in op.writes if t.kind in DIFFERENTIABLE)
+
+
+def _operands(op: Operator) -> tuple[Tensor, ...]:
+    return tuple(t for t in op.reads if t.kind in DIFFERENTIABLE)
+
+
+def _as_operand(tensor: Tensor) -> Tensor:
+    return replace(tensor, kind="operand")
+
+
+@backward_rule("matmul")
+def _matmul(op: Operator, gradient_of: GradientOf) -> list[Operator]:
+    """dX = dY W^T and dW = X^T dY: the three sizes trade places, the FLOP stay."""
+    (source,) = _operands(op)
+    arriving = tuple(_as_operand(t) for t in _arriving(op))
+    weights = tuple(t for t in op.reads if t.kind in ("weights", "sparse_weights"))
+    e = op.extents
+    data = Operator(
+        name=f"{op.name}.dgrad",
+        kind="matmul",
+        module=op.module,
+        extents={"batch": e["batch"], "m": e["m"], "n": e["k"], "k": e["n"]},
+        contracted=("k",),
+        reads=(*arriving, *weights[:1]),
+        writes=(gradient_of(source),),
+        attributes=op.attributes,
+    )
+    matrix = Tensor(f"d_{weights[0].name}", "activations", weights[0].extents)
+    weight = Operator(
+        name=f"{op.name}.wgrad",
+        kind="matmul",
+        module=op.module,
+        extents={"batch": e["batch"], "m": e["k"], "n": e["n"], "k": e["m"]},
+        reads=(*arriving, _as_operand(source)),
+        writes=(matrix,),
+    )
+    # The product leaves the gradient in the compute type; it is then added to the accumulator.
+    total = Tensor(f"sum_{matrix.name}", "gradients", matrix.extents)
+    add = Operator(
+        name=f"{op.name}.wgrad_add",
+        kind="pointwise",
+        module=op.module,
+        reads=(matrix, total),
+        writes=(total,),
+    )
+    out = [data, weight, add]
+    for bias in weights[1:]:
+        summed = Tensor(f"d_{bias.name}", "gradients", bias.extents)
+        out.append(
+            Operator(
+                name=f"{op.name}.bgrad",
+                kind="pointwise",
+                module=op.module,
+                reads=_arriving(op),
+                writes=(summed,),
+            )
+        )
+    return out
+
+
+@backward_rule("batched_matmul")
+def _batched_matmul(op: Operator, gradient_of: GradientOf) -> list[Operator]:
+    """Two products, one for each operand."""
+    left, right = _operands(op)
+    e = op.extents
+    return [
+        Operator(
+            name=f"{op.name}.dgrad_left",
+            kind="batched_matmul",
+            module=op.module,
+            extents={"batch": e["batch"], "m": e["m"], "n": e["k"], "k": e["n"]},
+            reads=(*_arriving(op), right),
+            writes=(gradient_of(left),),
+        ),
+        Operator(
+            name=f"{op.name}.dgrad_right",
+            kind="batched_matmul",
+            module=op.module,
+            extents={"batch": e["batch"], "m": e["k"], "n": e["n"], "k": e["m"]},
+            reads=(*_arriving(op), left),
+            writes=(gradient_of(right),),
+        ),
+    ]
+
+
+@backward_rule("attention")
+def _attention(op: Operator, gradient_of: GradientOf) -> list[Operator]:
+    """The fused backward kernel: five products instead of two, the scores among them computed again."""
+    return [
+        Operator(
+            name=f"{op.name}.grad",
+            kind="attention_backward",
+            module=op.module,
+            extents=op.extents,
+            reads=(*_arriving(op), *op.saved),
+            writes=tuple(gradient_of(t) for t in _operands(op)),
+        )
+    ]
+
+
+@backward_rule("layer_norm", "rms_norm", "pointwise", "activation", "rotary", "softmax")
+def _elementwise(op: Operator, gradient_of: GradientOf) -> list[Operator]:
+    """Gradients arrive, what was saved is read again, the operands' gradients are written."""
+    targets = _operands(op)
+    if not targets:
+        return []
+    return [
+        Operator(
+            name=f"{op.name}.grad",
+            kind=op.kind,
+            module=op.module,
+            reads=(*_arriving(op), *op.saved),
+            writes=tuple(gradient_of(t) for t in targets),
+        )
+    ]
+
+
+@backward_rule("residual")
+def _residual(op: Operator, gradient_of: GradientOf) -> list[Operator]:
+    """The stream's gradient passes unchanged; the branch's is masked where there was dropout."""
+    branch, stream = op.reads
+    (arriving,) = _arriving(op)
+    passed = gradient_of(stream)
+    out: list[Operator] = []
+    if op.saved:
+        out.append(
+            Operator(
+                name=f"{op.name}.grad",
+                kind="pointwise",
+                module=op.module,
+                reads=(arriving, *op.saved),
+                writes=(gradient_of(branch), passed),
+            )
+        )
+    else:
+        out.append(
+            Operator(
+                name=f"{op.name}.grad",
+                kind="view",
+                module=op.module,
+                reads=(arriving,),
+                writes=(gradient_of(branch), passed),
+            )
+        )
+    return out
+
+
+@backward_rule("embedding")
+def _embedding(op: Operator, gradient_of: GradientOf) -> list[Operator]:
+    """Rows of the gradient table are read, added to and written."""
+    ids, rows, _ = op.reads
+    (arriving,) = _arriving(op)
+    sums = Tensor("d_embedding_rows", "gradients", rows.extents)
+    return [
+        Operator(
+            name=f"{op.name}.grad",
+            kind="embedding",
+            module=op.module,
+            reads=(arriving, ids, sums),
+            writes=(sums,),
+        )
+    ]
+
+
+@backward_rule("position_embedding")
+def _position_embedding(op: Operator, gradient_of: GradientOf) -> list[Operator]:
+    """The stream's gradient is summed over the batch into the table."""
+    stream, table = op.reads
+    (arriving,) = _arriving(op)
+    return [
+        Operator(
+            name=f"{op.name}.grad",
+            kind="pointwise",
+            module=op.module,
+            reads=(arriving,),
+            writes=(Tensor(f"d_{table.name}", "gradients", table.extents), gradient_of(stream)),
+        )
+    ]
+
+
+@backward_rule("cross_entropy")
+def _cross_entropy(op: Operator, gradient_of: GradientOf) -> list[Operator]:
+    """Softmax minus one at the target."""
+    return [
+        Operator(
+            name=f"{op.name}.grad",
+            kind="pointwise",
+            module=op.module,
+            reads=op.saved,
+            writes=tuple(gradient_of(t) for t in _operands(op)),
+        )
+    ]
+
+
+def _readers(forward: Graph) -> dict[str, list[str]]:
+    readers: dict[str, list[str]] = {}
+    for op in operators(forward):
+        for tensor in _operands(op):
+            readers.setdefault(tensor.name, []).append(op.name)
+    return readers
+
+
+def _add_recompute(
+    build: GraphBuilder, forward: Graph, recompute_core: FloatArray, recompute_all: FloatArray
+) -> None:
+    for op in operators(forward):
+        scale = (recompute_core if op.module == "attention_core" else recompute_all) * op.scale
+        if np.any(scale):
+            build.add(renamed(op, name=f"recompute.{op.name}", phase="recompute", scale=scale))
+
+
+def _sum_contributions(build: GraphBuilder, tensor: Tensor, readers: list[str], module: str) -> None:
+    parts = tuple(Tensor(f"d_{tensor.name}.{reader}", "activations", tensor.extents) for reader in readers)
+    build.add(
+        Operator(
+            name=f"{tensor.name}.accumulate",
+            kind="pointwise",
+            module=module,
+            phase="backward",
+            group=f"{tensor.name}.accumulate",
+            reads=parts,
+            writes=(gradient(tensor),),
+        )
+    )
+
+
+def backward(
+    forward: Graph, *, recompute_core: FloatArray | None = None, recompute_all: FloatArray | None = None
+) -> Graph:
+    """Backward graph, the recomputation of the forward pass in front.
+
+    Parameters
+    ----------
+    forward : networkx.DiGraph
+        As :func:`workloads.decoder_graph.decoder_layer` returns it.
+    recompute_core, recompute_all : ndarray, shape (n,) or (1,)
+        1 where the attention core (scores to context), and where everything else, runs again [1]. Without
+        them nothing is computed again (embedding and head).
+
+    Returns
+    -------
+    networkx.DiGraph
+        Operators in issue order, recomputation first; phases are "recompute" and "backward".
+
+    Raises
+    ------
+    NotImplementedError
+        If an operator kind has no backward rule.
+    """
+    readers = _readers(forward)
+    sequence = operators(forward)
+    stored = {t.name: t for op in sequence for t in op.saved}
+    build = GraphBuilder(inputs=(*forward.graph["inputs"].values(), *stored.values()))
+    if recompute_core is not None and recompute_all is not None:
+        _add_recompute(build, forward, recompute_core, recompute_all)
+    for op in reversed(sequence):
+        if op.kind not in BACKWARD_RULES:
+            raise NotImplementedError(f"operator kind {op.kind} ({op.name}) has no backward rule")
+        for tensor in op.writes:
+            if len(readers.get(tensor.name, ())) > 1:
+                _sum_contributions(build, tensor, readers[tensor.name], op.module)
+
+        def gradient_of(tensor: Tensor, reader: str = op.name) -> Tensor:
+            grad = gradient(tensor)
+            shared = len(readers[tensor.name]) > 1
+            return replace(grad, name=f"{grad.name}.{reader}") if shared else grad
+
+        for made in BACKWARD_RULES[op.kind](op, gradient_of):
+            build.add(replace(made, phase="backward", group=op.name, scale=op.scale))
+    for tensor in forward.graph["inputs"].values():
+        if tensor.kind in DIFFERENTIABLE and len(readers.get(tensor.name, ())) > 1:
+            _sum_contributions(build, tensor, readers[tensor.name], "attention")
+    build.graph.graph["kind"] = f"{forward.graph['kind']}_backward"
+    return build.graph

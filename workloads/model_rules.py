@@ -1,0 +1,68 @@
+"""Rules that the shapes of a model must keep among themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeGuard
+
+from hardware_specs.errors import Problem, shorten
+
+__all__ = ["MAX_COUNT", "consistency_problems", "is_count"]
+
+MAX_COUNT = 2**31 - 1  # a dimension beyond this is a slip; products of dimensions are taken in float64
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether a value is a positive whole number, as every dimension must be."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def consistency_problems(
+    values: Mapping[str, Any], wrong: Collection[str], path_of: Callable[[str], str]
+) -> list[Problem]:
+    """Rules that span several keys of a model, checked where all their keys are there.
+
+    Parameters
+    ----------
+    values : mapping
+        Field name -> value; a field that is absent has its default.
+    wrong : collection of str
+        Fields that are known to be wrong by themselves; no rule is applied to them.
+    path_of : callable
+        Gives the path to print for a field, which differs between our keys and those of other formats.
+
+    Returns
+    -------
+    list of Problem
+        Empty if the shapes agree with each other.
+    """
+
+    def problem(key: str, rule: str, fix: str) -> Problem:
+        return Problem(path=path_of(key), value=shorten(values[key]), rule=rule, fix=fix)
+
+    def sound(*keys: str) -> bool:
+        return not any(key in wrong for key in keys)
+
+    problems = []
+    hidden, heads, kv_heads = (values.get(key) for key in ("hidden", "heads", "kv_heads"))
+    head_dim, positions = values.get("head_dim"), values.get("positions", "rotary")
+    if head_dim is None and sound("head_dim") and is_count(hidden) and is_count(heads) and hidden % heads:
+        rule = f"must be a multiple of {path_of('heads')} = {heads} unless {path_of('head_dim')} is given"
+        fix = f"the nearest multiple is {_nearest_multiple(hidden, heads)}"
+        problems.append(problem("hidden", rule, fix))
+    if sound("heads", "kv_heads") and is_count(heads) and is_count(kv_heads) and heads % kv_heads:
+        divisors = [str(n) for n in range(1, min(heads, 4096) + 1) if heads % n == 0]
+        fix = f"use one of {', '.join(divisors[:12])}"
+        problems.append(problem("kv_heads", f"must divide the {heads} heads", fix))
+    if sound("positions", "head_dim") and positions == "rotary" and is_count(head_dim) and head_dim % 2:
+        problems.append(problem("head_dim", "must be even, since rotary positions turn pairs of values", ""))
+    if sound("norm") and values.get("norm", "rms") == "rms" and values.get("norm_bias") is True:
+        problems.append(problem("norm_bias", "an RMS norm has no bias", "set it to false, or norm to layer"))
+    if sound("positions") and positions != "learned" and is_count(values.get("position_offset")):
+        rule = "counts rows of a learned position table, and there is none"
+        problems.append(problem("position_offset", rule, "leave it out, or set positions to learned"))
+    return problems
+
+
+def _nearest_multiple(value: int, step: int) -> int:
+    return max(step, round(value / step) * step)

@@ -1,0 +1,77 @@
+"""How many weights a model has, counted from its shapes."""
+
+from __future__ import annotations
+
+from workloads.model_spec import ModelSpec
+
+__all__ = ["layer_parameters", "parameters"]
+
+
+def layer_parameters(model: ModelSpec) -> dict[str, int]:
+    """Weights of one decoder layer, by module.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        The model.
+
+    Returns
+    -------
+    dict
+        ``attention_norm``, ``qkv``, ``qk_norm``, ``attention_out``, ``mlp_norm``, ``mlp_in``, ``mlp_out``;
+        each with its biases. [parameter]
+
+    Notes
+    -----
+    ``qkv`` has ``heads + 2 kv_heads`` heads of ``head_dim`` columns; ``mlp_in`` has two matrices in a gated
+    MLP.
+    """
+    query_width = model.heads * model.head_dim
+    qkv_width = query_width + 2 * model.kv_heads * model.head_dim
+    mlp_in_width = model.ffn * (2 if model.gated_mlp else 1)
+    return {
+        "attention_norm": _norm(model),
+        "qkv": model.hidden * qkv_width + (qkv_width if model.qkv_bias else 0),
+        "qk_norm": 2 * model.head_dim if model.qk_norm else 0,
+        "attention_out": query_width * model.hidden + (model.hidden if model.attention_out_bias else 0),
+        "mlp_norm": _norm(model),
+        "mlp_in": model.hidden * mlp_in_width + (mlp_in_width if model.mlp_bias else 0),
+        "mlp_out": model.ffn * model.hidden + (model.hidden if model.mlp_bias else 0),
+    }
+
+
+def parameters(model: ModelSpec) -> dict[str, int]:
+    """Weights of the whole model, by part.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        The model.
+
+    Returns
+    -------
+    dict
+        ``embedding`` (with the norm that may follow it), ``position_embedding``, ``layer`` (one), ``layers``
+        (all), ``final_norm``, ``head`` (where it shares the embedding, only its bias) and ``total``, which
+        is the sum of the others except ``layer``. [parameter]
+
+    Examples
+    --------
+    >>> tiny = ModelSpec(n_layers=2, hidden=8, heads=2, ffn=16, vocab=10, max_positions=4)
+    >>> parameters(tiny)["layer"]  # 2 norms of 8, 4 matrices of 8 x 8, 3 of 8 x 16
+    656
+    """
+    layer = sum(layer_parameters(model).values())
+    table = model.vocab * model.hidden
+    parts = {
+        "embedding": table + (_norm(model) if model.embedding_norm else 0),
+        "position_embedding": model.position_rows * model.hidden,
+        "layers": model.n_layers * layer,
+        "final_norm": _norm(model),
+        "head": (0 if model.tied_embeddings else table) + (model.vocab if model.head_bias else 0),
+    }
+    return {**parts, "layer": layer, "total": sum(parts.values())}
+
+
+def _norm(model: ModelSpec) -> int:
+    return model.hidden * (2 if model.norm_bias else 1)

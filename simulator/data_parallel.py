@@ -82,22 +82,24 @@ def end_of_step(inputs: Inputs, parameters: FloatArray) -> EndOfStep:
 
 @rule(
     symbol="Te",
-    formula="(1 - o) T + o max(T - W (1 - 1/k), T/k)",
+    formula="(1 - o) T + o (e + c (T - e)), e = max(T - W (1 - 1/k), T/k)",
     unit="s",
     source="Li et al., PyTorch Distributed, VLDB 2020, doi:10.14778/3415478.3415530: buckets start as soon as "
     "their layers are done, the last one cannot be hidden",
 )
 def exposed_exchange(
-    *, exchange_s: FloatArray, window_s: FloatArray, buckets: FloatArray, overlap: FloatArray
+    *, exchange_s: FloatArray, window_s: FloatArray, buckets: FloatArray, overlap: FloatArray,
+    compute_share: FloatArray
 ) -> FloatArray:
     """Part of a bucketed exchange that compute does not hide [s].
 
     ``exchange_s`` in ``buckets`` equal parts may run beside ``window_s`` of compute where ``overlap`` is 1;
-    the first bucket is ready after 1/k of the window, the last at its end. Broadcasts; raises nothing.
+    the first bucket is ready after 1/k of the window, the last at its end. While hidden it takes ``compute_share``
+    of the compute units from the kernels beside it. Broadcasts; raises nothing.
     """
     share = 1.0 / np.maximum(buckets, 1.0)
-    hidden = np.maximum(exchange_s - window_s * (1.0 - share), exchange_s * share)
-    return np.where(overlap > 0, hidden, exchange_s)
+    waiting = np.minimum(np.maximum(exchange_s - window_s * (1.0 - share), exchange_s * share), exchange_s)
+    return np.where(overlap > 0, waiting + compute_share * (exchange_s - waiting), exchange_s)
 
 
 UnitExchanges = tuple[InLayer, InLayer, InLayer]

@@ -61,9 +61,13 @@ def _chains(table: LayerTable, inputs: Inputs, layer: InLayer) -> tuple[Chain, C
     )
 
 
-def _exposed(n_layers: FloatArray, chain: Chain, layer_s: FloatArray) -> FloatArray:
-    """What the exchanges of ``n_layers`` layers add to their own time [s]."""
-    return np.maximum(chain_of(n_layers, chain) - n_layers * layer_s, 0.0)
+def _exposed(
+    n_layers: FloatArray, chain: Chain, layer_s: FloatArray, exchange_s: FloatArray, inputs: Inputs
+) -> FloatArray:
+    """What the exchanges of ``n_layers`` layers add to their own time [s]: waiting, and units taken from kernels."""
+    waiting = np.maximum(chain_of(n_layers, chain) - n_layers * layer_s, 0.0)
+    hidden = np.maximum(n_layers * exchange_s - waiting, 0.0)
+    return waiting + inputs.fabric.inner.compute_share * hidden
 
 
 def _end(exchanges: InLayer, training: bool) -> tuple[FloatArray, FloatArray]:
@@ -102,7 +106,7 @@ def stage_times(
     """
     single = (inputs.plan.pipeline_parallel == 1).astype(np.float64)
     layer, embedding, head = units
-    chains = _chains(table, inputs, layer)
+    chains, gather_s = _chains(table, inputs, layer), layer.gather.seconds
     embedding_data, head_data = _end(embedding, training), _end(head, training)
     rows: list[tuple[FloatArray, ...]] = []
     kinds = (
@@ -112,8 +116,12 @@ def stage_times(
         (layers.last, ZERO, ZERO),
     )
     for n_layers, first, last in kinds:
-        data_forward = _exposed(n_layers, chains[0], table.layer_forward_s)
-        data_backward = _exposed(n_layers, chains[1], table.layer_backward_s) if training else ZERO
+        data_forward = _exposed(n_layers, chains[0], table.layer_forward_s, gather_s, inputs)
+        data_backward = (
+            _exposed(n_layers, chains[1], table.layer_backward_s, gather_s + layer.reduce.seconds, inputs)
+            if training
+            else ZERO
+        )
         data_forward = data_forward + first * embedding_data[0] + last * head_data[0]
         data_backward = data_backward + first * embedding_data[1] + last * head_data[1]
         forward = (

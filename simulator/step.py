@@ -132,6 +132,7 @@ def _closing(
             window_s=stages.at_slowest(stages.backward_s),
             buckets=layers.first,
             overlap=plan.overlap_grad_reduce,
+            compute_share=inputs.fabric.inner.compute_share,
         )
     with at("time.data_parallel_s.weights"):
         gather_s = exposed_exchange(
@@ -139,6 +140,7 @@ def _closing(
             window_s=stages.at_slowest(stages.forward_s),
             buckets=layers.first,
             overlap=plan.overlap_param_gather,
+            compute_share=inputs.fabric.inner.compute_share,
         )
     owned = held / np.where(plan.zero_stage >= 1, plan.data_parallel, 1.0)
     # The master copy is fp32, as wide as statistics are.

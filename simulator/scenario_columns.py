@@ -1,0 +1,147 @@
+"""Models, tasks, plans and precisions of many rows as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.columns import ModelColumns, PlanColumns, PrecisionColumns, TaskColumns
+from simulator.precision import DTYPE_BYTES, Precision, operand_dtypes
+from simulator.row_values import RowValues
+from simulator.scenario import Plan
+from simulator.variants import Graphical
+from workloads.decoder_graph import LayerStructure, Pass
+from workloads.model_spec import ModelSpec
+
+FloatArray = NDArray[np.float64]
+IndexArray = NDArray[np.int64]
+
+TASK_KEYS = {
+    "training": ("sequence_length", "global_batch_size"),
+    "prefill": ("prompt_length", "batch_size"),
+    "decode": ("context_length", "batch_size"),
+    "generation": ("prompt_length", "batch_size", "output_length"),
+}
+RECOMPUTE = {"none": (0.0, 0.0), "selective": (1.0, 0.0), "full": (1.0, 1.0)}
+
+
+def layer_structure(model: ModelSpec, graphical: Graphical) -> LayerStructure:
+    """Operators of a model's layers under the structural choices; generation starts as its prefill."""
+    computation: Pass = (
+        "training" if graphical.kind == "training" else "decode" if graphical.kind == "decode" else "prefill"
+    )
+    return LayerStructure(
+        gated_mlp=model.gated_mlp,
+        layer_norm=model.norm == "layer",
+        qk_norm=model.qk_norm,
+        rotary=model.positions == "rotary",
+        learned_positions=model.positions == "learned",
+        embedding_norm=model.embedding_norm,
+        dropout=model.dropout > 0 and computation == "training",
+        tied=model.tied_embeddings,
+        qkv_bias=model.qkv_bias,
+        attention_out_bias=model.attention_out_bias,
+        mlp_bias=model.mlp_bias,
+        norm_bias=model.norm_bias,
+        head_bias=model.head_bias,
+        flash_attention=graphical.flash,
+        computation=computation,
+    )
+
+
+def model_columns(models: Sequence[ModelSpec], index: IndexArray, layers_kept: float) -> ModelColumns:
+    """Sizes of the models that rows refer to; dropped layers are rounded to the nearest whole one."""
+
+    def spread(name: str) -> FloatArray:
+        return np.array([float(getattr(m, name)) for m in models])[index]
+
+    window = np.array([np.inf if m.sliding_window is None else float(m.sliding_window) for m in models])[
+        index
+    ]
+    return ModelColumns(
+        n_layers=np.maximum(np.round(spread("n_layers") * layers_kept), 1.0),
+        hidden=spread("hidden"),
+        ffn=spread("ffn"),
+        vocab=spread("vocab"),
+        positions=spread("position_rows"),
+        heads=spread("heads"),
+        kv_heads=spread("kv_heads"),
+        head_dim=spread("head_dim"),
+        window=window,
+    )
+
+
+def precision_columns(precisions: Sequence[Precision], index: IndexArray) -> PrecisionColumns:
+    """Bytes per element by class for the precisions that rows refer to."""
+
+    def spread(values: list[float]) -> FloatArray:
+        return np.array(values)[index]
+
+    def width(name: str) -> FloatArray:
+        return spread([DTYPE_BYTES[getattr(p, name)] for p in precisions])
+
+    operands = [operand_dtypes(p) for p in precisions]
+    return PrecisionColumns(
+        weights=width("weights"),
+        weights_operand=spread([w for _, w in operands]),
+        activations=width("activations"),
+        operand=spread([a for a, _ in operands]),
+        kv_cache=width("kv_cache"),
+        gradients=width("gradients"),
+        optimizer=spread([p.optimizer_bytes for p in precisions]),
+        gradient_communication=width("communication"),
+        activation_communication=width("activations"),
+        quantised=spread([float(p.quantises) for p in precisions]),
+    )
+
+
+def _pair(
+    chunk: RowValues, table: Mapping[str, tuple[float, float]], key: str, default: str
+) -> tuple[FloatArray, FloatArray]:
+    values, index = chunk.raw(key, default)
+    both = np.array([table[v] for v in values]).T
+    return (both[0], both[1]) if index is None else (both[0][index], both[1][index])
+
+
+def task_columns(chunk: RowValues, kind: str) -> tuple[TaskColumns, FloatArray]:
+    length, batch = (chunk.number(f"task.{k}") for k in TASK_KEYS[kind][:2])
+    output = chunk.number("task.output_length", 1.0) if kind == "generation" else np.ones(1)
+    if kind == "decode":
+        return TaskColumns(
+            batch=batch, query_length=np.ones(1), kv_length=length + 1.0, cached_length=length + 1.0
+        ), output
+    # The last generated token is never read back, so it needs no place in the cache.
+    cached = length + output - 1.0 if kind == "generation" else length
+    return TaskColumns(batch=batch, query_length=length, kv_length=length, cached_length=cached), output
+
+
+def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
+    def plan(key: str) -> FloatArray:
+        default = Plan.model_fields[key].default
+        return chunk.number(f"plan.{key}", np.nan if default is None else float(default))
+
+    devices = chunk.number("devices")
+    tensor, pipeline, given = plan("tensor_parallel"), plan("pipeline_parallel"), plan("data_parallel")
+    data = np.where(np.isnan(given), devices / (tensor * pipeline), given)
+    micro = plan("micro_batch_size")
+    core, everything = _pair(chunk, RECOMPUTE, "plan.recompute", "none")
+    return PlanColumns(
+        devices=devices,
+        tensor_parallel=tensor,
+        pipeline_parallel=pipeline,
+        virtual_pipeline=plan("virtual_pipeline"),
+        data_parallel=data,
+        micro_batch_size=np.where(
+            np.isnan(micro), 1.0 if kind == "training" else np.maximum(batch / data, 1.0), micro
+        ),
+        zero_stage=plan("zero_stage"),
+        sequence_parallel=plan("sequence_parallel"),
+        recompute_core=core,
+        recompute_all=everything,
+        overlap_grad_reduce=plan("overlap_grad_reduce"),
+        overlap_param_gather=plan("overlap_param_gather"),
+        overlap_tensor_parallel=plan("overlap_tensor_parallel"),
+        overlap_pipeline_p2p=plan("overlap_pipeline_p2p"),
+    )

@@ -150,7 +150,7 @@ class Splitter:
             g = int(graphical[first[number] if graphical.shape[0] > 1 else 0])
             m = int(model[first[number] if model.shape[0] > 1 else 0])
             chosen = self.variants.graphicals.get(g)
-            found.setdefault((g, layer_structure(self.variants.models.get(m), chosen)), []).append(number)
+            found.setdefault((chosen, layer_structure(self.variants.models.get(m), chosen)), []).append(number)
         for numbers in found.values():
             yield np.flatnonzero(np.isin(inverse, numbers))
 
@@ -216,7 +216,7 @@ class Splitter:
                 inputs=take(inputs, legal),
                 output_length=output if output.shape[0] == 1 else output[legal],
                 layer_codes=codes[legal],
-                cache_key=(int(v.graphicals.codes(chunk.positions)[0]), structure.layer)
+                cache_key=(graphical, structure.layer)
                 if everywhere
                 else None,
                 models=models,

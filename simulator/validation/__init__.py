@@ -1,0 +1,5 @@
+"""Scoring the engine against measured tables."""
+
+from simulator.validation.report import Validation, validate
+
+__all__ = ["Validation", "validate"]

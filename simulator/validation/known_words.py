@@ -1,0 +1,141 @@
+"""The committed tables: device names, spellings, and what frameworks and model families do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hardware_specs.strict_yaml import load_yaml
+
+__all__ = [
+    "Framework",
+    "alias_names",
+    "catalog_model",
+    "family_keys",
+    "framework_of",
+    "notes_of",
+    "spelling",
+    "system_of",
+]
+
+_FOLDER = Path(__file__).parent / "word_tables"
+
+
+@lru_cache
+def _table(name: str) -> dict[str, Any]:
+    return load_yaml(_FOLDER / f"{name}.yaml")
+
+
+@lru_cache
+def alias_names() -> Mapping[str, str]:
+    """Device names of the measured tables, in lower case, and the catalog system of each."""
+    return {
+        alias.lower(): system for system, aliases in _table("devices")["systems"].items() for alias in aliases
+    }
+
+
+def system_of(device: str) -> tuple[str | None, str]:
+    """Catalog system of a device name, or None and the reason why there is none."""
+    system = alias_names().get(device.lower())
+    if system is not None:
+        return system, ""
+    reasons = {name.lower(): reason for name, reason in _table("devices")["not_in_catalog"].items()}
+    known = reasons.get(device.lower())
+    return None, f"device {device}: {known}" if known else f"device {device} has no system in the alias table"
+
+
+def _expanded(value: Any, match: re.Match[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _expanded(inner, match) for key, inner in value.items()}
+    return match.expand(value) if isinstance(value, str) and "\\" in value else value
+
+
+def _fits(entry: Mapping[str, Any], text: str) -> re.Match[str] | None:
+    if "text" in entry:
+        return re.fullmatch(".*", text, re.DOTALL) if str(entry["text"]) == text else None
+    return re.fullmatch(str(entry["pattern"]), text)
+
+
+def spelling(column: str, text: str) -> dict[str, Any] | None:
+    """What a table's text means.
+
+    Parameters
+    ----------
+    column : str
+        ``zero_stage``, ``recompute``, ``precision`` or ``interconnect``.
+    text : str
+        The spelling in the table.
+
+    Returns
+    -------
+    dict or None
+        The entry with the numbers of the text filled in; a ``group`` that the text names becomes a whole
+        number of ranks [1]. None for an unknown spelling.
+
+    Raises
+    ------
+    KeyError
+        If the column has no spellings.
+    """
+    for entry in _table("spellings")[column]:
+        match = _fits(entry, text)
+        if match:
+            found = {
+                key: _expanded(value, match) for key, value in entry.items() if key not in ("text", "pattern")
+            }
+            if found.get("group") == "text":
+                found["group"] = int(match[1])
+            return found
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Framework:
+    """What a framework does where a table is silent; see ``word_tables/frameworks.yaml``."""
+
+    plan: Mapping[str, bool]
+    attention: str | None
+    sequence_parallel: bool | None
+    counts_context: bool
+
+
+def framework_of(name: str, date: str) -> Framework | None:
+    """Habits of a framework at a date (ISO, may be blank), or None where the table does not know it."""
+    for entry in _table("frameworks")["frameworks"]:
+        if re.fullmatch(entry["pattern"], name) and ("until" not in entry or ("" < date < entry["until"])):
+            return Framework(
+                plan=entry["plan"],
+                attention=entry.get("attention"),
+                sequence_parallel=entry.get("sequence_parallel"),
+                counts_context=entry["memory"] == "device",
+            )
+    return None
+
+
+def notes_of(text: str) -> Sequence[Mapping[str, Any]]:
+    """Entries of the notes table that a row's notes contain, in the table's order."""
+    return [entry for entry in _table("frameworks")["notes"] if re.search(entry["pattern"], text)]
+
+
+def family_keys(model: str, framework: str) -> Mapping[str, Any] | None:
+    """Keys of a model that follow from its family, or None where the table does not know it."""
+    for entry in _table("families")["families"]:
+        if re.fullmatch(entry["pattern"], model) and re.fullmatch(entry.get("framework", ".*"), framework):
+            keys: Mapping[str, Any] = entry["keys"]
+            return keys
+    return None
+
+
+def catalog_model(name: str) -> tuple[str | None, str]:
+    """Catalog model with the shape of a published one, or None and the reason why there is none."""
+    table = _table("families")
+    if name in table["catalog"]:
+        return table["catalog"][name], ""
+    for entry in table["not_modelled"]:
+        if re.fullmatch(entry["pattern"], name):
+            return None, str(entry["reason"])
+    return None, f"model {name} is not in the table of catalog models"

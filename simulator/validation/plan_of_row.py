@@ -1,0 +1,165 @@
+"""The plan that a measured row followed: degrees, sharding, recomputation, types and overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from simulator.precision import CLASSES, OPERATOR_CLASSES, RECIPES, Precision
+from simulator.validation.cases import RowReader
+from simulator.validation.known_words import Framework, spelling
+
+__all__ = ["degrees", "precision", "recompute", "switches", "zero_stage"]
+
+Notes = Sequence[Mapping[str, Any]]
+UNSHARDED = "0123"
+
+
+def degrees(reader: RowReader) -> dict[str, Any]:
+    """Degrees of parallelism as scenario keys [1].
+
+    A stated data-parallel degree is passed on, so that one that contradicts the devices is found by legality. A
+    blank context-parallel degree is 1 where the others multiply to the devices. Raises nothing.
+    """
+    row = reader.row
+    tensor, pipeline = reader.need_count("tp"), reader.need_count("pp")
+    keys: dict[str, Any] = {"plan.tensor_parallel": tensor, "plan.pipeline_parallel": pipeline}
+    keys["plan.virtual_pipeline"] = reader.need_count("vpp") if pipeline > 1 else 1
+    for column, what in (("cp", "context"), ("ep", "expert")):
+        if (row.count(column) or 1) > 1:
+            reader.skip(f"{what} parallelism is not modelled yet")
+    replicas = row.count("dp")
+    accounted = replicas is not None and tensor * pipeline * replicas == row.count("n_accelerators")
+    if row.count("cp") is None and not accounted and tensor and pipeline:
+        found = reader.assume("cp", "cp is blank and the other degrees do not multiply to the devices")
+        if found is not None and found != 1:
+            reader.skip("context parallelism is not modelled yet")
+    if replicas is not None:
+        keys["plan.data_parallel"] = replicas
+    return keys
+
+
+def _replicas(reader: RowReader, keys: Mapping[str, Any]) -> int:
+    stated = reader.row.count("dp")
+    inner = keys["plan.tensor_parallel"] * keys["plan.pipeline_parallel"]
+    return stated or (int(reader.row.count("n_accelerators") or 0) // inner if inner else 0)
+
+
+def zero_stage(reader: RowReader, keys: Mapping[str, Any]) -> int:
+    """Sharding stage [1] of a row with the degrees in ``keys``; notes a reason where it maps to none."""
+    replicas = _replicas(reader, keys)
+    if replicas == 1:
+        return 0
+    text = str(reader.need("zero_stage") or "")
+    if not text:
+        return 0
+    entry = {"stage": int(text)} if text in UNSHARDED else spelling("zero_stage", text)
+    if entry is None:
+        reader.skip(f"zero_stage {text!r} is not in the table of spellings")
+        return 0
+    if "skip" in entry:
+        reader.skip(f"zero_stage {text!r}: {entry['skip']}")
+        return 0
+    group = entry.get("group")
+    ranks = reader.row.count("accelerators_per_node") if group == "node" else group
+    if ranks is not None and ranks < replicas:
+        reader.skip("sharding within part of the replicas is not modelled yet")
+    return int(entry["stage"])
+
+
+def recompute(reader: RowReader) -> str:
+    """Recomputation of the plan; "none" and a noted reason where the row's word maps to none."""
+    text = str(reader.need("recompute") or "")
+    entry = spelling("recompute", text) if text else {}
+    if entry is None:
+        reader.skip(f"recompute {text!r} is not in the table of spellings")
+    elif "skip" in entry:
+        reader.skip(f"recompute {text!r}: {entry['skip']}")
+    return str((entry or {}).get("plan", "none"))
+
+
+def _communicated(recipe: Precision, notes: Notes) -> str | dict[str, str]:
+    """A recipe's name, or its types by class where the notes state another type of reduced gradients."""
+    wanted = recipe.communication
+    for note in notes:
+        stated = note.get("precision", {}).get("communication", wanted)
+        wanted = recipe.activations if stated == "compute" else stated
+    if wanted == recipe.communication:
+        return recipe.name
+    types = {key: str(getattr(recipe, key)) for key in (*CLASSES, *OPERATOR_CLASSES)}
+    return {**types, "communication": wanted}
+
+
+def precision(reader: RowReader, notes: Notes) -> tuple[str | dict[str, str], str]:
+    """Precision of a row.
+
+    Parameters
+    ----------
+    reader : RowReader
+        The row; notes reasons and assumptions.
+    notes : sequence of mapping
+        What the row's notes say.
+
+    Returns
+    -------
+    tuple
+        The plan's precision, and the type of the matrix products for grouping ("unknown" where blank).
+
+    Raises
+    ------
+    KeyError
+        If the table of spellings names an unknown recipe.
+    """
+    text = reader.row.text("precision")
+    entry = spelling("precision", text) if text else {"blank": "precision is blank", "dtype": "unknown"}
+    if entry is not None and "blank" in entry:
+        text = str(reader.assume("precision", entry["blank"]) or "")
+        if not text:
+            return "bf16", str(entry["dtype"])
+        entry = spelling("precision", text)
+    if entry is None:
+        reader.skip(f"precision {text!r} is not in the table of spellings")
+        return "bf16", text
+    if "skip" in entry:
+        reader.skip(f"precision {text!r}: {entry['skip']}")
+        return "bf16", str(entry["dtype"])
+    return _communicated(RECIPES[entry["recipe"]], notes), str(entry["dtype"])
+
+
+def switches(reader: RowReader, framework: Framework | None, notes: Notes, tensor: int) -> dict[str, Any]:
+    """Attention kernel, sequence parallelism and overlap.
+
+    Parameters
+    ----------
+    reader : RowReader
+        The row; notes reasons and assumptions.
+    framework : Framework or None
+        Habits that hold where the row is silent.
+    notes : sequence of mapping
+        What the row's notes say; these come last.
+    tensor : int
+        Tensor-parallel degree [1]; sequence parallelism is needed only above 1.
+
+    Returns
+    -------
+    dict
+        Keys of the plan, dotted. Raises nothing: an unknown framework is a reason to skip.
+    """
+    row = reader.row
+    if framework is None:
+        reader.skip(f"framework {row.text('framework')!r} is not in the table of frameworks")
+        return {}
+    flash = row.cells.get("flash_attention")
+    if flash is None:
+        flash = framework.attention == "flash" if framework.attention else reader.need("flash_attention")
+    sequence = row.cells.get("sequence_parallel")
+    if sequence is None and tensor > 1:
+        habit = framework.sequence_parallel
+        sequence = reader.need("sequence_parallel") if habit is None else habit
+    keys: dict[str, Any] = {
+        "plan.attention_kernel": "flash" if flash else "unfused",
+        "plan.sequence_parallel": bool(sequence),
+    }
+    for habits in (framework.plan, *(note.get("plan", {}) for note in notes)):
+        keys.update({f"plan.{key}": value for key, value in habits.items()})
+    return keys

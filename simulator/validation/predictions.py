@@ -1,0 +1,95 @@
+"""All scenarios of a table through the engine: rows of one structure are one space with one zipped axis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from simulator import legality
+from simulator.partition import Splitter
+from simulator.scenario import Plan
+from simulator.space import is_figure, space_from
+from simulator.sweeping import run_space
+from simulator.validation.cases import Case
+
+__all__ = ["Prediction", "predict", "scenario_of"]
+
+_UNCHANGED = "1x"
+# Keys that name things instead of counting them: rows that agree in them are evaluated together.
+_STRUCTURE = ("system", "plan.attention_kernel", "plan.precision")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """Result columns of one scenario [SI unit], or the legality rule that it breaks."""
+
+    columns: Mapping[str, float]
+    broken: str = ""
+
+
+def scenario_of(case: Case, fidelity: str = "calibrated") -> dict[str, Any]:
+    """Scenario of a case as a mapping that ``simulate`` takes, dotted keys at its top; raises nothing."""
+    return {"fidelity": fidelity, "task.kind": case.kind, **case.scenario}
+
+
+def _default(key: str) -> Any:
+    return _UNCHANGED if is_figure(key) else Plan.model_fields[key.removeprefix("plan.")].default
+
+
+def _structure(case: Case) -> str:
+    return json.dumps([case.kind, *(case.scenario.get(key) for key in _STRUCTURE)], sort_keys=True)
+
+
+def _together(cases: Sequence[Case], fidelity: str) -> list[Prediction]:
+    """Predictions of cases of one structure, in order."""
+    first = cases[0].scenario
+    named = {key: first[key] for key in _STRUCTURE if key in first}
+    keys = [key for key in dict.fromkeys(key for case in cases for key in case.scenario) if key not in named]
+    axis = {key: [case.scenario.get(key, None) for case in cases] for key in keys}
+    filled = {
+        key: [_default(key) if value is None else value for value in values] for key, values in axis.items()
+    }
+    space = space_from({"fidelity": fidelity, "task.kind": cases[0].kind, **named, "zip": [filled]})
+    result = run_space(space)
+    out = [Prediction(columns={}, broken="")] * len(cases)
+    for place, row in enumerate(result.rows):
+        found = {name: float(values[place]) for name, values in result.columns.items()}
+        out[row] = Prediction(columns=found)
+    missing = np.setdiff1d(np.arange(len(cases)), result.rows)
+    if missing.size:
+        for row, rule in zip(missing, Splitter(space).split(missing).broken, strict=True):
+            out[row] = Prediction(columns={}, broken=legality.RULES[int(rule)].name)
+    return out
+
+
+def predict(cases: Sequence[Case], fidelity: str) -> list[Prediction]:
+    """Evaluate the scenarios of cases.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        All with scenarios.
+    fidelity : str
+        "calibrated", "datasheet" or "bound".
+
+    Returns
+    -------
+    list of Prediction
+        In order, columns in SI units; a row that breaks a legality rule names it.
+
+    Raises
+    ------
+    ScenarioError, SpecError
+        If a scenario has a wrong type or an unknown name.
+    """
+    members: dict[str, list[int]] = {}
+    for number, case in enumerate(cases):
+        members.setdefault(_structure(case), []).append(number)
+    out: dict[int, Prediction] = {}
+    for numbers in members.values():
+        out.update(zip(numbers, _together([cases[n] for n in numbers], fidelity), strict=True))
+    return [out[number] for number in range(len(cases))]

@@ -1,0 +1,150 @@
+"""The entry point, and what it gives back: scores as JSON, as tables for a terminal and as rows for a plot."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hardware_specs.errors import Problem, ScenarioError
+from simulator.validation.cases import Case, parse_assumptions
+from simulator.validation.energy_rows import energy_case
+from simulator.validation.measured_table import Cell, Row, read_table
+from simulator.validation.predictions import predict
+from simulator.validation.scoring import Score, group_scores, score, source_prefix
+from simulator.validation.training_rows import training_case
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["Validation", "validate"]
+
+_CASES: Mapping[str, Callable[[Row, Mapping[str, Cell]], Case]] = {
+    "training_runs": training_case,
+    "energy_serving": energy_case,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """Scores of one measured table.
+
+    Attributes
+    ----------
+    table : str
+        Kind of table.
+    scores : tuple of Score
+        Every quantity of every row, scored or skipped, in the order of the file.
+    """
+
+    table: str
+    scores: tuple[Score, ...]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Errors by source, device, stack, type, quantity, size class and assumption; fractions [1]."""
+        return group_scores(self.scores)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; ``llmsim validate --format json`` prints exactly this. Errors are fractions [1]."""
+        return {
+            "table": self.table,
+            "groups": self.groups(),
+            "rows": [entry.to_dict() for entry in self.scores],
+        }
+
+    def scored(self) -> list[Score]:
+        """Rows that have a prediction."""
+        return [entry for entry in self.scores if not entry.skipped_because]
+
+    def skip_counts(self) -> list[tuple[str, str, int]]:
+        """Quantity, reason and number of rows [1] skipped for it, most first; a row counts by its first reason."""
+        counts = Counter(
+            (entry.quantity, entry.skipped_because.split("; ")[0])
+            for entry in self.scores
+            if entry.skipped_because
+        )
+        return [(quantity, reason, n) for (quantity, reason), n in counts.most_common()]
+
+    def parity_rows(self) -> list[dict[str, Any]]:
+        """Rows for a plot of predicted over measured [``unit``]; sources by the letters of the ids."""
+        return [
+            {**entry.to_dict(), "source": source_prefix(entry.case), "device": entry.case.device}
+            for entry in self.scored()
+        ]
+
+    def tables(self) -> list[RenderableType]:
+        """Tables for a terminal: groups, worst rows, skipped rows by reason."""
+        from simulator.validation.summary import summary_tables
+
+        return summary_tables(self)
+
+
+def _chosen(rows: Sequence[Row], sources: Sequence[str] | None) -> list[Row]:
+    if sources is None:
+        return list(rows)
+    kept = [row for row in rows if row.name.startswith(tuple(sources))]
+    if not kept:
+        known = sorted({re.sub(r"-\d+$", "", row.name) for row in rows})
+        fix = f"ids start with {', '.join(known[:30])}"
+        raise ScenarioError(
+            [Problem(path="sources", value=", ".join(sources), rule="no id starts with this", fix=fix)]
+        )
+    return kept
+
+
+def validate(
+    path: Path,
+    *,
+    table: str | None = None,
+    assume: Mapping[str, str] | None = None,
+    sources: Sequence[str] | None = None,
+    fidelity: str = "calibrated",
+) -> Validation:
+    """Score the engine against a measured table.
+
+    Parameters
+    ----------
+    path : Path
+        A CSV or Parquet file of a known kind.
+    table : str, optional
+        Its kind where the columns do not tell.
+    assume : mapping of str to str, optional
+        Values for blank fields; rows that need them form groups of their own.
+    sources : sequence of str, optional
+        Keep rows whose id starts with one of these.
+    fidelity : str
+        "calibrated", "datasheet" or "bound".
+
+    Returns
+    -------
+    Validation
+        Scores of all rows: seconds, GiB or joules against what was measured.
+
+    Raises
+    ------
+    SpecError
+        If the file cannot be read, lacks columns or has wrong cells.
+    ScenarioError
+        If the table is not one that is scored, or an assumption or a source is unknown.
+    """
+    if fidelity not in ("calibrated", "datasheet", "bound"):
+        raise ScenarioError(
+            [
+                Problem(
+                    path="fidelity",
+                    value=fidelity,
+                    rule="is not known",
+                    fix="use calibrated, datasheet or bound",
+                )
+            ]
+        )
+    read = read_table(Path(path), table)
+    assumptions = parse_assumptions(assume or {}, read.kind)
+    cases = [_CASES[read.kind.name](row, assumptions) for row in _chosen(read.rows, sources)]
+    ready = [case for case in cases if case.scenario]
+    predictions = dict(zip((id(case) for case in ready), predict(ready, fidelity), strict=True))
+    scores = [entry for case in cases for entry in score(case, predictions.get(id(case)))]
+    return Validation(table=read.kind.name, scores=tuple(scores))

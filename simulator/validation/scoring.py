@@ -1,0 +1,164 @@
+"""Errors of predictions, by row and by group."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from simulator.validation.cases import Case, Quantity
+from simulator.validation.predictions import Prediction
+
+__all__ = ["Score", "group_scores", "score", "source_prefix", "statistics"]
+
+GROUP_KEYS = ("source", "device", "stack", "dtype", "quantity", "unit", "size_class", "assumed")
+WORST_PERCENTILE = 90
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One quantity of one row: measured and predicted [``unit``], or why it is skipped."""
+
+    case: Case
+    quantity: str
+    unit: str
+    measured: float | None
+    predicted: float | None
+    skipped_because: str
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured minus one [1]; NaN where it is skipped."""
+        if self.measured is None or self.predicted is None:
+            return float("nan")
+        return self.predicted / self.measured - 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row of the JSON contract."""
+        return {
+            "id": self.case.id,
+            "quantity": self.quantity,
+            "unit": self.unit,
+            "measured": self.measured,
+            "predicted": self.predicted,
+            "low": None,
+            "high": None,
+            "assumed": self.case.assumed or None,
+            "skipped_because": self.skipped_because or None,
+        }
+
+
+def _skipped(case: Case, quantity: Quantity, prediction: Prediction | None) -> str:
+    reasons = list(case.reasons)
+    if quantity.absent:
+        # Nothing to compare with outweighs what the scenario lacks.
+        reasons.insert(0, quantity.absent)
+    if prediction is not None and prediction.broken:
+        reasons.append(f"illegal: {prediction.broken}")
+    if prediction is not None and case.must_fit and prediction.columns.get("feasible") == 0:
+        reasons.append("the batch does not fit in memory, so the server ran fewer at a time")
+    return "; ".join(reasons)
+
+
+def score(case: Case, prediction: Prediction | None) -> list[Score]:
+    """Scores of all quantities of a case; ``prediction`` is None where it has no scenario."""
+    out = []
+    for quantity in case.quantities:
+        because = _skipped(case, quantity, prediction)
+        predicted = None
+        if prediction is not None and not because:
+            less = prediction.columns[quantity.less] if quantity.less else 0.0
+            predicted = (prediction.columns[quantity.column] - less) / quantity.per
+        out.append(
+            Score(
+                case=case,
+                quantity=quantity.name,
+                unit=quantity.unit,
+                measured=quantity.measured,
+                predicted=predicted,
+                skipped_because=because,
+            )
+        )
+    return out
+
+
+def source_prefix(case: Case) -> str:
+    """Short name of a source: the id without its number, else the source itself."""
+    return case.source if case.id.startswith("row-") else re.sub(r"-\d+$", "", case.id)
+
+
+def _key(entry: Score) -> tuple[str, ...]:
+    case = entry.case
+    return (
+        case.source,
+        case.device,
+        case.stack,
+        case.dtype,
+        entry.quantity,
+        entry.unit,
+        case.size_class,
+        case.assumed,
+    )
+
+
+def statistics(scored: Sequence[Score]) -> dict[str, float | None]:
+    """Errors of scored rows.
+
+    Parameters
+    ----------
+    scored : sequence of Score
+        Rows with a prediction.
+
+    Returns
+    -------
+    dict
+        ``mape``, ``median_ape``, ``bias`` (mean signed error) and ``p90_ape`` as fractions [1]; None without
+        rows. Raises nothing.
+    """
+    if not scored:
+        return dict.fromkeys(("mape", "median_ape", "bias", "p90_ape"))
+    errors = np.array([entry.error for entry in scored])
+    sizes = np.abs(errors)
+    return {
+        "mape": float(np.mean(sizes)),
+        "median_ape": float(np.median(sizes)),
+        "bias": float(np.mean(errors)),
+        "p90_ape": float(np.percentile(sizes, WORST_PERCENTILE)),
+    }
+
+
+def group_scores(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """Groups of the JSON contract.
+
+    Parameters
+    ----------
+    scores : sequence of Score
+        All rows, skipped ones too.
+
+    Returns
+    -------
+    list of dict
+        In order of first appearance: ``rows`` scored and ``skipped`` [1], errors as fractions [1] (None
+        where no row is scored), ``bias`` the mean signed error. Raises nothing.
+    """
+    groups: dict[tuple[str, ...], list[Score]] = {}
+    for entry in scores:
+        groups.setdefault(_key(entry), []).append(entry)
+    out = []
+    for key, members in groups.items():
+        scored = [m for m in members if not m.skipped_because]
+        named: dict[str, Any] = dict(zip(GROUP_KEYS, key, strict=True))
+        named["assumed"] = named["assumed"] or None
+        out.append(
+            {
+                **named,
+                "rows": len(scored),
+                "skipped": len(members) - len(scored),
+                **statistics(scored),
+                "interval_coverage": None,
+            }
+        )
+    return out

@@ -1,0 +1,166 @@
+"""Rows as scenarios: what maps where, what is skipped and why, and that scores are what ``simulate`` gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from measured_rows import ENERGY_ROW, FSDP_ROW, MEGATRON_ROW, write_rows
+
+from simulator import simulate
+from simulator.validation import Validation, validate
+from simulator.validation.predictions import scenario_of
+
+
+def scored(tmp_path: Path, *rows: dict[str, Any], **options: Any) -> Validation:
+    return validate(write_rows(tmp_path / "rows.csv", *rows), **options)
+
+
+def reason(tmp_path: Path, **changes: Any) -> str:
+    return scored(tmp_path, {**MEGATRON_ROW, **changes}).scores[0].skipped_because
+
+
+def test_scenario_of_a_megatron_row(tmp_path: Path) -> None:
+    case = scored(tmp_path, MEGATRON_ROW).scores[0].case
+    assert case.scenario["plan.attention_kernel"] == "unfused" and case.scenario["plan.precision"] == "fp16"
+    assert case.scenario["plan.overlap_tensor_parallel"] and not case.scenario["plan.overlap_grad_reduce"]
+    model = case.scenario["model"]
+    assert model["dropout"] == 0.1 and model["tied_embeddings"] and model["max_positions"] == 2048
+    assert case.scenario["system.scale_out.links"] == 8
+
+
+def test_scenario_of_an_fsdp_row(tmp_path: Path) -> None:
+    case = scored(tmp_path, FSDP_ROW).scores[0].case
+    assert case.scenario["plan.zero_stage"] == 3 and case.scenario["plan.overlap_param_gather"]
+    # PURE reduces gradients in 16 bits, which no recipe of this name does.
+    assert case.scenario["plan.precision"]["communication"] == "bf16"
+    assert case.size_class == "small" and case.assumed == ""
+    default = scored(tmp_path, {**FSDP_ROW, "notes": "mp_mode=DEFAULT"}).scores[0].case
+    assert default.scenario["plan.precision"] == "bf16"
+
+
+def test_all_rows_together_equal_simulate_of_each(tmp_path: Path) -> None:
+    rows = [
+        MEGATRON_ROW,
+        FSDP_ROW,
+        {**FSDP_ROW, "id": "lf-test-002", "recompute": "full", "notes": "mp_mode=DEFAULT"},
+        {
+            **FSDP_ROW,
+            "id": "lf-test-003",
+            "accelerator": "h100_sxm_80gb",
+            "interconnect": "",
+            "n_accelerators": 8,
+            "dp": 8,
+            "global_batch": 64,
+        },
+        {**MEGATRON_ROW, "id": "meg-test-002", "sequence_parallel": True, "recompute": "selective"},
+    ]
+    for entry in scored(tmp_path, *rows).scores:
+        assert entry.predicted == pytest.approx(simulate(scenario_of(entry.case)).step_time_s, rel=1e-12)
+
+
+def test_step_time_follows_from_tokens_per_second(tmp_path: Path) -> None:
+    row = {**MEGATRON_ROW, "measured_step_time_s": "", "measured_tokens_per_s_per_device": 731.4}
+    # 2048 tokens x 4 sequences over 731.4 tokens/s on each of 8 devices
+    assert scored(tmp_path, row).scores[0].measured == pytest.approx(2048 * 4 / (731.4 * 8))
+
+
+def test_peak_memory_counts_what_the_framework_counts(tmp_path: Path) -> None:
+    rows = [
+        {**MEGATRON_ROW, "measured_peak_memory_gib": 60},
+        {
+            **MEGATRON_ROW,
+            "id": "deepspeed-1",
+            "framework": "Megatron-DeepSpeed",
+            "measured_peak_memory_gib": 60,
+        },
+    ]
+    allocated, device = [s for s in scored(tmp_path, *rows).scores if s.quantity == "peak_memory"]
+    memory = simulate(scenario_of(allocated.case)).memory
+    assert isinstance(memory["peak_bytes"], float) and isinstance(memory["reserved_bytes"], float)
+    assert allocated.unit == "GiB"
+    assert allocated.predicted == pytest.approx((memory["peak_bytes"] - memory["reserved_bytes"]) / 2**30)
+    assert device.predicted == pytest.approx(memory["peak_bytes"] / 2**30)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"experts": 8}, "mixture of experts is not modelled yet"),
+        ({"workload": "lora"}, "workload lora is not modelled yet"),
+        ({"cp": 2}, "context parallelism is not modelled yet"),
+        ({"recompute": ""}, "recompute is blank"),
+        ({"micro_batch": ""}, "micro_batch is blank"),
+        ({"tp": ""}, "tp is blank"),
+        ({"precision": "bf16 (not stated)"}, "the precision is not stated"),
+        ({"precision": "fp3"}, "precision 'fp3' is not in the table of spellings"),
+        ({"recompute": "selective (per-op)"}, "recomputing every second product"),
+        ({"accelerator": "tpu_v6e"}, "device tpu_v6e: not in the catalog yet"),
+        ({"interconnect": "NVL72"}, "interconnect 'NVL72' does not belong to a100_sxm_80gb"),
+        ({"framework": "abacus"}, "framework 'abacus' is not in the table of frameworks"),
+        ({"model": "abacus-1b"}, "of its family are not known"),
+        ({"outcome": "oom"}, "the run ended out of memory"),
+        ({"measured_step_time_s": ""}, "step_time is not stated"),
+        ({"dp": 2}, "illegal: degrees multiply to devices"),
+        (
+            {"tp": 1, "dp": 8, "zero_stage": "zero1 group 4", "global_batch": 32},
+            "sharding within part of the replicas",
+        ),
+    ],
+)
+def test_rows_are_skipped_with_the_reason(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
+    assert expected in reason(tmp_path, **changes)
+
+
+def test_an_illegal_row_does_not_spoil_the_others(tmp_path: Path) -> None:
+    rows = [MEGATRON_ROW, {**MEGATRON_ROW, "id": "meg-test-002", "heads": 60, "head_dim": ""}]
+    good, bad = scored(tmp_path, *rows).scores
+    assert good.predicted is not None and bad.skipped_because.startswith("model: ")
+    good, bad = scored(
+        tmp_path, rows[0], {**rows[1], "heads": 48, "kv_heads": 48, "head_dim": 128, "ffn": 24577}
+    ).scores
+    assert good.predicted is not None and bad.skipped_because == "illegal: tensor divides ffn"
+
+
+def test_a_group_of_all_replicas_is_plain_sharding(tmp_path: Path) -> None:
+    row = {**MEGATRON_ROW, "tp": 1, "dp": 8, "zero_stage": "zero1 group 8", "global_batch": 32}
+    assert scored(tmp_path, row).scores[0].case.scenario["plan.zero_stage"] == 1
+
+
+def test_assumptions_make_groups_of_their_own(tmp_path: Path) -> None:
+    blank = {**MEGATRON_ROW, "id": "meg-test-002", "recompute": ""}
+    without = scored(tmp_path, MEGATRON_ROW, blank)
+    assert [(g["rows"], g["skipped"]) for g in without.groups()] == [(1, 1)]
+    found = scored(tmp_path, MEGATRON_ROW, blank, assume={"recompute": "full"})
+    assert [(g["assumed"], g["rows"]) for g in found.groups()] == [(None, 1), ("recompute=full", 1)]
+    assert found.scores[0].predicted == found.scores[1].predicted
+
+
+def test_a_fabric_that_is_not_stated_is_named(tmp_path: Path) -> None:
+    several, one = (
+        scored(tmp_path, {**FSDP_ROW, "interconnect": "", **changes}).scores[0].case.assumed
+        for changes in ({}, {"n_accelerators": 8, "dp": 8})
+    )
+    assert (several, one) == ("interconnect=catalog", "")
+
+
+def test_energy_rows(tmp_path: Path) -> None:
+    rows = [
+        ENERGY_ROW,
+        {**ENERGY_ROW, "isl": 128, "avg_output_len": 64, "itl_median_ms": ""},
+        {**ENERGY_ROW, "isl": 1024, "avg_output_len": 1024, "batch": 4096, "itl_median_ms": ""},
+        {**ENERGY_ROW, "model": "openai/gpt-oss-20b"},
+    ]
+    energy, latency, request, too_big, experts, _ = scored(tmp_path, *rows).scores
+    step = simulate(scenario_of(energy.case))
+    # The hosts are not metered: 16 tokens share what the device uses.
+    assert step.energy["host_j"] == 0 and energy.predicted == pytest.approx(step.energy_j / 16)
+    assert latency.quantity == "inter_token_latency" and latency.measured == pytest.approx(9e-3)
+    assert latency.predicted == pytest.approx(step.step_time_s)
+    assert energy.case.assumed == "context=256 + half of the output"
+    assert request.case.kind == "generation" and request.case.assumed == ""
+    whole = simulate(scenario_of(request.case))
+    assert request.predicted == pytest.approx(whole.energy_j / (16 * 64))
+    assert "does not fit" in too_big.skipped_because
+    assert experts.skipped_because == "mixture of experts is not modelled yet"

@@ -1,0 +1,106 @@
+"""The committed tables name things that exist, and cover the spellings of the measured tables."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+from measured_rows import measured
+
+from hardware_specs import list_systems
+from simulator.precision import RECIPES
+from simulator.scenario import Plan
+from simulator.validation.known_words import (
+    _table,
+    alias_names,
+    catalog_model,
+    family_keys,
+    framework_of,
+    notes_of,
+    spelling,
+    system_of,
+)
+from simulator.validation.table_kinds import KINDS, UNSCORED
+from workloads import ModelSpec, list_models
+
+
+def test_devices_name_catalog_systems() -> None:
+    assert set(alias_names().values()) <= set(list_systems())
+    assert system_of("NVIDIA H100 80GB HBM3") == system_of("h100_sxm_80gb") == ("dgx-h100", "")
+    assert system_of("gb200")[1] == "device gb200: a rack-scale system is not in the catalog yet"
+    assert "alias table" in system_of("abacus")[1]
+
+
+def test_entries_name_plan_keys_recipes_and_model_keys() -> None:
+    for entry in _table("spellings")["precision"]:
+        assert entry.get("recipe", "bf16") in RECIPES
+    for entry in (*_table("frameworks")["frameworks"], *_table("frameworks")["notes"]):
+        assert set(entry.get("plan", {})) <= set(Plan.model_fields)
+    for entry in _table("frameworks")["frameworks"]:
+        assert len(entry["source"]) > 20 and entry["memory"] in ("allocated", "device")
+    for entry in _table("families")["families"]:
+        assert set(entry["keys"]) <= set(ModelSpec.model_fields) and len(entry["source"]) > 20
+    assert set(_table("families")["catalog"].values()) <= set(list_models())
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "expected"),
+    [
+        ("zero_stage", "fsdp_full_shard (zero3)", {"stage": 3}),
+        ("zero_stage", "zero1 group 8", {"stage": 1, "group": 8}),
+        ("zero_stage", "fsdp2 group 64", {"stage": 3, "group": 64}),
+        ("zero_stage", "megatron-fsdp group 16", {"stage": 3, "group": 16}),
+        ("zero_stage", "fsdp 256 in slice, DP across slices", {"stage": 3, "group": 256}),
+        ("zero_stage", "fsdp 8 x DP 4", {"stage": 3, "group": 8}),
+        ("zero_stage", "zero9", None),
+        ("recompute", "selective", {"plan": "selective"}),
+        ("precision", "fp8 hybrid", {"recipe": "fp8", "dtype": "fp8"}),
+        (
+            "interconnect",
+            "4 x 100Gb RoCE per node",
+            {"figures": {"scale_out.links": "4", "scale_out.link_bandwidth": "100 Gbit/s"}},
+        ),
+        (
+            "interconnect",
+            "NVLink node; 400 Gb/s RDMA per GPU",
+            {"figures": {"scale_out.link_bandwidth": "400 Gbit/s", "scale_out.links": 8}},
+        ),
+    ],
+)
+def test_spellings(column: str, text: str, expected: object) -> None:
+    assert spelling(column, text) == expected
+
+
+def test_frameworks_depend_on_the_date() -> None:
+    early, late = framework_of("Megatron-LM", "2021-04"), framework_of("Megatron-LM", "2022-05")
+    assert early is not None and "overlap_tensor_parallel" not in early.plan and early.attention == "unfused"
+    assert late is not None and late.plan["overlap_tensor_parallel"]
+    today = framework_of("Megatron-LM", "2025-08")
+    assert today is not None and today.attention == "flash"
+    assert framework_of("abacus", "") is None
+    assert [note["plan"] for note in notes_of("--overlap-grad-reduce, --tp-comm-overlap")] == [
+        {"overlap_tensor_parallel": True},
+        {"overlap_grad_reduce": True},
+    ]
+
+
+def test_families() -> None:
+    assert family_keys("mpt-7b", "PyTorch FSDP (llm-foundry/Composer)") is not None
+    assert family_keys("mpt-7b", "another framework") is None
+    assert catalog_model("meta-llama/Llama-3.3-70B-Instruct") == ("llama-3.1-70b", "")
+    assert catalog_model("Qwen/Qwen3-30B-A3B-Instruct-2507")[1] == "mixture of experts is not modelled yet"
+    assert catalog_model("Qwen/Qwen3-VL-8B-Instruct")[1] == "images and sound are not modelled"
+
+
+def test_kinds_do_not_overlap() -> None:
+    assert not set(KINDS) & set(UNSCORED)
+
+
+@pytest.mark.parametrize("column", ["zero_stage", "recompute", "precision", "interconnect", "accelerator"])
+def test_every_spelling_of_the_open_table_is_known(column: str) -> None:
+    with measured("training_runs.csv").open(newline="") as file:
+        spellings = {row[column] for row in csv.DictReader(file) if row[column]}
+    if column == "accelerator":
+        assert not [text for text in spellings if "alias table" in system_of(text)[1]]
+    else:
+        assert not [text for text in spellings if spelling(column, text) is None]

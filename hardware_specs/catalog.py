@@ -32,17 +32,17 @@ Source = str | Path | Mapping[str, Any]
 
 
 def list_accelerators() -> list[str]:
-    """Names of the accelerators in the catalog, sorted."""
+    """Names of the accelerators in the catalog, sorted. Raises nothing."""
     return names("accelerator")
 
 
 def list_systems() -> list[str]:
-    """Names of the systems in the catalog, sorted."""
+    """Names of the systems in the catalog, sorted. Raises nothing."""
     return names("system")
 
 
 def list_calibrations() -> list[str]:
-    """Names of the shipped calibrations, sorted."""
+    """Names of the shipped calibrations, sorted. Raises nothing."""
     return names("calibration")
 
 

@@ -116,7 +116,7 @@ def near_names(name: str, known: Iterable[str], n: int = 5) -> list[str]:
     Returns
     -------
     list of str
-        At most ``n`` names in their own spelling; empty if nothing is near.
+        At most ``n`` names in their own spelling; empty if nothing is near. Raises nothing.
 
     Examples
     --------

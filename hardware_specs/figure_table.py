@@ -36,7 +36,7 @@ def figures(spec: Spec, *, reference: bool = False) -> dict[str, tuple[Figure, s
     dict
         Dotted path, such as ``"accelerator.memory_bandwidth"``, to (figure, dimension). The value of
         the figure is in the SI unit of the dimension. Coefficients of a calibration carry the basis and
-        the source of their fit; its error statistics are left out.
+        the source of their fit; its error statistics are left out. Raises nothing.
     """
     return {path: (figure, dimension.name) for path, figure, dimension in _leaves(spec, "", reference)}
 
@@ -81,7 +81,7 @@ def to_mapping(spec: Spec) -> dict[str, Any]:
     Returns
     -------
     dict
-        Text, numbers, lists and mappings; quantities are text with their SI unit.
+        Text, numbers, lists and mappings; quantities are text with their SI unit. Raises nothing.
     """
     return {name: _plain(value, field) for name, field, value in _fields(spec) if value is not None}
 

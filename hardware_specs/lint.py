@@ -54,6 +54,11 @@ def lint(path: str | Path) -> list[Problem]:
         Mistakes as `Problem`, doubts as `LintWarning`; empty if there is nothing to say. Warnings are
         sought only in files without mistakes.
 
+    Raises
+    ------
+    SpecError
+        Never: a file that cannot be read is one of the mistakes.
+
     Notes
     -----
     The doubts: a peak that is twice or half the published dense one (sparse?), a link that carries what
@@ -73,7 +78,10 @@ def lint(path: str | Path) -> list[Problem]:
 
 
 def detect_kind(data: Mapping[str, Any]) -> Kind | None:
-    """Which schema a mapping follows, by the keys that only one of them has; None if none fits."""
+    """Which schema a mapping follows, by the keys that only one of them has; None if none fits.
+
+    Raises nothing.
+    """
     marks: dict[Kind, set[str]] = {
         "calibration": {"kernels", "stack", "applies_to"},
         "system": {"accelerator", "accelerators_per_node", "host_power", "slices", "max_devices"},

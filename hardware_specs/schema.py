@@ -83,6 +83,7 @@ class AcceleratorSpec(Spec):
     price: Money | None = Field(default=None, description="purchase price of one device")
 
     def broken_rules(self) -> Iterator[Problem]:
+        """Types without energy or without units, and figures that exceed their limit; raises nothing."""
         for dtype in self.matmul_flop_per_unit_clock:
             if dtype not in self.energy_per_flop:
                 yield _rule(f"energy_per_flop.{dtype}", "", "is missing for a dtype with matmul units")
@@ -124,6 +125,7 @@ class FabricSpec(Spec):
     )
 
     def broken_rules(self) -> Iterator[Problem]:
+        """Keys of a torus on another topology, odd links, a reduction without a switch; raises nothing."""
         if self.topology != "torus":
             if self.shape is not None:
                 yield _rule("shape", str(self.shape), f"is for a torus, not for {self.topology}", "remove it")
@@ -135,13 +137,14 @@ class FabricSpec(Spec):
 
 
 class SliceSpec(Spec):
-    """One part of a torus that can be allocated."""
+    """One part of a torus that can be allocated: accelerators in all, and along each dimension [1]."""
 
     devices: Annotated[int, Field(ge=1)]
     shape: list[Annotated[int, Field(ge=1)]]
     wrap: bool = Field(default=True, description="whether the ends of each dimension are joined")
 
     def broken_rules(self) -> Iterator[Problem]:
+        """A shape that is not the number of devices; raises nothing."""
         if math.prod(self.shape) != self.devices:
             product = " x ".join(map(str, self.shape))
             yield _rule("devices", str(self.devices), f"must be {product} = {math.prod(self.shape)}")
@@ -163,6 +166,7 @@ class SystemSpec(Spec):
     calibration: Name | None = Field(default=None, description="calibration to use; none: by accelerator")
 
     def broken_rules(self) -> Iterator[Problem]:
+        """Device counts, slices and fabrics that do not belong together; raises nothing."""
         per_node, most = self.accelerators_per_node.value, self.max_devices.value
         torus = self.scale_up.topology == "torus"
         if most < per_node:

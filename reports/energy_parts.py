@@ -35,7 +35,7 @@ def energy_table(estimate: Mapping[str, Any]) -> Rows:
 
     Notes
     -----
-    Source: only the mapping; power is energy over step time.
+    Raises nothing. Source: only the mapping; power is energy over step time.
     """
     rows = part_rows(estimate.get("energy"), "_j", ENERGY_LABELS, "part", "energy_j")
     step = number(estimate, "step_time_s")

@@ -38,7 +38,7 @@ def memory_table(estimate: Mapping[str, Any]) -> Rows:
 
     Notes
     -----
-    Source: only the mapping; nothing is recomputed.
+    Raises nothing. Source: only the mapping; nothing is recomputed.
     """
     owners = {name: value for name, value in (estimate.get("memory") or {}).items() if name not in _TOTALS}
     return part_rows(owners, "_bytes", MEMORY_LABELS, "owner", "bytes")

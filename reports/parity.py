@@ -42,7 +42,7 @@ def parity_table(rows: pd.DataFrame | Iterable[Mapping[str, Any]]) -> Rows:
 
     Notes
     -----
-    Source: only the rows; the error is relative to what was measured.
+    Raises nothing. Source: only the rows; the error is relative to what was measured.
     """
     table: Rows = []
     for row in rows_of(rows):
@@ -81,7 +81,7 @@ def parity_summary(rows: pd.DataFrame | Iterable[Mapping[str, Any]]) -> Rows:
 
     Notes
     -----
-    Source: only the rows. The median of an even number of rows is the mean of the middle two.
+    Raises nothing. Source: only the rows. The median of an even number of rows is the mean of the middle two.
     """
     groups: dict[tuple[str, str, str], list[float]] = {}
     for row in parity_table(rows):

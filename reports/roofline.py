@@ -55,7 +55,7 @@ def roofline_table(estimate: Mapping[str, Any]) -> Rows:
 
     Notes
     -----
-    The roof is min(peak, bandwidth x intensity). Source: Williams, Waterman and Patterson 2009.
+    The roof is min(peak, bandwidth x intensity). Raises nothing. Source: Williams, Waterman and Patterson 2009.
     """
     own = [row for row in estimate.get("operators") or () if operator_class(row) in ("compute", "optimizer")]
     total = math.fsum(number(row, "busy_s") for row in own)

@@ -39,7 +39,7 @@ def scaling_table(points: pd.DataFrame | Iterable[Mapping[str, Any]]) -> Rows:
     Notes
     -----
     With t(n) the step time, speed-up is t(n0)/t(n), the ideal is n/n0 and efficiency their quotient; the
-    work per step must be the same in all points. Source: G. M. Amdahl, AFIPS SJCC 1967,
+    work per step must be the same in all points. Raises nothing. Source: G. M. Amdahl, AFIPS SJCC 1967,
     doi:10.1145/1465482.1465560 (fixed work).
     """
     known = [row for row in rows_of(points) if number(row, "devices") > 0 and number(row, "step_time_s") > 0]

@@ -67,7 +67,7 @@ def best_table(frame: pd.DataFrame, objective: str = "step_time_s", top: int = 1
     objective : str
         Column to rank by, in its own unit; larger is better for rates of tokens, mfu and hfu.
     top : int
-        Rows.
+        Rows [1].
 
     Returns
     -------

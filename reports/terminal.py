@@ -130,7 +130,7 @@ def estimate_table(estimate: Mapping[str, Any], top: int = 12) -> RenderableType
     estimate : mapping
         ``Estimate.to_dict()``; parts that are missing or null are left out.
     top : int
-        Operators to list before the row called other.
+        Operators to list before the row called other [1].
 
     Returns
     -------

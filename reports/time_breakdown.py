@@ -51,7 +51,7 @@ def time_table(estimate: Mapping[str, Any]) -> Rows:
 
     Notes
     -----
-    Source: only the mapping; nothing is recomputed.
+    Raises nothing. Source: only the mapping; nothing is recomputed.
     """
     return part_rows(estimate.get("time"), "_s", CLASS_LABELS, "class", "exposed_s")
 
@@ -75,7 +75,7 @@ def operator_table(estimate: Mapping[str, Any], top: int = TOP_OPERATORS) -> Row
 
     Notes
     -----
-    Ties keep the order of the estimate. Source: only the mapping.
+    Ties keep the order of the estimate. Raises nothing. Source: only the mapping.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for operator in estimate.get("operators") or ():

@@ -39,7 +39,7 @@ def compare_parts(before: Mapping[str, Any], after: Mapping[str, Any]) -> Rows:
 
     Notes
     -----
-    Source: the ``time`` tables of both estimates.
+    Raises nothing. Source: the ``time`` tables of both estimates.
     """
     first = {row["class"]: row for row in time_table(before)}
     second = {row["class"]: row for row in time_table(after)}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from simulator.collectives import exchange
 from simulator.columns import DeviceColumns, Inputs
-from simulator.counting import OPERATOR_KINDS, Work, count, weight_elements
+from simulator.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
 from simulator.kernel_time import kernel_time
 from simulator.placement import place
 from simulator.rules import at
@@ -83,7 +83,7 @@ class Blocks:
     forward: dict[str, BlockCost]
     backward: dict[str, BlockCost]
     forward_operators: dict[str, list[Operator]]
-    parameters: dict[str, FloatArray]
+    parameters: dict[str, Parameters]
 
 
 def _peak(device: DeviceColumns, operator: Operator) -> FloatArray:
@@ -107,7 +107,7 @@ def operator_seconds(
     if family == "view":
         return ZERO, ZERO, ZERO
     if family == "collective":
-        group = place(inputs.plan.tensor_parallel, ONE, inputs.fabric)
+        group = place(inputs.plan.tensor_parallel, ONE, inputs.plan.devices, inputs.fabric)
         done = exchange(operator.collective, work.message_bytes, group, inputs.fabric)
         return done.seconds, done.inner_bytes, done.outer_bytes
     fit = inputs.device.kernels[family]
@@ -239,8 +239,8 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         backward={},
         forward_operators={n: operators(g) for n, g in sharded.items()},
         parameters={
-            **{n: weight_elements(operators(g)) for n, g in sharded.items()},
-            "head_matrix": weight_elements(operators(sharded["head"]), named="head_weight"),
+            **{n: parameters_of(operators(g), inputs.precision) for n, g in sharded.items()},
+            "head_matrix": parameters_of(operators(sharded["head"]), inputs.precision, named="head_weight"),
         },
     )
     if structure.layer.computation == "training":

@@ -152,6 +152,11 @@ def lint_file(path: Path) -> tuple[list[Problem], list[Problem]]:
         return list(error.problems), []
     if detect_kind(data) is None and {"n_layers", "hidden", "model_type"} & data.keys():
         return list(lint_model(path)), []
+    if {"task", "plan"} & data.keys():
+        fix = "llmsim run checks it before it runs"
+        return [
+            Problem(path=str(path), value="", rule="is a scenario, not a hardware or model file", fix=fix)
+        ], []
     found = lint(path)
     warnings: list[Problem] = [p for p in found if isinstance(p, LintWarning)]
     return [p for p in found if not isinstance(p, LintWarning)], warnings

@@ -157,21 +157,40 @@ def exchange(collective: str, message_bytes: FloatArray, group: Group, fabric: F
     return Exchange(seconds=seconds + across, inner_bytes=inner_sent, outer_bytes=outer_sent)
 
 
-def send(message_bytes: FloatArray, stride: FloatArray, fabric: FabricColumns) -> Exchange:
-    """Time and traffic of a message to the device ``stride`` further: inside the node, or across.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageMessage:
+    """A message between neighbouring pipeline stages: inside a node, across nodes, and how often each occurs.
 
-    ``message_bytes`` [byte] and ``stride`` [1] broadcast; zero bytes take zero time; raises nothing.
+    Seconds [s]; ``boundaries_inside`` and ``boundaries_across`` count the boundaries of one pipeline [1].
     """
-    crosses = stride >= fabric.accelerators_per_node
+
+    inside_s: FloatArray
+    across_s: FloatArray
+    boundaries_inside: FloatArray
+    boundaries_across: FloatArray
+
+
+def stage_message(
+    message_bytes: FloatArray, stride: FloatArray, stages: FloatArray, fabric: FabricColumns
+) -> StageMessage:
+    """Messages between ``stages`` [1] that lie ``stride`` devices apart, ``message_bytes`` each [byte].
+
+    Broadcasts; zero bytes take zero time; raises nothing.
+    """
+    node = fabric.accelerators_per_node
     one, two = np.ones(1), np.full(1, 2.0)
-    nodes_apart = np.maximum(stride / fabric.accelerators_per_node, 1.0)
+    nodes_apart = np.maximum(stride / node, 1.0)
     tier_in, tier_out = fabric.inner, fabric.outer
-    inside = _seconds(tier_in, tier_bandwidth(tier_in, two, stride), message_bytes, one, tier_in.efficiency)
-    across = _seconds(
-        tier_out, tier_bandwidth(tier_out, two, nodes_apart), message_bytes, one, tier_out.efficiency
+    bandwidth_in = tier_bandwidth(tier_in, two, stride, node)
+    bandwidth_out = tier_bandwidth(tier_out, two, nodes_apart, two)
+    boundaries = np.maximum(stages - 1.0, 0.0)
+    # Stages fill node after node: there is one boundary across nodes for each node after the first.
+    across = np.where(
+        stride >= node, boundaries, np.minimum(np.ceil(stages * stride / node) - 1.0, boundaries)
     )
-    return Exchange(
-        seconds=np.where(crosses, across, inside),
-        inner_bytes=np.where(crosses, 0.0, message_bytes),
-        outer_bytes=np.where(crosses, message_bytes, 0.0),
+    return StageMessage(
+        inside_s=_seconds(tier_in, bandwidth_in, message_bytes, one, tier_in.efficiency),
+        across_s=_seconds(tier_out, bandwidth_out, message_bytes, one, tier_out.efficiency),
+        boundaries_inside=boundaries - across,
+        boundaries_across=across,
     )

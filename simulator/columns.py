@@ -76,6 +76,7 @@ class PrecisionColumns:
     """Bytes per element by tensor class [byte]; ``quantised`` is 1 where products need a quantise pass."""
 
     weights: FloatArray
+    plain_weights: FloatArray
     weights_operand: FloatArray
     activations: FloatArray
     operand: FloatArray
@@ -124,8 +125,8 @@ class TierColumns:
     """One tier of the fabric, as one rank sees it.
 
     ``topology`` is a code (:data:`simulator.placement.TOPOLOGIES`); bandwidth is one way per link; ``links``
-    per accelerator; ``axis_0`` to ``axis_2`` are the lengths of a torus, 1 elsewhere; ``compute_share`` is the
-    part of the compute units that a running exchange occupies.
+    per accelerator; ``axis_0`` to ``axis_2`` are the lengths of a torus, 1 elsewhere, and ``wrap`` is 1 where its
+    ends are joined; ``compute_share`` is the part of the compute units that a running exchange occupies.
     """
 
     topology: FloatArray
@@ -136,6 +137,7 @@ class TierColumns:
     axis_0: FloatArray
     axis_1: FloatArray
     axis_2: FloatArray
+    wrap: FloatArray
     efficiency: FloatArray
     base_latency_s: FloatArray
     step_latency_s: FloatArray

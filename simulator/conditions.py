@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_specs.errors import Problem, ScenarioError, near_names
+from hardware_specs.errors import Problem, ScenarioError, near_names, shorten
 
 _BINARY: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -32,19 +32,42 @@ _COMPARE: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
 }
 _CALLS: dict[str, Callable[[Any, Any], Any]] = {"min": np.minimum, "max": np.maximum}
 _MAX_CHARACTERS = 500
+_LARGEST = 1e300
+_UNDERSTOOD = "only numbers, names, arithmetic, comparisons, and, or, not, min and max are understood"
+_KNOWN = "known are devices, micro_batches, the numbers of plan and task, the sizes of the model, and swept numbers"
+_EXAMPLE = "write such as plan.tensor_parallel <= 8"
+# What the engine supplies for every row beside the numeric keys of the sweep.
+_DEGREES = (
+    "tensor_parallel",
+    "pipeline_parallel",
+    "virtual_pipeline",
+    "data_parallel",
+    "micro_batch_size",
+    "zero_stage",
+    "sequence_parallel",
+)
+_SIZES = ("n_layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab")
+DERIVED_NAMES = frozenset(
+    [*_DEGREES, *(f"plan.{d}" for d in _DEGREES), *(f"model.{n}" for n in _SIZES), "devices", "micro_batches"]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """A parsed condition: its text, its tree, and the names it uses."""
+    """A parsed condition: its text, its tree, the names it uses, and those that have one value for all rows."""
 
     text: str
     tree: ast.expr
     names: frozenset[str]
+    constants: Mapping[str, float] = field(default_factory=dict)
 
 
-def _refuse(text: str, why: str, fix: str = "") -> ScenarioError:
-    return ScenarioError([Problem(path="where", value=f'"{text[:80]}"', rule=why, fix=fix)])
+def _problem(text: str, why: str, fix: str = _EXAMPLE) -> Problem:
+    return Problem(path="where", value=shorten(text), rule=why, fix=fix)
+
+
+def _refuse(text: str, why: str, fix: str = _EXAMPLE) -> ScenarioError:
+    return ScenarioError([_problem(text, why, fix)])
 
 
 def _dotted(node: ast.AST) -> str | None:
@@ -74,12 +97,12 @@ def _names(node: ast.AST, text: str) -> set[str]:
         if len(node.args) != 2 or node.keywords:
             raise _refuse(text, f"{node.func.id} takes two arguments")
         children = list(node.args)
-    elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float, bool)):
+    elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+        if abs(node.value) > _LARGEST:
+            raise _refuse(text, f"a number in a condition is at most {_LARGEST:g}")
         return set()
     else:
-        raise _refuse(
-            text, "only numbers, names, arithmetic, comparisons, and, or, not, min and max are understood"
-        )
+        raise _refuse(text, _UNDERSTOOD)
     return set().union(*(_names(child, text) for child in children))
 
 
@@ -102,12 +125,54 @@ def parse_condition(text: Any) -> Condition:
         If it is no text, too long, has a syntax error, or contains anything else.
     """
     if not isinstance(text, str) or len(text) > _MAX_CHARACTERS:
-        raise _refuse(str(text), f"a condition is a text of at most {_MAX_CHARACTERS} characters")
+        raise _refuse(str(text), f"a condition must be a text of at most {_MAX_CHARACTERS} characters")
     try:
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError):
-        raise _refuse(text, "is not an expression", "write such as plan.tensor_parallel <= 8") from None
+        raise _refuse(text, "is not an expression") from None
     return Condition(text=text, tree=tree, names=frozenset(_names(tree, text)))
+
+
+def _unknown_names(condition: Condition, known: Collection[str]) -> list[Problem]:
+    found = []
+    for name in sorted(condition.names - set(known)):
+        near = near_names(name, known, n=3)
+        fix = f"did you mean {', '.join(near)}?" if near else _KNOWN
+        found.append(_problem(condition.text, f"{name} is not a number that a row has", fix))
+    return found
+
+
+def parse_conditions(
+    texts: Any, problems: list[Problem], constants: Mapping[str, float], swept: Collection[str]
+) -> tuple[Condition, ...]:
+    """Parse the ``where`` of a sweep: one condition or a list of them.
+
+    Parameters
+    ----------
+    texts : str or list of str
+        As written.
+    problems : list of Problem
+        Every mistake is appended.
+    constants : mapping of str to float
+        Numbers of the scenario that do not vary [SI].
+    swept : collection of str
+        Keys that vary and are numbers.
+
+    Returns
+    -------
+    tuple of Condition
+        Those without a mistake. Raises nothing.
+    """
+    found = []
+    for text in texts if isinstance(texts, list) else [texts]:
+        try:
+            condition = parse_condition(text)
+        except ScenarioError as error:
+            problems += error.problems
+            continue
+        problems += _unknown_names(condition, DERIVED_NAMES | constants.keys() | set(swept))
+        found.append(replace(condition, constants=constants))
+    return tuple(found)
 
 
 def _value(node: ast.AST, columns: Mapping[str, Any]) -> Any:
@@ -115,7 +180,8 @@ def _value(node: ast.AST, columns: Mapping[str, Any]) -> Any:
     if name is not None:
         return columns[name]
     if isinstance(node, ast.Constant):
-        return node.value
+        # float64, not Python's unbounded integers: 9**9**9 is infinite at once instead of a gigabyte of digits.
+        return np.float64(node.value)  # type: ignore[arg-type]  # a number: parse_condition checked
     if isinstance(node, ast.BoolOp):
         join = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
         out = _value(node.values[0], columns)
@@ -145,10 +211,10 @@ def _value(node: ast.AST, columns: Mapping[str, Any]) -> Any:
 
 def holds(condition: Condition, columns: Mapping[str, Any], n_rows: int) -> NDArray[np.bool_]:
     """Where a condition holds, shape (n_rows,); ScenarioError if it names something that is no column."""
-    unknown = sorted(condition.names - columns.keys())
+    columns = {**condition.constants, **columns}
+    unknown = _unknown_names(condition, columns)
     if unknown:
-        near = near_names(unknown[0], columns) or sorted(columns)[:5]
-        raise _refuse(condition.text, f"{unknown[0]} is not a numeric key", f"such as {', '.join(near)}")
+        raise ScenarioError(unknown)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         found = np.asarray(_value(condition.tree, columns))
     return np.broadcast_to(found.astype(bool), (n_rows,))

@@ -5,7 +5,7 @@ One counting rule per operator kind; a kind without one is an error, never free 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from simulator.columns import PrecisionColumns
 from simulator.rules import rule
-from workloads.operator_graph import Operator, Tensor, elements, length
+from workloads.operator_graph import WEIGHT_KINDS, Operator, Tensor, elements, length
 
 FloatArray = NDArray[np.float64]
 
@@ -121,6 +121,8 @@ def _none(op: Operator) -> FloatArray:
 
 OPERATOR_KINDS: dict[str, OperatorKind] = {
     "matmul": OperatorKind(flop=_matmul, family="matmul", peak="matmul"),
+    # Both operands in the activations' type: runs at the peak of that type, whatever the recipe.
+    "wide_matmul": OperatorKind(flop=_matmul, family="matmul", peak="attention"),
     "batched_matmul": OperatorKind(flop=_matmul, family="matmul", peak="attention"),
     "attention": OperatorKind(
         flop=_attention(FORWARD_ATTENTION_PRODUCTS), family="attention_prefill", peak="attention"
@@ -153,6 +155,7 @@ def bytes_per_element(precision: PrecisionColumns) -> Mapping[str, FloatArray]:
     """Bytes per element of each tensor kind [byte]."""
     return {
         "weights": precision.weights,
+        "plain_weights": precision.plain_weights,
         "sparse_weights": SPARSE_VALUES_FRACTION * precision.weights + SPARSE_INDEX_BYTES,
         "activations": precision.activations,
         "operand": precision.operand,
@@ -176,7 +179,7 @@ def _operand_width(
 
 def _skipped(operator: Operator, tensor: Tensor) -> bool:
     """A lookup touches the rows that it needs, not the table that holds them."""
-    return operator.kind in ("embedding", "position_embedding") and tensor.kind == "weights"
+    return operator.kind in ("embedding", "position_embedding") and tensor.kind in WEIGHT_KINDS
 
 
 def count(operator: Operator, precision: PrecisionColumns) -> Work:
@@ -215,11 +218,33 @@ def count(operator: Operator, precision: PrecisionColumns) -> Work:
     return Work(flop=OPERATOR_KINDS[operator.kind].flop(operator), moved_bytes=moved, message_bytes=ZERO)
 
 
-def weight_elements(operators: list[Operator], named: str = "") -> FloatArray:
-    """Parameters that the operators hold on one device [1], each weight tensor once, or one of them by name."""
-    seen: dict[str, FloatArray] = {}
-    for op in operators:
-        for tensor in op.reads:
-            if tensor.kind in ("weights", "sparse_weights") and named in ("", tensor.name):
-                seen[tensor.name] = elements(tensor)
-    return sum(seen.values(), ZERO)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """Parameters of a block on one device [1], and the bytes that their weights are stored in [byte]."""
+
+    count: FloatArray
+    stored_bytes: FloatArray
+
+
+def parameters_of(operators: Sequence[Operator], precision: PrecisionColumns, named: str = "") -> Parameters:
+    """Parameters that operators hold, each tensor once, or one tensor by name; zero where there are none.
+
+    Sizes and widths broadcast; KeyError for a kind without width.
+    """
+    widths = bytes_per_element(precision)
+    held = {
+        tensor.name: tensor
+        for op in operators
+        for tensor in op.reads
+        if tensor.kind in WEIGHT_KINDS and named in ("", tensor.name)
+    }
+    return Parameters(
+        count=sum((elements(t) for t in held.values()), ZERO),
+        stored_bytes=sum((elements(t) * widths[t.kind] for t in held.values()), ZERO),
+    )
+
+
+def weight_elements(operators: Sequence[Operator]) -> FloatArray:
+    """Parameters that the operators hold on one device [1], each weight tensor once. Raises nothing."""
+    held = {t.name: elements(t) for op in operators for t in op.reads if t.kind in WEIGHT_KINDS}
+    return sum(held.values(), ZERO)

@@ -20,7 +20,8 @@ NO_EXCHANGE = Exchange(seconds=ZERO, inner_bytes=ZERO, outer_bytes=ZERO)
 
 def replica_group(inputs: Inputs) -> Group:
     """Placement of the data-parallel ranks: next to the tensor-parallel ones."""
-    return place(inputs.plan.data_parallel, inputs.plan.tensor_parallel, inputs.fabric)
+    plan = inputs.plan
+    return place(plan.data_parallel, plan.tensor_parallel, plan.devices, inputs.fabric)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +40,9 @@ def _switched(done: Exchange, switch: FloatArray) -> Exchange:
     )
 
 
-def in_layer(inputs: Inputs, parameters: FloatArray) -> InLayer:
+def in_layer(inputs: Inputs, parameters: FloatArray, group: Group) -> InLayer:
     """Exchanges of a unit with ``parameters`` per tensor-parallel rank [1]; zero below ZeRO-2; raises nothing."""
-    group, stage = replica_group(inputs), inputs.plan.zero_stage
+    stage = inputs.plan.zero_stage
     if not np.any(stage >= 2):
         return InLayer(gather=NO_EXCHANGE, reduce=NO_EXCHANGE)
     gather = exchange("all_gather", parameters * inputs.precision.weights, group, inputs.fabric)
@@ -56,15 +57,35 @@ def in_layer(inputs: Inputs, parameters: FloatArray) -> InLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndOfStep:
-    """Exchanges once per step: gradients (ZeRO-0: all-reduce; 1: reduce-scatter), new weights (ZeRO-1, 2)."""
+    """Exchanges once per step: gradients (ZeRO-0: all-reduce; 1: reduce-scatter), new weights (ZeRO-1, 2).
+
+    ``tied`` sums the gradients of an embedding matrix that the first and the last stage share.
+    """
 
     reduce: Exchange
     gather: Exchange
+    tied: Exchange
 
 
-def end_of_step(inputs: Inputs, parameters: FloatArray) -> EndOfStep:
-    """Exchanges of a stage with ``parameters`` per tensor-parallel rank [1]; raises nothing."""
-    group, stage = replica_group(inputs), inputs.plan.zero_stage
+def _tied_exchange(inputs: Inputs, matrix_parameters: FloatArray) -> Exchange:
+    """All-reduce of the shared matrix's gradients between the first and the last stage; none on one stage."""
+    plan = inputs.plan
+    ends = np.where(plan.pipeline_parallel > 1, 2.0, 1.0)
+    stride = np.maximum(plan.pipeline_parallel - 1.0, 1.0) * plan.tensor_parallel * plan.data_parallel
+    pair = place(ends, stride, plan.devices, inputs.fabric)
+    return exchange(
+        "all_reduce", matrix_parameters * inputs.precision.gradient_communication, pair, inputs.fabric
+    )
+
+
+def end_of_step(
+    inputs: Inputs, parameters: FloatArray, group: Group, *, tied_parameters: FloatArray
+) -> EndOfStep:
+    """Exchanges of a stage with ``parameters`` per tensor-parallel rank [1].
+
+    ``tied_parameters`` are those that the first and the last stage share, zero where none are [1]. Raises nothing.
+    """
+    stage = inputs.plan.zero_stage
     message = parameters * inputs.precision.gradient_communication
     whole = exchange("all_reduce", message, group, inputs.fabric)
     scatter = exchange("reduce_scatter", message, group, inputs.fabric)
@@ -77,6 +98,7 @@ def end_of_step(inputs: Inputs, parameters: FloatArray) -> EndOfStep:
             outer_bytes=np.where(plain, whole.outer_bytes, scatter.outer_bytes * first),
         ),
         gather=_switched(gather, ((stage == 1) | (stage == 2)).astype(np.float64)),
+        tied=_tied_exchange(inputs, tied_parameters),
     )
 
 
@@ -88,8 +110,12 @@ def end_of_step(inputs: Inputs, parameters: FloatArray) -> EndOfStep:
     "their layers are done, the last one cannot be hidden",
 )
 def exposed_exchange(
-    *, exchange_s: FloatArray, window_s: FloatArray, buckets: FloatArray, overlap: FloatArray,
-    compute_share: FloatArray
+    *,
+    exchange_s: FloatArray,
+    window_s: FloatArray,
+    buckets: FloatArray,
+    overlap: FloatArray,
+    compute_share: FloatArray,
 ) -> FloatArray:
     """Part of a bucketed exchange that compute does not hide [s].
 
@@ -105,10 +131,15 @@ def exposed_exchange(
 UnitExchanges = tuple[InLayer, InLayer, InLayer]
 
 
-def unit_exchanges(table: LayerTable, inputs: Inputs) -> UnitExchanges:
-    """In-layer exchanges of a layer, of the embedding and of the head; raises nothing."""
+def unit_exchanges(table: LayerTable, inputs: Inputs, group: Group, *, tied: bool) -> UnitExchanges:
+    """In-layer exchanges of a layer, of the embedding and of the head.
+
+    A head tied to the embedding on the same stage brings only its norm. Raises nothing.
+    """
+    single = inputs.plan.pipeline_parallel == 1
+    own_matrix = np.where(single, 0.0, table.head_matrix_parameters) if tied else table.head_matrix_parameters
     return (
-        in_layer(inputs, table.layer_parameters),
-        in_layer(inputs, table.embedding_parameters),
-        in_layer(inputs, table.head_norm_parameters + table.head_matrix_parameters),
+        in_layer(inputs, table.layer_parameters, group),
+        in_layer(inputs, table.embedding_parameters, group),
+        in_layer(inputs, table.head_norm_parameters + own_matrix, group),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -21,7 +22,7 @@ from hardware_specs.calibration import KernelFamily
 from simulator.columns import DeviceColumns, FabricColumns, KernelColumns, TierColumns
 from simulator.hardware_leaves import HardwareLeaves
 from simulator.placement import TOPOLOGIES
-from simulator.precision import Precision
+from simulator.precision import DTYPE_BYTES, Precision
 from simulator.rules import rule
 
 FloatArray = NDArray[np.float64]
@@ -103,7 +104,17 @@ def compute_dtype(system: SystemSpec, wanted: str, fallback: bool) -> str | None
     has = {*system.accelerator.matmul_flop_per_unit_clock, *system.accelerator.peak}
     if wanted in has:
         return wanted
-    return next((d for d in WIDER if d in has), None) if fallback else None
+    wide_enough = (d for d in WIDER if d in has and DTYPE_BYTES[d] >= DTYPE_BYTES[wanted])
+    return next(wide_enough, None) if fallback else None
+
+
+def as_executed(precision: Precision, system: SystemSpec, fallback: bool) -> Precision:
+    """The precision with the compute types that a system really uses; types without any stay as they are."""
+    return replace(
+        precision,
+        matmul=compute_dtype(system, precision.matmul, fallback) or precision.matmul,
+        attention=compute_dtype(system, precision.attention, fallback) or precision.attention,
+    )
 
 
 def _peak(leaves: HardwareLeaves, dtype: str) -> FloatArray:
@@ -220,27 +231,31 @@ def device_columns(machines: Machines) -> DeviceColumns:
     )
 
 
-def _torus_axes(leaves: HardwareLeaves, devices: FloatArray) -> list[FloatArray]:
-    """Axis lengths of the slice with that many devices; NaN where none is listed, 1 where there is no torus."""
+def _torus(leaves: HardwareLeaves, devices: FloatArray) -> tuple[list[FloatArray], FloatArray]:
+    """Axis lengths of the slice with that many devices, and whether its ends are joined [1].
+
+    Lengths are NaN where no slice is listed, and 1 where there is no torus.
+    """
     shape = np.broadcast_shapes(leaves.index.shape, devices.shape)
-    axes = [np.ones(shape) for _ in range(3)]
+    axes, wrap = [np.ones(shape) for _ in range(3)], np.ones(shape)
     for s, system in enumerate(leaves.systems):
         if system.scale_up.topology != "torus":
             continue
         here = np.broadcast_to(leaves.index == s, shape)
-        shapes = {part.devices: part.shape for part in system.slices}
+        slices = {part.devices: (part.shape, part.wrap) for part in system.slices}
         if system.scale_up.shape:
-            shapes = {int(np.prod(system.scale_up.shape)): system.scale_up.shape}
-        for axis in range(3):
-            axes[axis] = np.where(here, np.nan, axes[axis])
-            for count, sides in shapes.items():
-                side = float(sides[axis]) if axis < len(sides) else 1.0
-                axes[axis] = np.where(here & (devices == count), side, axes[axis])
-    return axes
+            slices = {math.prod(system.scale_up.shape): (system.scale_up.shape, True)}
+        axes = [np.where(here, np.nan, axis) for axis in axes]
+        for count, (sides, joined) in slices.items():
+            chosen = here & (devices == count)
+            wrap = np.where(chosen, float(joined), wrap)
+            for k in range(3):
+                axes[k] = np.where(chosen, float(sides[k]) if k < len(sides) else 1.0, axes[k])
+    return axes, wrap
 
 
 def _tier(
-    machines: Machines, side: str, fits: Sequence[CollectiveFit], axes: list[FloatArray]
+    machines: Machines, side: str, fits: Sequence[CollectiveFit], torus: tuple[list[FloatArray], FloatArray]
 ) -> TierColumns:
     leaves = machines.leaves
     # A system without an outer tier never uses it: harmless figures stand in.
@@ -259,9 +274,10 @@ def _tier(
         links=links,
         latency_s=declared,
         in_switch=leaves.each([float(f.in_switch_reduction) for f in fabrics]),
-        axis_0=axes[0],
-        axis_1=axes[1],
-        axis_2=axes[2],
+        axis_0=torus[0][0],
+        axis_1=torus[0][1],
+        axis_2=torus[0][2],
+        wrap=torus[1],
         efficiency=leaves.each([f.efficiency if calibrated else 1.0 for f in fits]),
         base_latency_s=leaves.each([f.base_latency_s if calibrated else 0.0 for f in fits]),
         step_latency_s=(
@@ -282,10 +298,10 @@ def fabric_columns(machines: Machines, devices: FloatArray) -> FabricColumns:
     leaves = machines.leaves
     calibrations = [calibration_of(system, machines.task) for system in leaves.systems]
     torus = leaves.each([float(s.scale_up.topology == "torus") for s in leaves.systems]) > 0
-    nothing = [np.ones(1)] * 3
+    nothing = ([np.ones(1)] * 3, np.ones(1))
     return FabricColumns(
         accelerators_per_node=np.where(torus, devices, leaves.get("accelerators_per_node")),
         max_devices=leaves.get("max_devices"),
-        inner=_tier(machines, "scale_up", [c.scale_up for c in calibrations], _torus_axes(leaves, devices)),
+        inner=_tier(machines, "scale_up", [c.scale_up for c in calibrations], _torus(leaves, devices)),
         outer=_tier(machines, "scale_out", [c.scale_out for c in calibrations], nothing),
     )

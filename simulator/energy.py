@@ -79,10 +79,10 @@ def step_energy(
     inputs: Inputs,
     *,
     seconds: FloatArray,
-    micro_batches: FloatArray,
     units: UnitExchanges,
     optimizer: BlockCost | None,
     end: EndOfStep | None,
+    messages_j: FloatArray,
 ) -> Energy:
     """Energy of one step.
 
@@ -92,12 +92,12 @@ def step_energy(
         Rows.
     seconds : ndarray
         Step time [s].
-    micro_batches : ndarray
-        Per replica [1].
     units : UnitExchanges
         Data-parallel exchanges inside layers.
     optimizer, end : BlockCost, EndOfStep or None
         What training does once per step.
+    messages_j : ndarray
+        Energy of the messages between pipeline stages, all devices [J].
 
     Returns
     -------
@@ -114,7 +114,7 @@ def step_energy(
     once = block_energy([optimizer], inputs) if optimizer is not None else (ZERO, ZERO, ZERO)
     network_once = once[2]
     if end is not None:
-        for done in (end.reduce, end.gather):
+        for done in (end.reduce, end.gather, end.tied):
             network_once = network_once + done.inner_bytes * fabric.inner.j_per_byte
             network_once = network_once + done.outer_bytes * fabric.outer.j_per_byte
     in_layers = _unit_network_j(units, inputs, 2.0 if optimizer is not None else 1.0)
@@ -122,11 +122,17 @@ def step_energy(
     for name, layer_j, ends_j, step_j in (
         ("compute", table.layer_compute_j, table.ends_compute_j, once[0]),
         ("memory", table.layer_memory_j, table.ends_memory_j, once[1]),
-        ("network", table.layer_network_j, table.ends_network_j + in_layers, network_once),
+        (
+            "network",
+            table.layer_network_j,
+            table.ends_network_j + in_layers,
+            network_once + messages_j / plan.devices,
+        ),
     ):
         with at(f"energy.{name}_j"):
             parts[name] = work_energy(
-                micro_batches=micro_batches,
+                # A last micro-batch that is not full does less work.
+                micro_batches=inputs.task.batch / plan.data_parallel / plan.micro_batch_size,
                 ranks=ranks,
                 n_layers=inputs.model.n_layers,
                 layer_j=layer_j,

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hardware_specs.errors import ScenarioError
+from hardware_specs.errors import Problem, ScenarioError
 from simulator.device import calibration_of, compute_dtype, kernel_fit
 from simulator.evaluate import ENERGIES, TIMES, Detail, Totals, evaluate
 from simulator.feasibility import reasons, smallest_change
-from simulator.legality import problems
 from simulator.memory import OWNERS, STAGES
 from simulator.operator_rows import detail_rows
 from simulator.partition import Partition, Splitter
+from simulator.refusals import refusals
 from simulator.resolved import resolved_scenario
 from simulator.rules import Recorder, recording
 from simulator.scenario import Scenario
@@ -141,7 +141,7 @@ def single_partition(space: Space) -> Partition:
     splitter = Splitter(space)
     split = splitter.split(np.zeros(1, dtype=np.int64))
     if not split.partitions:
-        raise ScenarioError(problems(splitter.combination(np.zeros(1, dtype=np.int64))))
+        raise ScenarioError(refusals(splitter, 0))
     return split.partitions[0]
 
 
@@ -160,7 +160,10 @@ def _kinds(partition: Partition) -> tuple[dict[str, str], dict[str, str]]:
     for family in calibration.kernels:
         fit, exact = kernel_fit(calibration, family, dtypes["matmul" if family == "matmul" else "attention"])
         evidence[family] = "fitted" if fit.basis == "measured" and exact else "assumed"
-    evidence["collective"] = "fitted" if calibration.scale_up.basis == "measured" else "assumed"
+    tiers = [calibration.scale_up]
+    if _one(partition.inputs.plan.devices) > _one(partition.inputs.fabric.accelerators_per_node):
+        tiers.append(calibration.scale_out)
+    evidence["collective"] = "fitted" if all(t.basis == "measured" for t in tiers) else "assumed"
     return {**dtypes, "vector": "fp32"}, evidence
 
 
@@ -202,7 +205,14 @@ def _rows(
     for detail in details:
         prefix = f"{detail.name}." if generation else ""
         rows += detail_rows(detail, partition.inputs, prefix=prefix, dtypes=dtypes, evidence=evidence)
-    return rows
+    # Plain numbers: what to_dict() holds is printed and written as it is.
+    return [{k: float(v) if isinstance(v, np.floating) else v for k, v in row.items()} for row in rows]
+
+
+def _smallest_change(space: Space) -> str | None:
+    """As the function it calls, whose own evaluations are kept out of an active recorder."""
+    with recording():
+        return smallest_change(space)
 
 
 def estimate_space(space: Space) -> tuple[Estimate, Partition]:
@@ -236,7 +246,7 @@ def estimate_space(space: Space) -> tuple[Estimate, Partition]:
         },
         feasible=feasible,
         reasons=() if feasible else tuple(reasons(totals)),
-        smallest_change=None if feasible else smallest_change(space),
+        smallest_change=None if feasible else _smallest_change(space),
         notes=tuple(_notes(partition, totals, evidence)),
         devices=devices,
         peak_flop_per_s=_one(device.matmul_flop_per_s),
@@ -245,6 +255,17 @@ def estimate_space(space: Space) -> tuple[Estimate, Partition]:
         scenario=resolved_scenario(space, partition),
     )
     return estimate, partition
+
+
+def _several_values(space: Space) -> ScenarioError:
+    fix = "give one value, or use llmsim sweep (Python: sweep)"
+    return ScenarioError(
+        [
+            Problem(path=key, value="", rule=f"has {len(axis)} values, and one scenario has one", fix=fix)
+            for axis in space.axes
+            for key in axis.keys
+        ]
+    )
 
 
 def simulate(scenario: Scenario | Mapping[str, Any] | str | Path) -> Estimate:
@@ -270,7 +291,7 @@ def simulate(scenario: Scenario | Mapping[str, Any] | str | Path) -> Estimate:
     """
     space = space_from(scenario)
     if space.axes:
-        raise ScenarioError(f"{space.keys()[0]} has several values; use sweep for axes")
+        raise _several_values(space)
     return estimate_space(space)[0]
 
 
@@ -280,7 +301,7 @@ def simulate_recorded(
     """As :func:`simulate`, with the calls of all cost rules; raises the same errors."""
     space = space_from(scenario)
     if space.axes:
-        raise ScenarioError(f"{space.keys()[0]} has several values; use sweep for axes")
+        raise _several_values(space)
     with recording() as recorder:
         estimate, partition = estimate_space(space)
     return estimate, partition, recorder

@@ -61,6 +61,7 @@ class Detail:
     table: LayerTable
     step: Step
     weight: FloatArray
+    tied: bool
 
 
 def _evaluated(structure: Structure, inputs: Inputs, codes: IndexArray) -> tuple[Step, LayerTable, Blocks]:
@@ -163,7 +164,9 @@ def _generation(partition: Partition, prefill: Totals) -> tuple[Totals, Detail]:
         energy_j=sum(energy.values(), np.zeros(1)),
         feasible=prefill.feasible,
     )
-    return generated, Detail(name="decode", blocks=blocks, table=table, step=step, weight=weights)
+    return generated, Detail(
+        name="decode", blocks=blocks, table=table, step=step, weight=weights, tied=structure.layer.tied
+    )
 
 
 def evaluate(partition: Partition) -> tuple[Totals, list[Detail]]:
@@ -187,7 +190,16 @@ def evaluate(partition: Partition) -> tuple[Totals, list[Detail]]:
     step, table, blocks = _evaluated(partition.structure, partition.inputs, partition.layer_codes)
     totals = _totals(partition, step)
     name = partition.graphical.kind if partition.graphical.kind != "generation" else "prefill"
-    details = [Detail(name=name, blocks=blocks, table=table, step=step, weight=np.ones((1, 1)))]
+    details = [
+        Detail(
+            name=name,
+            blocks=blocks,
+            table=table,
+            step=step,
+            weight=np.ones((1, 1)),
+            tied=partition.structure.layer.tied,
+        )
+    ]
     if partition.graphical.kind == "generation":
         totals, decode = _generation(partition, totals)
         details.append(decode)
@@ -213,6 +225,7 @@ def result_columns(totals: Totals, partition: Partition) -> dict[str, FloatArray
     power = totals.energy_j / totals.step_time_s
     flat: dict[str, FloatArray] = {
         "data_parallel": partition.inputs.plan.data_parallel,
+        "micro_batch_size": partition.inputs.plan.micro_batch_size,
         "step_time_s": totals.step_time_s,
         "tokens_per_s": totals.tokens_per_s,
         "tokens_per_s_per_device": totals.tokens_per_s / devices,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +11,57 @@ import numpy as np
 
 from hardware_specs import Figure, figures, format_quantity
 from hardware_specs.errors import Problem, ScenarioError, near_names
+from simulator.device import calibration_of
 from simulator.estimate import simulate_recorded
+from simulator.explanation_parts import Part, composition_of, paths_of, unit_of, value_at
 from simulator.partition import Partition
-from simulator.rules import RULES, Record, Recorder
+from simulator.rules import RULES, Record
 from simulator.scenario import Scenario
 
-MAX_RECORDS = 40
-# Totals of to_dict() whose parts are recorded under another path.
+__all__ = ["Explained", "Explanation", "Input", "explain", "paths_of"]
+
+# Paths of to_dict() whose rule is recorded under another path.
 HOMES: Mapping[str, tuple[str, ...]] = {
-    "step_time_s": ("step_time_s", "time"),
-    "time": ("time", "step_time_s"),
-    "memory.peak_bytes": ("memory",),
-    "memory": ("memory",),
-    "energy_j": ("energy", "energy_j"),
-    "energy": ("energy", "energy_j"),
-    "tokens_per_s_per_device": ("tokens_per_s",),
-    "time.compute_s": ("operators",),
-    "time.tensor_parallel_s": ("operators",),
-    "time.optimizer_s": ("operators.optimizer",),
     "time.bubble_s": ("time.pipeline_s",),
-    "peak_flop_per_s": ("peak_flop_per_s",),
+    "time.data_parallel_s": ("time.data_parallel_s.gradients", "time.data_parallel_s.weights"),
+    "time_to_first_token_s": ("step_time_s",),
+    "peak_flop_per_s": ("",),
 }
+# Inputs that the engine sums up from rules without one of its own.
+SUMS: Mapping[str, str] = {
+    "sum_of_stages_s": "forward and backward of one micro-batch, all stages in turn",
+    "slowest_stage_s": "forward and backward of one micro-batch on the slowest stage: its operators' exposed time",
+    "optimizer_s": "sum of operators.optimizer.*",
+    "window_s": "pass of the last micro-batch, which the exchange may hide behind",
+    "exchange_s": "all buckets of the exchange",
+    "layer_j": "one micro-batch through one layer on one rank",
+    "ends_j": "one micro-batch through embedding and head on one rank",
+    "per_step_j": "optimizer and exchanges of one rank, once per step",
+    "parameters": "parameters of the heaviest stage on one rank",
+    "per_layer_bytes": "tensors that one layer keeps for the backward pass",
+    "ends_bytes": "tensors that the embedding keeps",
+    "rebuilt_bytes": "one layer under recomputation, or the logits if they are more",
+    "moved_bytes": "every operand read once, every result written once",
+    "links": "links of one rank of the group",
+}
+_COINCIDENCE = 1e4  # smaller whole numbers are counts of the graph; they would match a figure by accident
+
+Number = float | list[float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """One input of a rule: its value [SI unit in the name], and where it comes from."""
+    """One input of a rule: value (a list where it varies over decode steps), unit, and where it comes from."""
 
     name: str
-    value: float
+    value: Number
+    unit: str
     origin: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explained:
-    """One call of a rule, readable: path, rule, formula, unit, source, inputs, value."""
+    """One call of a rule, readable: path, rule, symbol, formula, unit, source, inputs, value [unit]."""
 
     path: str
     rule: str
@@ -54,50 +70,100 @@ class Explained:
     unit: str
     source: str
     inputs: tuple[Input, ...]
-    value: float
+    value: Number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """The value of a path and the calls behind it, in calling order; ``n_more`` were left out."""
+    """The value of a path [unit], what it is made of, and the rules behind it.
+
+    Attributes
+    ----------
+    path, unit : str
+        Where the value stands, and its unit.
+    value : number, text, bool, mapping or None
+        As in ``to_dict()``.
+    formula : str
+        How it follows from ``parts``, or the formula of its rule.
+    parts : tuple of Part
+        Numbers of the estimate that it is made of; empty where a rule gives it.
+    steps : tuple of Explained
+        Calls of rules, that of the number itself first, then those of its inputs.
+    """
 
     path: str
+    unit: str
     value: Any
+    formula: str
+    parts: tuple[Part, ...]
     steps: tuple[Explained, ...]
-    n_more: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
 
 
-def _number(value: Any) -> float:
-    return float(np.asarray(value, dtype=np.float64).reshape(-1)[0])
+def _numbers(value: Any) -> list[float]:
+    return [float(v) for v in np.asarray(value, dtype=np.float64).reshape(-1)]
+
+
+def _number(value: Any) -> Number:
+    found = _numbers(value)
+    return found[0] if len(set(found)) == 1 else found
+
+
+def _is_telling(value: float) -> bool:
+    """Whether a number has so many digits that two equal ones are the same thing."""
+    return bool(np.isfinite(value)) and float(f"{value:.7g}") != value
 
 
 class _Origins:
-    """Where a number may come from: an earlier rule's output, or a figure of the machine."""
+    """Where a number may come from: an earlier rule's output, a figure of the machine, a fitted coefficient."""
 
-    def __init__(self, recorder: Recorder, partition: Partition) -> None:
-        self.by_identity = {id(r.output): f"{r.rule} at {r.path}" for r in recorder.records}
+    def __init__(self, records: Sequence[Record], partition: Partition) -> None:
+        self.records = {id(r.output): r for r in records}
+        self.by_value: dict[tuple[float, ...], Record] = {}
+        for r in records:
+            values = tuple(_numbers(r.output))
+            if any(_is_telling(v) for v in values):
+                self.by_value.setdefault(values, r)
         self.figures: dict[float, str] = {}
         for path, (figure, dimension) in figures(partition.systems[0]).items():
-            self.figures.setdefault(figure.value, self._describe(path, figure, dimension))
+            self.figures.setdefault(figure.value, _figure_text(f"system.{path}", figure, dimension))
+        self.coefficients: dict[tuple[str, float], str] = {}
+        if partition.graphical.fidelity == "calibrated":
+            kind = "training" if partition.graphical.kind == "training" else "inference"
+            calibration = calibration_of(
+                partition.systems[0], "training" if kind == "training" else "inference"
+            )
+            for path, (figure, _) in figures(calibration).items():
+                text = f"{calibration.name}.{path} ({figure.basis}: {figure.source})"
+                self.coefficients.setdefault((path.rsplit(".", 1)[-1], figure.value), text)
 
-    @staticmethod
-    def _describe(path: str, figure: Figure, dimension: str) -> str:
-        return f"system.{path} = {format_quantity(figure.value, dimension)} ({figure.basis}: {figure.source})"
+    def record(self, value: Any) -> Record | None:
+        """The call whose output a value is."""
+        return self.records.get(id(value)) or self.by_value.get(tuple(_numbers(value)))
 
-    def of(self, value: Any) -> str:
-        if id(value) in self.by_identity:
-            return self.by_identity[id(value)]
-        number = _number(value)
-        # Small whole numbers are counts of the graph; they would match figures by accident.
-        if number > 1e4 and number in self.figures:
+    def of(self, name: str, value: Any) -> str:
+        found = self.record(value)
+        if found is not None:
+            return f"{found.rule} at {found.path}" if found.path else found.rule
+        number = _numbers(value)[0]
+        if (name, number) in self.coefficients:
+            return self.coefficients[name, number]
+        if number > _COINCIDENCE and number in self.figures:
             return self.figures[number]
-        return ""
+        return SUMS.get(name, "")
+
+
+def _figure_text(path: str, figure: Figure, dimension: str) -> str:
+    return f"{path} = {format_quantity(figure.value, dimension)} ({figure.basis}: {figure.source})"
 
 
 def _explained(record: Record, origins: _Origins) -> Explained:
     known = RULES[record.rule]
     inputs = tuple(
-        Input(name=name, value=_number(value), origin=origins.of(value))
+        Input(name=name, value=_number(value), unit=unit_of(name), origin=origins.of(name, value))
         for name, value in record.inputs.items()
     )
     return Explained(
@@ -112,44 +178,65 @@ def _explained(record: Record, origins: _Origins) -> Explained:
     )
 
 
-def _value_at(data: Any, path: str) -> Any:
-    here = data
-    for part in path.split("."):
-        if isinstance(here, Mapping) and part in here:
-            here = here[part]
-        else:
-            raise KeyError(path)
-    return here
+def _passes(records: Sequence[Record]) -> list[list[Record]]:
+    """Records of each evaluated pass: generation evaluates a prefill, then its decode steps."""
+    out: list[list[Record]] = [[]]
+    composed = False
+    for record in records:
+        if composed and record.path.startswith("operators."):
+            out.append([])
+            composed = False
+        out[-1].append(record)
+        composed = composed or record.path == "step_time_s"
+    return out
 
 
-def paths_of(estimate: Mapping[str, Any]) -> list[str]:
-    """Paths that can be explained: totals, parts, and operators by name."""
-    out: list[str] = []
-    for key, value in estimate.items():
-        if key in (
-            "scenario",
-            "operators",
-            "llmsim_version",
-            "reasons",
-            "notes",
-            "interval",
-            "smallest_change",
-        ):
+def _roots(records: Sequence[Record], path: str, value: Any) -> list[Record]:
+    """Calls that give the number at a path: of those made for it the one with that output, else the last."""
+    homes = HOMES.get(path, (path,))
+    if path.startswith("operators."):
+        here = [r for r in records if r.path == path]
+        return [r for r in here if RULES[r.rule].unit == "s"][-1:] or here[-1:]
+    found: list[Record] = []
+    for home in homes:
+        under = [r for r in records if r.path == home]
+        exact = [r for r in under if isinstance(value, float) and value in _numbers(r.output)]
+        found += exact[:1] or (under[-1:] if home else [])
+    return found
+
+
+def _chain(roots: Sequence[Record], origins: _Origins) -> list[Record]:
+    """The calls and those behind their inputs, the nearest first, each once."""
+    out: list[Record] = []
+    waiting = list(roots)
+    while waiting:
+        record = waiting.pop(0)
+        if any(record is known for known in out):
             continue
-        out.append(key)
-        if isinstance(value, Mapping):
-            out += [f"{key}.{inner}" for inner in value]
-    return out + [f"operators.{row['name']}" for row in estimate["operators"]]
+        out.append(record)
+        behind = [origins.record(value) for value in record.inputs.values()]
+        waiting += [r for r in behind if r is not None and r is not record]
+    return out
 
 
-def _operator_value(estimate: Mapping[str, Any], path: str) -> Any:
-    name = path.removeprefix("operators.")
-    for row in estimate["operators"]:
-        if row["name"] == name:
-            return row
-        if name.startswith(f"{row['name']}.") and name.removeprefix(f"{row['name']}.") in row:
-            return row[name.removeprefix(f"{row['name']}.")]
-    raise KeyError(path)
+def _calls(passes: Sequence[list[Record]], data: Mapping[str, Any], path: str) -> list[Record]:
+    """Calls for one path; in generation those of the pass that the path names, or of both."""
+    chosen: Sequence[list[Record]] = passes
+    home = path
+    for number, name in enumerate(("prefill", "decode")):
+        if path.startswith(f"operators.{name}.") and len(passes) > 1:
+            chosen, home = [passes[number]], path.replace(f"operators.{name}.", "operators.", 1)
+    if path == "time_to_first_token_s":
+        chosen = passes[:1]
+    try:
+        value = value_at(data, path)
+    except KeyError:
+        value = None
+    if home.startswith("operators.") and isinstance(value, Mapping):
+        value = value["busy_s"]
+    elif home.startswith("operators."):
+        home = home.rsplit(".", 1)[0]
+    return [r for records in chosen for r in _roots(records, home, value)]
 
 
 def explain(scenario: Scenario | Mapping[str, Any] | str | Path, path: str) -> Explanation:
@@ -165,42 +252,46 @@ def explain(scenario: Scenario | Mapping[str, Any] | str | Path, path: str) -> E
     Returns
     -------
     Explanation
-        Value, and the rules that were called for it with formula, inputs and sources [unit of each].
+        Value, its parts, and the rules that were called for it with formula, inputs and sources [unit of each].
 
     Raises
     ------
     ScenarioError
-        If the path does not exist; near ones are offered.
+        If the path does not exist; near ones are offered. Otherwise as ``simulate``.
     """
     estimate, partition, recorder = simulate_recorded(scenario)
     data = estimate.to_dict()
+    known = paths_of(data)
+    parent = path.rsplit(".", 1)[0]
     try:
-        value = _operator_value(data, path) if path.startswith("operators.") else _value_at(data, path)
+        value = value_at(data, path)
+        listed = path in known or (parent.startswith("operators.") and parent in known)
     except KeyError:
-        known = paths_of(data)
+        listed = False
+    if not listed:
         near = near_names(path, known) or known[:5]
+        fix = f"did you mean {', '.join(near)}?"
         raise ScenarioError(
-            [Problem(path=path, value="", rule="is not in the estimate", fix=f"such as {', '.join(near)}")]
-        ) from None
-    prefixes = list(HOMES.get(path, (path,)))
-    if path.startswith("operators."):
-        prefixes = [path, path.rsplit(".", 1)[0]]
-    origins = _Origins(recorder, partition)
-    found: list[Record] = []
-    for prefix in prefixes:
-        under = [
-            r for r in recorder.under(prefix) if r.rule != "switching_energy" or path.startswith("energy")
-        ]
-        found += [r for r in under if r not in found]
-        if path.startswith("operators.") and found:
-            break
-    distinct: dict[tuple[Any, ...], Record] = {}
-    for r in found:
-        distinct.setdefault((r.path, r.rule, _number(r.output)), r)
-    records = list(distinct.values())
+            [Problem(path="PATH", value=path or '""', rule="is not a number of the estimate", fix=fix)]
+        )
+    origins = _Origins(recorder.records, partition)
+    passes = _passes(recorder.records)
+    composition = composition_of(data, path)
+    roots = _calls(passes, data, path)
+    for part in composition.parts if composition else ():
+        if part.path in known:
+            roots += _calls(passes, data, part.path)
+    steps = tuple(_explained(r, origins) for r in _chain(roots, origins))
+    formula, parts = (composition.formula, composition.parts) if composition else ("", ())
     return Explanation(
         path=path,
+        unit="" if isinstance(value, (str, bool, Mapping)) or value is None else unit_of(path),
         value=value,
-        steps=tuple(_explained(r, origins) for r in records[:MAX_RECORDS]),
-        n_more=max(len(records) - MAX_RECORDS, 0),
+        formula=formula or (steps[0].formula if steps else _figure_of(origins, value)),
+        parts=parts,
+        steps=steps,
     )
+
+
+def _figure_of(origins: _Origins, value: Any) -> str:
+    return origins.of("", value) if isinstance(value, (int, float)) else ""

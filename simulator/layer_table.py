@@ -23,7 +23,8 @@ class LayerTable:
     """Blocks of one micro-batch on one device; ``layer`` is one decoder layer.
 
     Seconds [s] of each block and pass, the part of them that waits for tensor-parallel exchanges, parameters
-    [1] per tensor-parallel rank, bytes kept for the backward pass [byte], and energy [J].
+    [1] per tensor-parallel rank and the bytes of their weights [byte], bytes kept for the backward
+    pass [byte], and energy [J].
     """
 
     layer_forward_s: FloatArray
@@ -39,6 +40,10 @@ class LayerTable:
     embedding_parameters: FloatArray
     head_norm_parameters: FloatArray
     head_matrix_parameters: FloatArray
+    layer_weight_bytes: FloatArray
+    embedding_weight_bytes: FloatArray
+    head_norm_weight_bytes: FloatArray
+    head_matrix_weight_bytes: FloatArray
     layer_kept_bytes: FloatArray
     layer_rebuilt_bytes: FloatArray
     embedding_kept_bytes: FloatArray
@@ -126,7 +131,7 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
     """
     blocks = cost_blocks(structure, inputs)
     kept, plan = _kept(blocks, inputs), inputs.plan
-    forward, backward = blocks.forward, blocks.backward
+    forward, backward, held = blocks.forward, blocks.backward, blocks.parameters
     with at("memory.activations_bytes"):
         layer_kept = kept_bytes(
             everything_bytes=kept["layer"].everything,
@@ -154,10 +159,14 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         layer_exchange_s=_exchange_seconds(*both["layer"]),
         embedding_exchange_s=_exchange_seconds(*both["embedding"]),
         head_exchange_s=_exchange_seconds(*both["head"]),
-        layer_parameters=blocks.parameters["layer"],
-        embedding_parameters=blocks.parameters["embedding"],
-        head_norm_parameters=blocks.parameters["head"] - blocks.parameters["head_matrix"],
-        head_matrix_parameters=blocks.parameters["head_matrix"],
+        layer_parameters=held["layer"].count,
+        embedding_parameters=held["embedding"].count,
+        head_norm_parameters=held["head"].count - held["head_matrix"].count,
+        head_matrix_parameters=held["head_matrix"].count,
+        layer_weight_bytes=held["layer"].stored_bytes,
+        embedding_weight_bytes=held["embedding"].stored_bytes,
+        head_norm_weight_bytes=held["head"].stored_bytes - held["head_matrix"].stored_bytes,
+        head_matrix_weight_bytes=held["head_matrix"].stored_bytes,
         layer_kept_bytes=layer_kept,
         layer_rebuilt_bytes=kept["layer"].everything - layer_kept,
         embedding_kept_bytes=kept["embedding"].everything,

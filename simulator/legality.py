@@ -6,7 +6,7 @@ that are shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +65,7 @@ def legality_rule(
 
 
 def _one(values: FloatArray) -> str:
-    return f"{float(values[0]):g}"
+    return f"{float(values[0]):.10g}"
 
 
 def divisors(value: float, limit: int = 12) -> str:
@@ -77,18 +77,15 @@ def divisors(value: float, limit: int = 12) -> str:
 def _degrees(c: Combination) -> Problem:
     p = c.plan
     inner = float((p.tensor_parallel * p.pipeline_parallel)[0])
-    devices = float(p.devices[0])
-    fix = (
-        f"set data_parallel to {devices / inner:g} or leave it out"
-        if devices % inner == 0
-        else f"use degrees whose product divides {devices:g} ({divisors(devices)})"
-    )
-    return Problem(
-        path="plan",
-        value=f"{_one(p.tensor_parallel)} tensor x {_one(p.pipeline_parallel)} pipeline x {_one(p.data_parallel)} data",
-        rule=f"the degrees must multiply to the {devices:g} devices",
-        fix=fix,
-    )
+    devices, data = float(p.devices[0]), float(p.data_parallel[0])
+    written = f"{_one(p.tensor_parallel)} tensor x {_one(p.pipeline_parallel)} pipeline"
+    if devices % inner == 0:
+        rule = f"the degrees multiply to {inner * data:g}, not to the {devices:g} devices"
+        fix = f"set data_parallel to {devices / inner:g} or leave it out"
+        return Problem(path="plan", value=f"{written} x {data:g} data", rule=rule, fix=fix)
+    rule = f"the degrees must multiply to the {devices:g} devices, and {inner:g} does not divide them"
+    fix = f"use degrees whose product is one of {divisors(devices)}, or other devices"
+    return Problem(path="plan", value=written, rule=rule, fix=fix)
 
 
 @legality_rule("degrees multiply to devices", _degrees)
@@ -189,8 +186,9 @@ def _ffn(c: Combination) -> BoolArray:
     ),
 )
 def _sequence(c: Combination) -> BoolArray:
-    uneven = np.mod(c.task.query_length, c.plan.tensor_parallel) != 0
-    return (c.plan.sequence_parallel > 0) & (c.training > 0) & uneven
+    per_sequence = np.mod(c.task.query_length, c.plan.tensor_parallel) != 0
+    per_pass = np.mod(c.plan.micro_batch_size * c.task.query_length, c.plan.tensor_parallel) != 0
+    return (c.plan.sequence_parallel > 0) & np.where(c.training > 0, per_sequence, per_pass)
 
 
 @legality_rule(
@@ -225,19 +223,16 @@ def _batch(c: Combination) -> Problem:
     p = c.plan
     step = float((p.data_parallel * p.micro_batch_size)[0])
     batch = float(c.task.batch[0])
-    if c.training[0] > 0:
-        return Problem(
-            path="task.global_batch_size",
-            value=f"{batch:g}",
-            rule=f"must be a multiple of data_parallel {_one(p.data_parallel)} x micro_batch_size "
-            f"{_one(p.micro_batch_size)} = {step:g}",
-            fix=f"use {max(step, batch // step * step):g} or {(batch // step + 1) * step:g}",
-        )
+    trains = bool(c.training[0] > 0)
+    if not trains:
+        step = float(p.data_parallel[0])
+    below, above = batch // step * step, (batch // step + 1) * step
+    replica = f" x micro_batch_size {_one(p.micro_batch_size)} = {step:.10g}" if trains else ""
     return Problem(
-        path="task.batch_size",
-        value=f"{batch:g}",
-        rule=f"must be a multiple of data_parallel {_one(p.data_parallel)}",
-        fix="change the batch or the number of replicas",
+        path="task.global_batch_size" if trains else "task.batch_size",
+        value=f"{batch:.10g}",
+        rule=f"must be a multiple of data_parallel {_one(p.data_parallel)}{replica}",
+        fix=f"use {f'{below:.10g} or ' if below else ''}{above:.10g}",
     )
 
 
@@ -245,7 +240,8 @@ def _batch(c: Combination) -> Problem:
 def _batch_broken(c: Combination) -> BoolArray:
     p = c.plan
     step = np.where(c.training > 0, p.data_parallel * p.micro_batch_size, p.data_parallel)
-    return np.mod(c.task.batch, step) != 0
+    # Where the replicas are no whole number, the degrees are the mistake.
+    return (np.mod(c.task.batch, step) != 0) & (p.data_parallel == np.floor(p.data_parallel))
 
 
 @legality_rule(
@@ -258,7 +254,8 @@ def _batch_broken(c: Combination) -> BoolArray:
     ),
 )
 def _micro_batch(c: Combination) -> BoolArray:
-    return c.plan.micro_batch_size > c.task.batch / c.plan.data_parallel
+    whole = c.plan.data_parallel == np.floor(c.plan.data_parallel)
+    return whole & (c.plan.micro_batch_size > c.task.batch / c.plan.data_parallel)
 
 
 @legality_rule(
@@ -283,7 +280,12 @@ def _interleave(c: Combination) -> BoolArray:
     "training options need training",
     lambda c: Problem(
         path="plan",
-        value="",
+        value=f"zero_stage {_one(c.plan.zero_stage)}"
+        + (
+            f", recompute {'full' if c.plan.recompute_all[0] else 'selective'}"
+            if c.plan.recompute_core[0]
+            else ""
+        ),
         rule="zero_stage and recompute are for training",
         fix="leave them out of an inference plan",
     ),
@@ -356,15 +358,19 @@ def _experts(c: Combination) -> BoolArray:
     return c.expert_parallel > 1
 
 
-def redundant(c: Combination) -> BoolArray:
+def redundant(c: Combination, generated: Collection[str]) -> BoolArray:
     """Plans that only repeat another one: sharding over one replica, sequence parallelism on one rank.
 
-    Search leaves them out; a run or a sweep keeps what it was asked for.
+    Only keys that a search has enumerated itself (``generated``) are looked at: what was asked for stays. Raises
+    nothing.
     """
     p = c.plan
-    return ((p.zero_stage > 0) & (p.data_parallel == 1)) | (
-        (p.sequence_parallel > 0) & (p.tensor_parallel == 1)
-    )
+    repeats = np.zeros(1, dtype=bool)
+    if "zero_stage" in generated:
+        repeats = repeats | ((p.zero_stage > 0) & (p.data_parallel == 1))
+    if "sequence_parallel" in generated:
+        repeats = repeats | ((p.sequence_parallel > 0) & (p.tensor_parallel == 1))
+    return repeats
 
 
 def first_broken(

@@ -39,7 +39,10 @@ class Memory:
     "stage shards this owner, else 1)",
 )
 def state_bytes(*, parameters: FloatArray, bytes_per_parameter: FloatArray, shards: FloatArray) -> FloatArray:
-    """Weights, gradients or optimizer states of one device [byte]; counts [1] and widths [byte] broadcast."""
+    """Weights, gradients or optimizer states of one device [byte]; counts [1] and widths [byte] broadcast.
+
+    Raises nothing.
+    """
     return parameters * bytes_per_parameter / shards
 
 
@@ -109,6 +112,19 @@ def stage_parameters(
     )
 
 
+def stage_weight_bytes(
+    table: LayerTable, layers: FloatArray, *, first: FloatArray, last: FloatArray, tied: bool
+) -> FloatArray:
+    """Stored bytes of the weights that :func:`stage_parameters` counts [byte]. Raises nothing."""
+    own_matrix = last * (1.0 - first) if tied else last
+    return (
+        layers * table.layer_weight_bytes
+        + first * table.embedding_weight_bytes
+        + last * table.head_norm_weight_bytes
+        + own_matrix * table.head_matrix_weight_bytes
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stage:
     """One kind of stage: its place from the front, its layers, and which ends it holds [1]."""
@@ -117,6 +133,17 @@ class _Stage:
     layers: FloatArray
     first: FloatArray
     last: FloatArray
+
+
+def _unsharded_bytes(inputs: Inputs, table: LayerTable, stage: _Stage) -> FloatArray:
+    """What ZeRO-2 and 3 hold unsharded for a moment: two layers, or the larger embedding or head [byte]."""
+    plan, gradient = inputs.plan, inputs.precision.gradients
+    weights, gradients = (plan.zero_stage >= 3) * 1.0, (plan.zero_stage >= 2) * gradient
+    layer = UNSHARDED_LAYERS * weights * table.layer_weight_bytes + gradients * table.layer_parameters
+    embedding = weights * table.embedding_weight_bytes + gradients * table.embedding_parameters
+    head = weights * table.head_matrix_weight_bytes + gradients * table.head_matrix_parameters
+    largest = np.maximum(layer, np.maximum(stage.first * embedding, stage.last * head))
+    return np.where(plan.data_parallel > 1, largest, 0.0)
 
 
 def _stages(layers: StageLayers, pipeline: FloatArray) -> list[_Stage]:
@@ -130,11 +157,15 @@ def _stages(layers: StageLayers, pipeline: FloatArray) -> list[_Stage]:
     ]
 
 
-def _sharded_states(inputs: Inputs, parameters: FloatArray) -> dict[str, FloatArray]:
+def _sharded_states(
+    inputs: Inputs, parameters: FloatArray, weight_bytes: FloatArray
+) -> dict[str, FloatArray]:
     precision, plan = inputs.precision, inputs.plan
+    # A stage may be empty of layers; an empty one has no mean width.
+    mean_width = np.divide(weight_bytes, parameters, out=np.zeros_like(weight_bytes), where=parameters > 0)
     ranks = plan.data_parallel
     owners = (
-        ("weights", precision.weights, 3),
+        ("weights", mean_width, 3),
         ("gradients", precision.gradients, 2),
         ("optimizer", precision.optimizer, 1),
     )
@@ -150,10 +181,15 @@ def _sharded_states(inputs: Inputs, parameters: FloatArray) -> dict[str, FloatAr
 
 
 def _training(
-    inputs: Inputs, table: LayerTable, stage: _Stage, parameters: FloatArray, micro_batches: FloatArray
+    inputs: Inputs,
+    table: LayerTable,
+    stage: _Stage,
+    parameters: FloatArray,
+    weight_bytes: FloatArray,
+    micro_batches: FloatArray,
 ) -> dict[str, FloatArray]:
-    plan, precision = inputs.plan, inputs.precision
-    owners = _sharded_states(inputs, parameters)
+    plan = inputs.plan
+    owners = _sharded_states(inputs, parameters, weight_bytes)
     with at("memory.activations_bytes"):
         owners["activations"] = activation_bytes(
             in_flight=micro_batches_in_flight(
@@ -168,25 +204,23 @@ def _training(
             # The head runs forward and straight back: one micro-batch of logits, whatever is in flight.
             rebuilt_bytes=np.maximum(table.layer_rebuilt_bytes, stage.last * table.head_kept_bytes),
         )
-    unsharded = (
-        table.layer_parameters
-        * (
-            np.where(plan.zero_stage >= 3, UNSHARDED_LAYERS * precision.weights, 0.0)
-            + np.where(plan.zero_stage >= 2, precision.gradients, 0.0)
-        )
-        * (plan.data_parallel > 1)
-    )
     owners["kv_cache"] = ZERO
-    owners["buffers"] = unsharded + np.maximum(table.working_bytes, stage.last * table.head_working_bytes)
+    owners["buffers"] = _unsharded_bytes(inputs, table, stage) + np.maximum(
+        table.working_bytes, stage.last * table.head_working_bytes
+    )
     return owners
 
 
 def _inference(
-    inputs: Inputs, table: LayerTable, stage: _Stage, parameters: FloatArray
+    inputs: Inputs, table: LayerTable, stage: _Stage, parameters: FloatArray, weight_bytes: FloatArray
 ) -> dict[str, FloatArray]:
     with at("memory.weights_bytes"):
         weights = state_bytes(
-            parameters=parameters, bytes_per_parameter=inputs.precision.weights, shards=np.ones(1)
+            parameters=parameters,
+            bytes_per_parameter=np.divide(
+                weight_bytes, parameters, out=np.zeros_like(weight_bytes), where=parameters > 0
+            ),
+            shards=np.ones(1),
         )
     with at("memory.kv_cache_bytes"):
         cache = _cache(inputs, stage.layers)
@@ -239,11 +273,15 @@ def memory(
     """
     candidates = []
     for stage in _stages(layers, inputs.plan.pipeline_parallel):
-        held = stage_parameters(table, stage.layers, first=stage.first, last=stage.last, tied=tied)
+        first, last = stage.first, stage.last
+        held, stored = np.broadcast_arrays(
+            stage_parameters(table, stage.layers, first=first, last=last, tied=tied),
+            stage_weight_bytes(table, stage.layers, first=first, last=last, tied=tied),
+        )
         owners = (
-            _training(inputs, table, stage, held, micro_batches)
+            _training(inputs, table, stage, held, stored, micro_batches)
             if training
-            else _inference(inputs, table, stage, held)
+            else _inference(inputs, table, stage, held, stored)
         )
         owners["reserved"] = inputs.device.reserved_bytes
         present = (stage.layers > 0) | (stage.first > 0) | (stage.last > 0)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from simulator.blocks import BlockCost, OperatorCost
 from simulator.columns import Inputs
 from simulator.counting import OPERATOR_KINDS
-from simulator.data_parallel import unit_exchanges
+from simulator.data_parallel import replica_group, unit_exchanges
 from simulator.evaluate import Detail
 
 FloatArray = NDArray[np.float64]
@@ -104,21 +104,21 @@ def _plain_row(
     }
 
 
-def _slowest(detail: Detail) -> tuple[float, float, float]:
-    """Layers, and 0/1 for embedding and head, of the slowest stage."""
-    stage = int(_one(detail.step.stages.slowest()))
-    layers = detail.step.layers
-    single = _one(layers.first) == _one(layers.last) and _one(layers.n_fullest + layers.n_lighter) == 0
-    n = (_one(layers.first), _one(layers.middle), _one(layers.last))[stage]
-    return n, float(stage == 0), float(stage == 2 or (stage == 0 and single))
+def _slowest(detail: Detail, inputs: Inputs) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Layers, and 0/1 for embedding and head, of the slowest stage, by node of the decode quadrature."""
+    stage, layers = detail.step.stages.slowest(), detail.step.layers
+    single = inputs.plan.pipeline_parallel == 1
+    n = np.where(stage == 0, layers.first, np.where(stage == 1, layers.middle, layers.last))
+    last = (stage == 2) | ((stage == 0) & single)
+    return n, (stage == 0).astype(np.float64), last.astype(np.float64)
 
 
 def _data_rows(detail: Detail, inputs: Inputs, micro_batches: float, n_layers: float) -> Iterator[Row]:
     """Data-parallel exchanges: inside the layers, and at the end of the step."""
     step = detail.step
-    in_layers = _one(step.data_parallel_s - step.end_reduce_s - step.end_gather_s)
+    in_layers = micro_batches * _one(step.stages.at_slowest(step.stages.data_s))
     if in_layers > 0:
-        layer, embedding, head = unit_exchanges(detail.table, inputs)
+        layer, embedding, head = unit_exchanges(detail.table, inputs, replica_group(inputs), tied=detail.tied)
         once = [u.gather.seconds * 2 + u.reduce.seconds for u in (layer, embedding, head)]
         busy = micro_batches * (_one(once[0]) * n_layers + _one(once[1]) + _one(once[2]))
         yield _plain_row(
@@ -131,17 +131,18 @@ def _data_rows(detail: Detail, inputs: Inputs, micro_batches: float, n_layers: f
             max(busy, in_layers),
             in_layers,
         )
-    for name, seconds in (("gradients.exchange", step.end_reduce_s), ("weights.exchange", step.end_gather_s)):
-        if _one(seconds) > 0:
+    if step.end is None:
+        return
+    sharded = _one(inputs.plan.zero_stage) >= 1
+    reduce_busy = _one(step.end.reduce.seconds + step.end.tied.seconds)
+    closing = (
+        ("gradients.exchange", "reduce_scatter" if sharded else "all_reduce", reduce_busy, step.end_reduce_s),
+        ("weights.exchange", "all_gather", _one(step.end.gather.seconds), step.end_gather_s),
+    )
+    for name, collective, busy, exposed in closing:
+        if busy > 0:
             yield _plain_row(
-                name,
-                "parameters",
-                "communication",
-                "all_reduce" if "grad" in name else "all_gather",
-                "data_parallel",
-                1.0,
-                _one(seconds),
-                _one(seconds),
+                name, "parameters", "communication", collective, "data_parallel", 1.0, busy, _one(exposed)
             )
 
 
@@ -171,7 +172,7 @@ def detail_rows(
     KeyError
         If an operator kind is unknown.
     """
-    n_layers, first, last = _slowest(detail)
+    n_layers, first, last = _slowest(detail, inputs)
     step, weights = detail.step, detail.weight[:, 0]
     micro = step.micro_batches
     per_node = np.broadcast_to(micro, weights.shape) * weights
@@ -179,7 +180,7 @@ def detail_rows(
     shares = {"embedding": first, "layer": n_layers, "head": last}
     for blocks in (detail.blocks.forward, detail.blocks.backward):
         for name, block in blocks.items():
-            if shares[name] > 0:
+            if np.any(shares[name] > 0):
                 rows += _block_rows(
                     block, f"{prefix}{name}", per_node * shares[name], inputs, dtypes, evidence
                 )
@@ -187,7 +188,7 @@ def detail_rows(
         rows += _block_rows(step.optimizer, f"{prefix}optimizer", weights, inputs, dtypes, evidence)
     total_weight = float(weights.sum())
     if total_weight > 0:
-        rows += _data_rows(detail, inputs, _one(micro), n_layers)
+        rows += _data_rows(detail, inputs, _one(micro), _one(n_layers))
         for name, kind, seconds in (
             ("pipeline.p2p", "send", step.pipeline_p2p_s),
             ("pipeline.bubble", "bubble", step.bubble_s),

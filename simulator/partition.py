@@ -14,7 +14,7 @@ from hardware_specs import SystemSpec
 from simulator.blocks import Structure
 from simulator.columns import DeviceColumns, FabricColumns, Inputs, PlanColumns, column, take
 from simulator.conditions import holds
-from simulator.device import Fidelity, Machines, device_columns, fabric_columns
+from simulator.device import Fidelity, Machines, as_executed, device_columns, fabric_columns
 from simulator.hardware_leaves import HardwareLeaves, Override
 from simulator.legality import Combination, first_broken, redundant
 from simulator.precision import Precision
@@ -35,8 +35,10 @@ FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 
 EXCLUDED_BY_CONDITION, REDUNDANT = -2, -3
-# Plan keys that the blocks of one micro-batch depend on; the other keys act in composition.
+# Keys that the blocks of one micro-batch depend on; the other keys act in composition. The number of devices
+# decides which groups straddle nodes.
 LAYER_PLAN_KEYS = (
+    "devices",
     "plan.tensor_parallel",
     "plan.sequence_parallel",
     "plan.recompute",
@@ -96,9 +98,8 @@ class Split:
 class Splitter:
     """Splits rows of one space into partitions; catalog entries are resolved once and kept."""
 
-    def __init__(self, space: Space, *, redundant: bool = True) -> None:
+    def __init__(self, space: Space) -> None:
         self.space = space
-        self.redundant = redundant
         self.variants = SpaceVariants(space)
         self._last: Combination | None = None
         self._tables: dict[str, FloatArray] = {}
@@ -150,7 +151,9 @@ class Splitter:
             g = int(graphical[first[number] if graphical.shape[0] > 1 else 0])
             m = int(model[first[number] if model.shape[0] > 1 else 0])
             chosen = self.variants.graphicals.get(g)
-            found.setdefault((chosen, layer_structure(self.variants.models.get(m), chosen)), []).append(number)
+            found.setdefault((chosen, layer_structure(self.variants.models.get(m), chosen)), []).append(
+                number
+            )
         for numbers in found.values():
             yield np.flatnonzero(np.isin(inverse, numbers))
 
@@ -189,23 +192,27 @@ class Splitter:
         for condition in self.space.where:
             kept = holds(condition, self._condition_columns(chunk, combination), n)
             found[(found == -1) & ~kept] = EXCLUDED_BY_CONDITION
-        if not self.redundant:
-            found[(found == -1) & np.broadcast_to(redundant(combination), (n,))] = REDUNDANT
+        if self.space.generated:
+            repeats = np.broadcast_to(redundant(combination, self.space.generated), (n,))
+            found[(found == -1) & repeats] = REDUNDANT
         legal = np.flatnonzero(found == -1)
         if legal.size == 0:
             return None, found
+        # A type without units is replaced by the one that is used in its place, here as everywhere.
+        executed = [as_executed(p, s, graphical.fallback) for s in systems for p in precisions]
+        executed_index = system_index * len(precisions) + precision_index
         inputs = Inputs(
             model=model,
             task=task,
             plan=plan,
-            precision=precision_columns(precisions, precision_index),
+            precision=precision_columns(executed, executed_index),
             device=device,
             fabric=fabric,
         )
-        codes, everywhere = self._layer_codes(chunk, graphical.kind, plan, systems, n)
+        codes, everywhere = self._layer_codes(chunk, graphical.kind, plan, n)
         structure = Structure(
             layer=layer_structure(models[0], graphical),
-            quantised=any(p.quantises for p in precisions),
+            quantised=any(p.quantises for p in executed),
             rewrites=graphical.compression.rewrites,
         )
         return (
@@ -216,9 +223,7 @@ class Splitter:
                 inputs=take(inputs, legal),
                 output_length=output if output.shape[0] == 1 else output[legal],
                 layer_codes=codes[legal],
-                cache_key=(graphical, structure.layer)
-                if everywhere
-                else None,
+                cache_key=(graphical, structure.layer) if everywhere else None,
                 models=models,
                 systems=systems,
                 precisions=precisions,
@@ -268,9 +273,7 @@ class Splitter:
         found = device_columns(machines), fabric_columns(machines, devices)
         return (take(found[0], inverse), take(found[1], inverse)) if varies else found
 
-    def _layer_codes(
-        self, chunk: RowValues, kind: str, plan: PlanColumns, systems: Sequence[SystemSpec], n: int
-    ) -> tuple[IndexArray, bool]:
+    def _layer_codes(self, chunk: RowValues, kind: str, plan: PlanColumns, n: int) -> tuple[IndexArray, bool]:
         """A number per row that is equal where blocks are, from positions on the axes that blocks depend on.
 
         The second value says whether the numbers are the same in all chunks.
@@ -279,8 +282,6 @@ class Splitter:
         for group in (self.variants.models, self.variants.systems, self.variants.precisions):
             axes.update(group.axes)
         keys = [*(f"task.{k}" for k in TASK_KEYS[kind] if "batch" not in k), *LAYER_PLAN_KEYS]
-        if any(s.scale_up.topology == "torus" for s in systems):
-            keys.append("devices")
         derived_micro_batch = kind != "training" and np.any(np.isnan(chunk.number("plan.micro_batch_size")))
         axes.update(i for i, axis in enumerate(self.space.axes) if any(k in axis.keys for k in keys))
         if not derived_micro_batch:

@@ -91,14 +91,15 @@ def pipeline_time(
 
 @rule(
     symbol="Tp2p",
-    formula="[p > 1] w t ((p - 1) + (1 - o) v (m - 1))",
+    formula="[p > 1] w (fill + (1 - o) v (m - 1) max(t))",
     unit="s",
     source="each micro-batch crosses a boundary w ways (2: forward and backward), v times when interleaved "
     "(Narayanan et al., arXiv:2104.04473, section 2.2); o = 1 hides what is not fill or drain",
 )
 def exposed_p2p(
     *,
-    message_s: FloatArray,
+    fill_s: FloatArray,
+    slowest_s: FloatArray,
     pipeline_parallel: FloatArray,
     virtual_pipeline: FloatArray,
     micro_batches: FloatArray,
@@ -107,8 +108,23 @@ def exposed_p2p(
 ) -> FloatArray:
     """Time that point-to-point transfers add to a step [s].
 
-    ``message_s`` is one transfer [s]; the others are counts and a 0/1 switch [1]; zero for one stage; raises
-    nothing. Fill and drain pay p - 1 transfers each way, the steady state one each way per chunk.
+    ``fill_s`` is one transfer over every boundary, ``slowest_s`` over the slowest one [s]; the others are counts
+    and a 0/1 switch [1]; zero for one stage; raises nothing. Fill and drain cross every boundary once each way,
+    the steady state runs at the pace of the slowest.
     """
     steady = (1.0 - overlap) * virtual_pipeline * np.maximum(micro_batches - 1.0, 0.0)
-    return np.where(pipeline_parallel > 1, ways * message_s * (pipeline_parallel - 1.0 + steady), 0.0)
+    return np.where(pipeline_parallel > 1, ways * (fill_s + steady * slowest_s), 0.0)
+
+
+@rule(
+    symbol="T",
+    formula="max(sum(t_i), m max(t_i))",
+    unit="s",
+    source="a token can only follow its predecessor through all stages, and no stage serves two micro-batches at "
+    "once (Pope et al., arXiv:2211.05102, section 3.2)",
+)
+def decode_period(
+    *, sum_of_stages_s: FloatArray, slowest_stage_s: FloatArray, micro_batches: FloatArray
+) -> FloatArray:
+    """Time between two tokens of a sequence while decoding goes on without a break [s]; raises nothing."""
+    return np.maximum(sum_of_stages_s, micro_batches * slowest_stage_s)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_specs.errors import InfeasibleError, Problem, ScenarioError
-from simulator.scenario import Scenario, mapping_from
+from hardware_specs.errors import InfeasibleError, Problem, ScenarioError, shorten
+from simulator.axes import is_sweep
+from simulator.feasibility import GB
+from simulator.scenario import Scenario
+from simulator.scenario_reading import mapping_from
 from simulator.space import Space, space_from
 from simulator.sweeping import SweepResult, explain_empty, run_space
 
@@ -19,9 +22,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FloatArray = NDArray[np.float64]
-Objective = Literal["step_time", "energy"]
-OBJECTIVES: Mapping[str, str] = {"step_time": "step_time_s", "energy": "energy_j"}
-MICRO_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+Objective = Literal["step_time", "energy", "micro_batch"]
+# Column and sign: what is minimised. The largest micro-batch that fits is one of the things people ask for.
+OBJECTIVES: Mapping[str, tuple[str, float]] = {
+    "step_time": ("step_time_s", 1.0),
+    "energy": ("energy_j", 1.0),
+    "micro_batch": ("micro_batch_size", -1.0),
+}
+MAX_MICRO_BATCH = 256
+LARGEST_TENSOR, LARGEST_PIPELINE = 64, 256
 VIRTUAL = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 
 
@@ -34,8 +43,18 @@ class Found:
     result: SweepResult
 
 
-def _divisors(number: int) -> list[int]:
-    return [d for d in range(1, number + 1) if number % d == 0]
+def _divisors(numbers: Sequence[int], largest: int) -> list[int]:
+    """Numbers up to ``largest`` that divide one of some others."""
+    return [d for d in range(1, largest + 1) if any(n % d == 0 for n in numbers)]
+
+
+def known_objective(objective: str) -> None:
+    """Refuse an objective that is not known; ScenarioError."""
+    if objective not in OBJECTIVES:
+        fix = f"use {' or '.join(OBJECTIVES)}"
+        raise ScenarioError(
+            [Problem(path="--objective", value=shorten(objective), rule="is not known", fix=fix)]
+        )
 
 
 def generated_space(scenario: Mapping[str, Any], devices: int | None = None) -> Space:
@@ -59,32 +78,51 @@ def generated_space(scenario: Mapping[str, Any], devices: int | None = None) -> 
         As :func:`simulator.space.space_from`.
     """
     data = {**scenario, **({"devices": devices} if devices is not None else {})}
-    first = space_from({k: v for k, v in data.items() if k not in ("zip", "where")})
+    first = space_from(data)
+    if is_sweep(data.get("plan")) or isinstance(data.get("plan"), list):
+        rule, fix = (
+            "is a list of whole plans, and search makes its own",
+            "list values key by key, or use sweep",
+        )
+        raise ScenarioError([Problem(path="plan", value="", rule=rule, fix=fix)])
     plan = dict(data.get("plan", {}))
-    n = int(first.base["devices"])
     training = first.base["task"]["kind"] == "training"
-    given = {*plan, *(k.removeprefix("plan.") for k in data if str(k).startswith("plan."))}
+    given = {*plan, *(k.removeprefix("plan.") for k in [*data, *first.keys()] if str(k).startswith("plan."))}
+    generated: set[str] = set()
+
+    def counts(key: str, missing: int) -> list[int]:
+        """Every value of a key of the scenario."""
+        for axis in first.axes:
+            if key in axis.keys:
+                return [int(v) for v in axis.values[axis.keys.index(key)]]
+        *sections, last = key.split(".")
+        return [int((first.base[sections[0]] if sections else first.base).get(last, missing))]
 
     def absent(key: str, values: list[Any]) -> None:
         if key not in given:
             plan[key] = {"sweep": values}
+            generated.add(key)
 
-    absent("tensor_parallel", [d for d in _divisors(n) if d <= 64])
-    absent("pipeline_parallel", [d for d in _divisors(n) if d <= 256])
+    absent("tensor_parallel", _divisors(counts("devices", 1), LARGEST_TENSOR))
+    absent("pipeline_parallel", _divisors(counts("devices", 1), LARGEST_PIPELINE))
     if training:
         absent("virtual_pipeline", list(VIRTUAL))
-        absent("micro_batch_size", list(MICRO_BATCHES))
+        absent("micro_batch_size", _divisors(counts("task.global_batch_size", 1), MAX_MICRO_BATCH))
         absent("recompute", ["none", "selective", "full"])
         absent("zero_stage", [0, 1, 2, 3])
         absent("sequence_parallel", [False, True])
-    return space_from({**data, "plan": plan})
+    return replace(space_from({**data, "plan": plan}), generated=frozenset(generated))
 
 
 def _nearest(space: Space, result: SweepResult) -> str:
-    over = result.columns["peak_bytes"] / result.columns["capacity_bytes"]
-    row = int(np.argmin(over))
+    peak, capacity = result.columns["peak_bytes"], result.columns["capacity_bytes"]
+    row = int(np.argmin(peak / capacity))
     plan = space.scenario_mapping(int(result.rows[row]))["plan"]
-    return f"the nearest plan needs {over[row]:.2f} times the memory of a device: {plan}"
+    written = ", ".join(f"{k}: {str(v).lower() if isinstance(v, bool) else v}" for k, v in plan.items())
+    return (
+        f"the nearest needs {peak[row] / GB:.1f} GB per device but there are {capacity[row] / GB:.1f} GB: "
+        f"{written}; use more devices, a system with more memory, or fewer bits"
+    )
 
 
 def search(
@@ -102,7 +140,7 @@ def search(
     scenario : mapping, path or Scenario
         Keys set in its plan are fixed, lists restrict, absent degrees and switches are enumerated.
     objective : str
-        "step_time" [s] or "energy" [J], smaller is better.
+        "step_time" [s] or "energy" [J], smaller is better, or "micro_batch": the largest that fits [1].
     devices : int, optional
         Replaces the scenario's [1].
     top : int
@@ -113,7 +151,7 @@ def search(
     Returns
     -------
     Found
-        The best rows, best first (ties in row order), with their scenarios.
+        The best rows, best first (ties by step time, then row order), with their scenarios.
 
     Raises
     ------
@@ -123,10 +161,9 @@ def search(
         As ``simulate``; also when no plan is legal, or an objective is unknown.
     """
     # Of a Scenario only what was set by hand is fixed; its defaults are free.
-    if isinstance(scenario, Scenario):
-        data = scenario.model_dump(exclude_unset=True)
-    else:
-        data = mapping_from(scenario)
+    data = (
+        scenario.model_dump(exclude_unset=True) if isinstance(scenario, Scenario) else mapping_from(scenario)
+    )
     return search_space(generated_space(data, devices), objective=objective, top=top, progress=progress)
 
 
@@ -138,27 +175,21 @@ def search_space(
     progress: Callable[[int], None] | None = None,
 ) -> Found:
     """As :func:`search`, on a space from :func:`generated_space`; raises the same errors."""
-    if objective not in OBJECTIVES:
-        raise ScenarioError(
-            [
-                Problem(
-                    path="--objective",
-                    value=str(objective),
-                    rule="is not known",
-                    fix=f"use {' or '.join(OBJECTIVES)}",
-                )
-            ]
-        )
+    known_objective(objective)
     if top < 1:
-        raise ScenarioError([Problem(path="--top", value=str(top), rule="must be at least 1")])
-    result = run_space(space, progress=progress, redundant=False)
+        raise ScenarioError(
+            [Problem(path="top", value=str(top), rule="must be at least 1", fix="use 1 or more")]
+        )
+    result = run_space(space, progress=progress)
     if result.rows.size == 0:
         raise explain_empty(space, result.excluded)
     feasible = np.flatnonzero(result.columns["feasible"] > 0)
     if feasible.size == 0:
         raise InfeasibleError(f"none of the {result.rows.size:,} legal plans fits; {_nearest(space, result)}")
-    values = result.columns[OBJECTIVES[objective]][feasible]
-    chosen = feasible[np.argsort(values, kind="stable")[:top]]
+    column, sign = OBJECTIVES[objective]
+    # Ties go to the faster plan, then to row order.
+    order = np.lexsort((result.columns["step_time_s"][feasible], sign * result.columns[column][feasible]))
+    chosen = feasible[order[:top]]
     best = SweepResult(
         space=space,
         rows=result.rows[chosen],

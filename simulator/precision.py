@@ -156,7 +156,9 @@ def precision_from(
             )
         else:
             given[key] = dtype
-    return replace(RECIPES["bf16"], name="custom", **given), problems  # type: ignore[arg-type]
+    narrow = any(given.get(c) in ("int8", "int4", "fp4") for c in ("weights", "gradients", "optimizer"))
+    custom = replace(RECIPES["bf16"], name="custom", inference_only=narrow, **given)  # type: ignore[arg-type]
+    return custom, problems
 
 
 def operand_dtypes(precision: Precision) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from hardware_specs import catalog_hash, list_systems, to_mapping
 from simulator.partition import Partition
-from simulator.scenario import scenario_from
+from simulator.scenario_reading import scenario_from
 from simulator.space import Space
 from workloads.catalog import list_models, model_hash
 

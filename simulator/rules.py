@@ -67,6 +67,7 @@ class Recorder:
         return [r for r in self.records if r.path == path or r.path.startswith(path + ".")]
 
 
+# The registry: cost rules by name, filled by the decorator below.
 RULES: dict[str, Rule[..., Any]] = {}
 _active: list[Recorder] = []
 _path: list[str] = []
@@ -125,7 +126,7 @@ def at(path: str) -> Iterator[None]:
 
 @contextmanager
 def recording() -> Iterator[Recorder]:
-    """Note every rule called inside; recorders nest, the innermost takes the notes."""
+    """Note every rule called inside; recorders nest, the innermost takes the notes. Raises nothing."""
     recorder = Recorder()
     _active.append(recorder)
     try:

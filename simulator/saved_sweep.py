@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hardware_specs.errors import Problem, SpecError
+from workloads.json_file import load_json
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_NEEDED = ("step_time_s", "peak_bytes")
+_FIX = "give the file that llmsim sweep --out wrote"
 
 
 def read_result(path: Path) -> pd.DataFrame:
@@ -33,17 +37,32 @@ def read_result(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     if not path.is_file():
-        raise SpecError([Problem(path=str(path), value="", rule="is not a file")])
+        raise _refuse(path, "is a directory" if path.is_dir() else "does not exist")
     try:
-        frame = pd.read_csv(path) if path.suffix == ".csv" else _parquet(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise SpecError(
-            [Problem(path=str(path), value="", rule=f"cannot be read ({str(error)[:80]})")]
-        ) from None
-    if "step_time_s" not in frame.columns:
-        raise SpecError(
-            [Problem(path=str(path), value="", rule="is not a saved sweep: it has no step_time_s")]
-        )
+        frame = _csv(path) if path.suffix == ".csv" else _parquet(path)
+    except (OSError, ValueError, KeyError, pd.errors.ParserError) as error:
+        raise _refuse(path, f"cannot be read ({str(error)[:80]})") from None
+    missing = [name for name in _NEEDED if name not in frame.columns]
+    if missing:
+        raise _refuse(path, f"is not a saved sweep: it has no {' and no '.join(missing)}")
+    wrong = [name for name in _NEEDED if not pd.api.types.is_numeric_dtype(frame[name])]
+    if wrong:
+        raise _refuse(path, f"is not a saved sweep: {' and '.join(wrong)} must hold numbers")
+    return frame
+
+
+def _refuse(path: Path, rule: str) -> SpecError:
+    return SpecError([Problem(path=str(path), value="", rule=rule, fix=_FIX)])
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    # The default parser of pandas is fast and may be off in the last digit.
+    frame = pd.read_csv(path, float_precision="round_trip")
+    beside = path.with_name(f"{path.name}.json")
+    if beside.is_file():
+        frame.attrs.update(load_json(beside))
     return frame
 
 

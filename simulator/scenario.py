@@ -1,15 +1,11 @@
-"""What a user asks: model, task, system and plan. Types and names are checked here, combinations in legality."""
+"""What a user asks: model, task, system and plan, with types and bounds. Combinations are checked in legality."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from hardware_specs.errors import LlmsimError, Problem, ScenarioError, near_names, shorten
-from hardware_specs.strict_yaml import load_yaml
+from pydantic import BaseModel, ConfigDict, Field
 
 MAX_COUNT = 10**9
 
@@ -127,139 +123,17 @@ class Scenario(_Keys):
         "calibrated", "datasheet" (no fitted coefficients) or "bound" (no latencies either).
     """
 
-    model: str | dict[str, Any]
-    task: Task = Field(discriminator="kind")
-    system: str | dict[str, Any]
-    devices: int = Field(ge=1, le=MAX_COUNT)
-    plan: Plan = Field(default=Plan())
-    fidelity: Literal["bound", "datasheet", "calibrated"] = "calibrated"
-
-
-def _known_keys(location: tuple[Any, ...]) -> list[str]:
-    if len(location) == 1:
-        return list(Scenario.model_fields)
-    if location[0] == "plan":
-        return list(Plan.model_fields)
-    if location[0] == "task" and len(location) > 1 and location[1] in TASKS:
-        return list(TASKS[str(location[1])].model_fields)
-    return []
-
-
-_RULES = {
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "bool_type": "must be true or false",
-    "string_type": "must be text",
-    "dict_type": "must be a mapping",
-    "list_type": "must be a list",
-    "union_tag_not_found": "needs a kind: training, prefill, decode or generation",
-    "missing": "is missing",
-    "model_type": "must be a mapping",
-    "model_attributes_type": "must be a mapping",
-}
-
-
-def _problem(error: Mapping[str, Any]) -> Problem:
-    location = tuple(error["loc"])
-    shown = tuple(p for i, p in enumerate(location) if not (i == 1 and location[0] == "task" and p in TASKS))
-    path = ".".join(str(p) for p in shown if p not in ("str", "dict[str,any]", "dict[str,str]"))
-    kind, value = error["type"], error.get("input")
-    if kind == "extra_forbidden":
-        near = near_names(str(location[-1]), _known_keys(location))
-        fix = (
-            f"did you mean {', '.join(near)}?" if near else f"known keys: {', '.join(_known_keys(location))}"
-        )
-        return Problem(path=path, value=shorten(value), rule="is not a key here", fix=fix)
-    if kind == "missing":
-        return Problem(path=path, value="", rule="is missing", fix="add it")
-    if kind == "union_tag_invalid":
-        return Problem(
-            path="task.kind",
-            value=shorten(error["ctx"]["tag"]),
-            rule="is not a known task",
-            fix=f"use {', '.join(TASKS)}",
-        )
-    rule = _RULES.get(kind, str(error["msg"]).replace("Input should be", "must be"))
-    return Problem(path=path, value=shorten(value), rule=rule)
-
-
-def problems_of(error: ValidationError) -> list[Problem]:
-    """Mistakes that pydantic found, in the words of this project; a union's branches give one line."""
-    seen: dict[str, Problem] = {}
-    for item in error.errors(include_url=False):
-        problem = _problem(item)
-        seen.setdefault(problem.path, problem)
-    return list(seen.values())
-
-
-def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with dotted keys replaced, e.g. ``{"plan.tensor_parallel": 4}``.
-
-    Raises ScenarioError if a parent is no mapping.
-    """
-    out: dict[str, Any] = dict(base)
-    for dotted, value in overrides.items():
-        here, keys = out, dotted.split(".")
-        for key in keys[:-1]:
-            inner = here.get(key, {})
-            if isinstance(inner, str) and key in ("model", "system"):
-                # A catalog name with some keys changed.
-                inner = {"base": inner}
-            if not isinstance(inner, Mapping):
-                raise ScenarioError(
-                    [Problem(path=dotted, value=shorten(value), rule=f"{key} is not a mapping here")]
-                )
-            here[key] = dict(inner)
-            here = here[key]
-        here[keys[-1]] = value
-    return out
-
-
-def scenario_from(source: Scenario | Mapping[str, Any] | str | Path) -> Scenario:
-    """Read a scenario.
-
-    Parameters
-    ----------
-    source : Scenario, mapping, str or Path
-        A path names a YAML file; relative paths in it are relative to its folder.
-
-    Returns
-    -------
-    Scenario
-        Types and names checked; nothing is looked up yet.
-
-    Raises
-    ------
-    ScenarioError, SpecError
-        With every mistake that was found; a file that cannot be read is a SpecError.
-    """
-    if isinstance(source, Scenario):
-        return source
-    data = mapping_from(source)
-    # Dotted keys at file level are overrides.
-    plain = {k: v for k, v in data.items() if "." not in str(k)}
-    data = merged(plain, {str(k): v for k, v in data.items() if "." in str(k)})
-    try:
-        return Scenario.model_validate(data)
-    except ValidationError as error:
-        raise ScenarioError(problems_of(error)) from None
-    except LlmsimError:
-        raise
-
-
-def mapping_from(source: Mapping[str, Any] | str | Path) -> dict[str, Any]:
-    """A mapping as it is, or the one in a YAML file, its relative paths anchored; SpecError if unreadable."""
-    if isinstance(source, Mapping):
-        return dict(source)
-    return anchored(load_yaml(Path(source)), Path(source).parent)
-
-
-def anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """``data`` with relative paths of model and system made relative to ``folder`` instead."""
-    out = dict(data)
-    for key in ("model", "system"):
-        value = out.get(key)
-        if isinstance(value, str) and (value.endswith((".yaml", ".yml", ".json")) or "/" in value):
-            path = Path(value)
-            out[key] = str(path if path.is_absolute() else folder / path)
-    return out
+    model: str | dict[str, Any] = Field(
+        description="a catalog name, the path of a model YAML or Hugging Face config.json, or the keys themselves"
+    )
+    task: Task = Field(discriminator="kind", description="what one step does, by its kind")
+    system: str | dict[str, Any] = Field(
+        description="a catalog name, the path of a system YAML, or the keys themselves"
+    )
+    devices: int = Field(
+        ge=1, le=MAX_COUNT, description="accelerators in use: part of one node, or whole nodes [1]"
+    )
+    plan: Plan = Field(default=Plan(), description="how the work is spread; every key has a default")
+    fidelity: Literal["bound", "datasheet", "calibrated"] = Field(
+        "calibrated", description="fitted coefficients; none; or none and no latencies"
+    )

@@ -74,7 +74,7 @@ def model_columns(models: Sequence[ModelSpec], index: IndexArray, layers_kept: f
 
 
 def precision_columns(precisions: Sequence[Precision], index: IndexArray) -> PrecisionColumns:
-    """Bytes per element by class for the precisions that rows refer to."""
+    """Bytes per element by class for the precisions (as they run) that rows refer to."""
 
     def spread(values: list[float]) -> FloatArray:
         return np.array(values)[index]
@@ -85,6 +85,7 @@ def precision_columns(precisions: Sequence[Precision], index: IndexArray) -> Pre
     operands = [operand_dtypes(p) for p in precisions]
     return PrecisionColumns(
         weights=width("weights"),
+        plain_weights=np.maximum(width("weights"), width("activations")),
         weights_operand=spread([w for _, w in operands]),
         activations=width("activations"),
         operand=spread([a for a, _ in operands]),

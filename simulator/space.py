@@ -6,48 +6,38 @@ A scenario without axes is the space with one row; there is no other path.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
-from hardware_specs import parse_override
-from hardware_specs.errors import LlmsimError, Problem, ScenarioError, shorten
-from hardware_specs.figure_table import figure_dimension
-from hardware_specs.schema import SystemSpec
-from simulator.conditions import Condition, parse_condition
-from simulator.scenario import Scenario, mapping_from, merged, scenario_from
+from hardware_specs.errors import LlmsimError, Problem, ScenarioError
+from simulator.axes import (
+    Axis,
+    Verbatim,
+    axis_of,
+    axis_values,
+    figure_text,
+    is_figure,
+    leaves,
+    plain,
+    size_problems,
+    zip_axes,
+)
+from simulator.conditions import Condition, parse_conditions
+from simulator.input_checks import input_problems
+from simulator.scenario import TASKS, Plan, Scenario
+from simulator.scenario_reading import mapping_from, merged, scenario_from
+
+__all__ = ["Axis", "Space", "is_figure", "space_from"]
 
 IndexArray = NDArray[np.int64]
 
-# Keys whose value is a list by itself; an axis over them is written {sweep: [...]}.
-LIST_KEYS = ("compression", "shape", "slices", "aliases")
 DIRECTIVES = ("zip", "where")
-MAX_ROWS = 10**9
-# Axis values beyond this many are checked as whole arrays, not one scenario each.
-CHECKED_ONE_BY_ONE = 4096
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Axis:
-    """Keys that change together.
-
-    Attributes
-    ----------
-    keys : tuple of str
-        Dotted keys; more than one in a ``zip`` group.
-    values : tuple of sequences
-        One sequence per key, all of one length.
-    """
-
-    keys: tuple[str, ...]
-    values: tuple[Sequence[Any], ...]
-
-    def __len__(self) -> int:
-        return len(self.values[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +54,18 @@ class Space:
         Overrides of hardware figures that do not vary.
     where : tuple of Condition
         Rows that break one are left out.
+    late : mapping of str to value
+        Dotted keys that do not vary, below a model or a system that does: applied after it was chosen.
+    generated : frozenset of str
+        Plan keys that a search has enumerated itself: plans that only repeat another one are left out.
     """
 
     base: Mapping[str, Any]
     axes: tuple[Axis, ...]
     fixed: Mapping[str, Any]
     where: tuple[Condition, ...]
+    late: Mapping[str, Any] = field(default_factory=dict)
+    generated: frozenset[str] = frozenset()
 
     @property
     def n_rows(self) -> int:
@@ -89,117 +85,73 @@ class Space:
             rest = rest // len(axis)
         return out[::-1]
 
+    def with_changes(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The base with some keys changed; ScenarioError if a parent is no mapping."""
+        return merged(self.base, {**self.late, **{k: plain(v) for k, v in changes.items()}})
+
     def scenario_mapping(self, row: int) -> dict[str, Any]:
         """The scenario of one row as a mapping, figure overrides as dotted keys at file level."""
         at = self.positions(np.array([row]))
-        chosen = {
-            key: axis.values[k][int(at[i][0])]
-            for i, axis in enumerate(self.axes)
-            for k, key in enumerate(axis.keys)
+        chosen: dict[str, Any] = {}
+        for i, axis in enumerate(self.axes):
+            chosen.update(axis.at(int(at[i][0])))
+        figures = {k: v for k, v in chosen.items() if is_figure(k)}
+        return {
+            **self.with_changes({k: v for k, v in chosen.items() if k not in figures}),
+            **self.fixed,
+            **figures,
         }
-        chosen = {
-            key: (value.item() if isinstance(value, np.generic) else value) for key, value in chosen.items()
-        }
-        plain = merged(self.base, {k: v for k, v in chosen.items() if not is_figure(k)})
-        return {**plain, **self.fixed, **{k: v for k, v in chosen.items() if is_figure(k)}}
 
 
-def is_figure(key: str) -> bool:
-    """Whether a dotted key names a numeric figure of the system (applied as an array, after the catalog)."""
-    if not key.startswith("system."):
-        return False
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One value of the scenario by dotted path; ``dotted`` if that was a dotted key at file level."""
+
+    path: str
+    value: Any
+    dotted: bool
+
+    def is_override(self, system: Any, swept: bool) -> bool:
+        """Whether it is a figure to apply after the catalog: one inside a complete description belongs to that."""
+        if not is_figure(self.path):
+            return False
+        if self.dotted or not isinstance(system, Mapping):
+            return True
+        return "base" in system and (swept or str(self.value).strip().endswith("x"))
+
+
+def _entries(data: Mapping[str, Any], problems: list[Problem]) -> list[_Entry]:
+    """Values in file order; a dotted key at file level takes the place of what stands at its path and below."""
+    found: list[_Entry] = []
+    for key, value in data.items():
+        if "" in str(key).split("."):
+            problems.append(Problem(path=str(key), value="", rule="is not a key", fix="remove the extra dot"))
+        elif key not in DIRECTIVES:
+            found += [_Entry(path, leaf, "." in str(key)) for path, leaf in leaves(value, str(key))]
+    # A figure's override leaves the description alone that it is applied to.
+    dotted = [e.path for e in found if e.dotted and not is_figure(e.path)]
+    replaced = [
+        e for e in found if not e.dotted and any(e.path == p or e.path.startswith(f"{p}.") for p in dotted)
+    ]
+    both = {e.path for e in found if e.dotted and axis_values(e.path, e.value, []) is not None}
+    for entry in found:
+        if not entry.dotted and entry.path in both and axis_values(entry.path, entry.value, []) is not None:
+            problems.append(Problem(path=entry.path, value="", rule="is swept twice", fix="keep one axis"))
+    return [e for e in found if e not in replaced]
+
+
+def _constants(base: Mapping[str, Any], swept: Sequence[str]) -> dict[str, float]:
+    """Numbers of the scenario that do not vary, by dotted key, for conditions; NaN where it has mistakes."""
     try:
-        figure_dimension(SystemSpec, key.removeprefix("system."))
+        data = scenario_from(base).model_dump()
     except LlmsimError:
-        return False
-    return True
-
-
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and set(value) != {"sweep"}:
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value
-
-
-def _axis_values(path: str, value: Any) -> Sequence[Any] | None:
-    """Values of an axis, or None for a plain value; ScenarioError for an empty axis."""
-    if isinstance(value, Mapping) and set(value) == {"sweep"}:
-        found = value["sweep"]
-        if not isinstance(found, (list, tuple, np.ndarray)):
-            raise ScenarioError(
-                [Problem(path=path, value=shorten(found), rule="sweep takes a list of values")]
-            )
-    elif isinstance(value, (list, tuple, np.ndarray)) and path.rsplit(".", 1)[-1] not in LIST_KEYS:
-        found = value
-    else:
-        return None
-    if len(found) == 0:
-        raise ScenarioError([Problem(path=path, value="[]", rule="an axis needs at least one value")])
-    return cast("Sequence[Any]", found)
-
-
-def _zip_axes(groups: Any) -> list[Axis]:
-    axes = []
-    for number, group in enumerate(groups if isinstance(groups, list) else [groups]):
-        where = f"zip[{number}]"
-        if not isinstance(group, Mapping) or not group:
-            raise ScenarioError(
-                [Problem(path=where, value=shorten(group), rule="is a mapping of dotted keys to lists")]
-            )
-        lengths = {
-            str(k): len(v) if isinstance(v, (list, tuple, np.ndarray)) else -1 for k, v in group.items()
+        sections: dict[str, list[type[BaseModel]]] = {"plan": [Plan], "task": list(TASKS.values())}
+        return {
+            f"{s}.{k}": math.nan for s, models in sections.items() for m in models for k in m.model_fields
         }
-        if len(set(lengths.values())) != 1 or min(lengths.values()) < 1:
-            shown = ", ".join(f"{k}: {'no list' if n < 0 else n}" for k, n in lengths.items())
-            raise ScenarioError(
-                [Problem(path=where, value=shown, rule="the lists of a group have one length of at least 1")]
-            )
-        axes.append(Axis(keys=tuple(lengths), values=tuple(group.values())))
-    return axes
-
-
-def _checked(base: Mapping[str, Any], fixed: Mapping[str, Any], axes: Sequence[Axis]) -> list[Problem]:
-    """Problems of types and names in the base scenario and in every axis value."""
-    found: dict[str, Problem] = {}
-
-    def attempt(changes: Mapping[str, Any]) -> None:
-        try:
-            scenario_from(merged(base, changes))
-        except LlmsimError as error:
-            for problem in error.problems:
-                found.setdefault(str(problem), problem)
-
-    attempt({})
-    for axis in axes:
-        for key, values in zip(axis.keys, axis.values, strict=True):
-            if is_figure(key):
-                found.update({str(p): p for p in _figure_problems(key, values)})
-                continue
-            for value in list(values)[:CHECKED_ONE_BY_ONE]:
-                attempt({key: value.item() if isinstance(value, np.generic) else value})
-    for key, value in fixed.items():
-        found.update({str(p): p for p in _figure_problems(key, [value])})
-    return list(found.values())
-
-
-def _figure_problems(key: str, values: Sequence[Any]) -> list[Problem]:
-    if isinstance(values, np.ndarray):
-        good = np.issubdtype(values.dtype, np.number) and bool(np.all(np.isfinite(values) & (values > 0)))
-        rule = "an array of figures holds finite positive numbers in SI units"
-        return [] if good else [Problem(path=key, value=shorten(values.tolist()), rule=rule)]
-    out = []
-    dimension = figure_dimension(SystemSpec, key.removeprefix("system."))
-    for value in values:
-        try:
-            parse_override(value, dimension)
-        except LlmsimError as error:
-            out += [
-                Problem(path=key, value=p.value or shorten(value), rule=p.rule, fix=p.fix)
-                for p in error.problems
-            ]
-    return out
+    found = {f"{s}.{k}": v for s in ("task", "plan") for k, v in data[s].items()}
+    found["devices"] = data["devices"]
+    return {k: float(v) for k, v in found.items() if isinstance(v, (int, float)) and k not in swept}
 
 
 def space_from(source: Mapping[str, Any] | Scenario | str | Path) -> Space:
@@ -213,7 +165,7 @@ def space_from(source: Mapping[str, Any] | Scenario | str | Path) -> Space:
     Returns
     -------
     Space
-        Types and names are checked, for every value of every axis.
+        Types, bounds and names are checked, for every value of every axis.
 
     Raises
     ------
@@ -221,43 +173,54 @@ def space_from(source: Mapping[str, Any] | Scenario | str | Path) -> Space:
         With all mistakes found.
     """
     data = source.model_dump() if isinstance(source, Scenario) else mapping_from(source)
+    problems: list[Problem] = []
+    entries = _entries(data, problems)
+    dotted = {e.path for e in entries if e.dotted}
     axes: list[Axis] = []
-    base: dict[str, Any] = {}
     fixed: dict[str, Any] = {}
-    for path, value in _leaves({k: v for k, v in data.items() if k not in DIRECTIVES}, ""):
-        values = _axis_values(path, value)
+    plain_keys: dict[str, Any] = {}
+    inside: set[str] = set()  # figures that vary inside a complete description
+    for entry in entries:
+        path, value = entry.path, entry.value
+        values = axis_values(path, value, problems)
+        override = entry.is_override(data.get("system"), values is not None)
+        if override and not entry.dotted and path in dotted:
+            continue
         if values is not None:
-            axes.append(Axis(keys=(path,), values=(values,)))
-            value = values[0]
-        # A figure inside an inline system belongs to that system; at file level it overrides the catalog.
-        if is_figure(path) and not isinstance(data.get("system"), Mapping):
-            if values is None:
-                fixed[path] = value
+            axes.append(axis_of({path: values}))
+            inside |= set() if override else {path}
+        elif override:
+            fixed[path] = figure_text(path, value)
         else:
-            base = merged(base, {path: value.item() if isinstance(value, np.generic) else value})
-    for axis in _zip_axes(data["zip"]) if "zip" in data else []:
-        axes.append(axis)
-        firsts = {k: v[0] for k, v in zip(axis.keys, axis.values, strict=True) if not is_figure(k)}
-        base = merged(base, firsts)
-    conditions = data.get("where", [])
-    where = tuple(parse_condition(c) for c in (conditions if isinstance(conditions, list) else [conditions]))
-    space = Space(base=base, axes=tuple(axes), fixed=fixed, where=where)
-    swept = space.keys()
-    duplicates = {k for k in swept if swept.count(k) > 1}
-    problems = [
-        Problem(path=k, value="", rule="is swept twice", fix="keep one axis") for k in sorted(duplicates)
-    ]
-    if space.n_rows > MAX_ROWS:
-        rule = f"is more than the limit of {MAX_ROWS:,} rows"
-        problems.append(
-            Problem(
-                path="sweep",
-                value=f"{space.n_rows:,} rows",
-                rule=rule,
-                fix="shorten an axis or sweep in parts",
-            )
-        )
-    problems += _checked(base, fixed, axes)
+            plain_keys[path] = plain(value.value if isinstance(value, Verbatim) else value)
+    axes += zip_axes(data["zip"], problems) if "zip" in data else []
+    swept = [key for axis in axes for key in axis.keys]
+    for axis in axes:
+        plain_keys.update({k: v for k, v in axis.at(0).items() if k in inside or not is_figure(k)})
+    fixed = {k: v for k, v in fixed.items() if k not in swept}
+    late = {
+        k: v
+        for k, v in plain_keys.items()
+        if k in dotted and k not in swept and any(k.startswith(f"{key}.") for key in swept)
+    }
+    try:
+        base = merged({}, plain_keys)
+    except LlmsimError as error:
+        problems += error.problems
+        raise ScenarioError(problems) from None
+    where: tuple[Condition, ...] = ()
+    if data.get("where"):
+        numeric = [
+            k
+            for axis in axes
+            for k, v in zip(axis.keys, axis.values, strict=True)
+            if isinstance(plain(v[0]), (int, float))
+        ]
+        where = parse_conditions(data["where"], problems, _constants(base, swept), numeric)
+    space = Space(base=base, axes=tuple(axes), fixed=fixed, where=where, late=late)
+    problems += size_problems(axes)
+    said = {p.path for p in problems}
+    problems += [p for p in input_problems(base, fixed, axes, space.with_changes) if p.path not in said]
     if problems:
         raise ScenarioError(problems)
     return space

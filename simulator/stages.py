@@ -65,15 +65,44 @@ def _exposed(
     n_layers: FloatArray, chain: Chain, layer_s: FloatArray, exchange_s: FloatArray, inputs: Inputs
 ) -> FloatArray:
     """What the exchanges of ``n_layers`` layers add to their own time [s]: waiting, and units taken from kernels."""
-    waiting = np.maximum(chain_of(n_layers, chain) - n_layers * layer_s, 0.0)
+    # Without an exchange the difference is rounding, and would show as a row of the operator table.
+    waiting = np.where(exchange_s > 0, np.maximum(chain_of(n_layers, chain) - n_layers * layer_s, 0.0), 0.0)
     hidden = np.maximum(n_layers * exchange_s - waiting, 0.0)
     return waiting + inputs.fabric.inner.compute_share * hidden
 
 
-def _end(exchanges: InLayer, training: bool) -> tuple[FloatArray, FloatArray]:
-    """Embedding and head gather in the open, before their pass; their gradients are scattered after it."""
-    gather = exchanges.gather.seconds
-    return gather, (gather + exchanges.reduce.seconds) if training else ZERO
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ends:
+    """Exposed seconds of the embedding's and the head's own exchanges, forward and backward [s]."""
+
+    embedding_forward: FloatArray
+    embedding_backward: FloatArray
+    head_forward: FloatArray
+    head_backward: FloatArray
+
+
+def _beside(
+    exchange_s: FloatArray, window_s: FloatArray, overlap: FloatArray, share: FloatArray
+) -> FloatArray:
+    """What an exchange beside ``window_s`` of compute adds: the rest, and the units it takes meanwhile [s]."""
+    waiting = exchange_s - overlap * np.minimum(exchange_s, window_s)
+    return waiting + share * (exchange_s - waiting)
+
+
+def _ends(table: LayerTable, inputs: Inputs, units: UnitExchanges) -> _Ends:
+    """The embedding is gathered in the open and its gradients scattered at the very end.
+
+    The head is gathered beside the last layer and its gradients scattered beside that layer's backward pass. The
+    weights of the head serve both its passes, and the embedding's backward pass needs none.
+    """
+    _, embedding, head = units
+    plan, share = inputs.plan, inputs.fabric.inner.compute_share
+    return _Ends(
+        embedding_forward=embedding.gather.seconds,
+        embedding_backward=embedding.reduce.seconds,
+        head_forward=_beside(head.gather.seconds, table.layer_forward_s, plan.overlap_param_gather, share),
+        head_backward=_beside(head.reduce.seconds, table.layer_backward_s, plan.overlap_grad_reduce, share),
+    )
 
 
 def stage_times(
@@ -105,9 +134,9 @@ def stage_times(
         If shapes do not broadcast.
     """
     single = (inputs.plan.pipeline_parallel == 1).astype(np.float64)
-    layer, embedding, head = units
+    layer = units[0]
     chains, gather_s = _chains(table, inputs, layer), layer.gather.seconds
-    embedding_data, head_data = _end(embedding, training), _end(head, training)
+    ends = _ends(table, inputs, units)
     rows: list[tuple[FloatArray, ...]] = []
     kinds = (
         (layers.first, np.ones(1), single),
@@ -122,8 +151,8 @@ def stage_times(
             if training
             else ZERO
         )
-        data_forward = data_forward + first * embedding_data[0] + last * head_data[0]
-        data_backward = data_backward + first * embedding_data[1] + last * head_data[1]
+        data_forward = data_forward + first * ends.embedding_forward + last * ends.head_forward
+        data_backward = data_backward + first * ends.embedding_backward + last * ends.head_backward
         forward = (
             n_layers * table.layer_forward_s + first * table.embedding_forward_s + last * table.head_forward_s
         )

@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.blocks import BlockCost, Structure, cost_block
-from simulator.collectives import send
+from simulator.collectives import exchange, stage_message
 from simulator.columns import Inputs
 from simulator.counting import STATISTICS_BYTES
-from simulator.data_parallel import EndOfStep, end_of_step, exposed_exchange, unit_exchanges
+from simulator.data_parallel import EndOfStep, end_of_step, exposed_exchange, replica_group, unit_exchanges
 from simulator.energy import Energy, step_energy
 from simulator.layer_table import LayerTable
 from simulator.memory import Memory, memory, stage_parameters
-from simulator.pipeline import StageLayers, exposed_p2p, pipeline_time, stage_layers
+from simulator.pipeline import StageLayers, decode_period, exposed_p2p, pipeline_time, stage_layers
+from simulator.placement import Group, place
 from simulator.rules import at, rule
 from simulator.stages import StageTimes, stage_times
 from simulator.utilisation import (
@@ -54,6 +55,7 @@ class Step:
     stages: StageTimes
     layers: StageLayers
     optimizer: BlockCost | None
+    end: EndOfStep | None
     end_reduce_s: FloatArray
     end_gather_s: FloatArray
 
@@ -88,21 +90,44 @@ def micro_batches_per_replica(inputs: Inputs) -> FloatArray:
     return np.ceil(inputs.task.batch / plan.data_parallel / plan.micro_batch_size)
 
 
-def _p2p_seconds(inputs: Inputs, micro_batches: FloatArray, ways: float) -> FloatArray:
-    plan = inputs.plan
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineMessages:
+    """Point-to-point traffic of a step: what it adds [s], and its energy over all devices [J]."""
+
+    exposed_s: FloatArray
+    energy_j: FloatArray
+
+
+def _messages(inputs: Inputs, micro_batches: FloatArray, ways: float) -> PipelineMessages:
+    """Activations to the next stage and gradients back.
+
+    Ranks of a tensor group hold equal outputs: each sends its share, and the receivers gather them, unless
+    sequence parallelism keeps the shares (arXiv:2104.04473, section 4.1).
+    """
+    plan, fabric = inputs.plan, inputs.fabric
     tokens = plan.micro_batch_size * inputs.task.query_length
-    # Ranks of a tensor group hold equal outputs: each sends its share (arXiv:2104.04473, section 4.1).
-    message = tokens * inputs.model.hidden * inputs.precision.activation_communication / plan.tensor_parallel
+    whole = tokens * inputs.model.hidden * inputs.precision.activation_communication
+    share, stride = whole / plan.tensor_parallel, plan.tensor_parallel * plan.data_parallel
     with at("time.pipeline_p2p_s"):
-        one = send(message, plan.tensor_parallel * plan.data_parallel, inputs.fabric)
-        return exposed_p2p(
-            message_s=one.seconds,
+        sent = stage_message(share, stride, plan.pipeline_parallel, fabric)
+        tensor = place(plan.tensor_parallel, np.ones(1), plan.devices, fabric)
+        joined = exchange("all_gather", whole, tensor, fabric)
+        gather_s = joined.seconds * (1.0 - plan.sequence_parallel)
+        n_inside, n_across = sent.boundaries_inside, sent.boundaries_across
+        exposed = exposed_p2p(
+            fill_s=n_inside * (sent.inside_s + gather_s) + n_across * (sent.across_s + gather_s),
+            slowest_s=gather_s + np.maximum((n_inside > 0) * sent.inside_s, (n_across > 0) * sent.across_s),
             pipeline_parallel=plan.pipeline_parallel,
             virtual_pipeline=plan.virtual_pipeline,
             micro_batches=micro_batches,
             overlap=plan.overlap_pipeline_p2p,
             ways=ways,
         )
+    per_byte = n_inside * fabric.inner.j_per_byte + n_across * fabric.outer.j_per_byte
+    # Every device of a stage sends its share, once per micro-batch, way and chunk.
+    return PipelineMessages(
+        exposed_s=exposed, energy_j=ways * plan.virtual_pipeline * micro_batches * stride * share * per_byte
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +142,7 @@ class _Closing:
 
 
 def _closing(
-    inputs: Inputs, table: LayerTable, layers: StageLayers, stages: StageTimes, tied: bool
+    inputs: Inputs, table: LayerTable, layers: StageLayers, stages: StageTimes, group: Group, *, tied: bool
 ) -> _Closing:
     plan = inputs.plan
     single = (plan.pipeline_parallel == 1).astype(np.float64)
@@ -125,7 +150,7 @@ def _closing(
     last = stage_parameters(table, layers.last, first=single, last=np.ones(1), tied=tied)
     middle = stage_parameters(table, layers.middle, first=ZERO, last=ZERO, tied=tied)
     held = np.maximum(np.maximum(first, middle), last)
-    end = end_of_step(inputs, held)
+    end = end_of_step(inputs, held, group, tied_parameters=table.head_matrix_parameters if tied else ZERO)
     with at("time.data_parallel_s.gradients"):
         reduce_s = exposed_exchange(
             exchange_s=end.reduce.seconds,
@@ -151,7 +176,12 @@ def _closing(
     )
     optimizer = cost_block("optimizer.step", graph, inputs)
     return _Closing(
-        reduce_s=reduce_s, gather_s=gather_s, optimizer=optimizer, optimizer_s=optimizer.seconds, end=end
+        # The shared matrix is summed after the last micro-batch, when both ends have their part.
+        reduce_s=reduce_s + end.tied.seconds,
+        gather_s=gather_s,
+        optimizer=optimizer,
+        optimizer_s=optimizer.seconds,
+        end=end,
     )
 
 
@@ -174,7 +204,9 @@ def _utilisation(
     }
     training = structure.layer.computation == "training"
     with at("mfu"):
-        parameters = multiplied_parameters(model, matrix, model.vocab * model.hidden)
+        # Inference computes the logits of one token per sequence only.
+        head_tokens = 1.0 if training else 1.0 / inputs.task.query_length
+        parameters = multiplied_parameters(model, matrix, model.vocab * model.hidden * head_tokens)
         forward = forward_flop_per_token(multiplied_parameters=parameters, **sizes)
         flop = tokens * forward * (TRAINING_PASSES if training else 1.0)
         mfu = flop_utilisation(
@@ -222,19 +254,26 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
     training = structure.layer.computation == "training"
     layers = stage_layers(inputs.model.n_layers, plan.pipeline_parallel)
     micro_batches = micro_batches_per_replica(inputs)
-    units = unit_exchanges(table, inputs)
+    group = replica_group(inputs)
+    units = unit_exchanges(table, inputs, group, tied=structure.layer.tied)
     stages = stage_times(table, inputs, layers, units, training=training)
     slowest = np.max(stages.total_s, axis=0)
     with at("time.pipeline_s"):
-        pipeline_s = pipeline_time(
-            sum_of_stages_s=stages.sum_s,
-            slowest_stage_s=slowest,
-            micro_batches=micro_batches,
-            virtual_pipeline=plan.virtual_pipeline,
-        )
-    p2p_s = _p2p_seconds(inputs, micro_batches, 2.0 if training else 1.0)
+        if structure.layer.computation == "decode":
+            pipeline_s = decode_period(
+                sum_of_stages_s=stages.sum_s, slowest_stage_s=slowest, micro_batches=micro_batches
+            )
+        else:
+            pipeline_s = pipeline_time(
+                sum_of_stages_s=stages.sum_s,
+                slowest_stage_s=slowest,
+                micro_batches=micro_batches,
+                virtual_pipeline=plan.virtual_pipeline,
+            )
+    messages = _messages(inputs, micro_batches, 2.0 if training else 1.0)
+    p2p_s = messages.exposed_s
     closing = (
-        _closing(inputs, table, layers, stages, structure.layer.tied)
+        _closing(inputs, table, layers, stages, group, tied=structure.layer.tied)
         if training
         else _Closing(reduce_s=ZERO, gather_s=ZERO, optimizer=None, optimizer_s=ZERO, end=None)
     )
@@ -258,7 +297,12 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         tensor_parallel_s=tensor_s,
         data_parallel_s=in_layer_s + closing.reduce_s + closing.gather_s,
         pipeline_p2p_s=p2p_s,
-        bubble_s=pipeline_s - micro_batches * slowest,
+        # pipeline_s less m times the slowest stage, in the form that is exactly zero for one stage.
+        bubble_s=(
+            np.maximum(stages.sum_s - micro_batches * slowest, 0.0)
+            if structure.layer.computation == "decode"
+            else (stages.sum_s - slowest) / plan.virtual_pipeline
+        ),
         optimizer_s=closing.optimizer_s,
         tokens_per_s=rate,
         mfu=mfu,
@@ -269,14 +313,15 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
             table,
             inputs,
             seconds=total,
-            micro_batches=micro_batches,
             units=units,
             optimizer=closing.optimizer,
             end=closing.end,
+            messages_j=messages.energy_j,
         ),
         stages=stages,
         layers=layers,
         optimizer=closing.optimizer,
+        end=closing.end,
         end_reduce_s=closing.reduce_s,
         end_gather_s=closing.gather_s,
     )

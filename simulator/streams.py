@@ -165,14 +165,12 @@ def layer_chain(
     ready = stream
     for _ in range(3):
         start = np.maximum(compute, ready)
-        stream = np.maximum(stream, start) + hidden_gather
-        next_ready = stream
         compute = start + busy_s
-        stream = np.where(hidden_reduce > 0, np.maximum(stream, compute) + hidden_reduce, stream)
         # The last layer prefetches nothing: its chain ends with compute and its own reduction.
-        reduced = np.where(hidden_reduce > 0, stream, 0.0)
+        reduced = np.where(hidden_reduce > 0, np.maximum(stream, compute) + hidden_reduce, 0.0)
         finishes.append(np.maximum(compute, reduced))
-        ready = next_ready
+        ready = stream = np.maximum(stream, start) + hidden_gather
+        stream = np.where(hidden_reduce > 0, np.maximum(stream, compute) + hidden_reduce, stream)
     return finishes[0], finishes[1], finishes[2]
 
 

@@ -34,6 +34,8 @@ def strong_scaling(scenario: Mapping[str, Any]) -> list[dict[str, Any]]:
         If the scenario itself is wrong.
     """
     base = space_from(scenario)
+    if base.axes:
+        return []
     n = int(base.base["devices"])
     counts = [int(n * 2.0**k) for k in DOUBLINGS if n * 2.0**k >= 1 and n * 2.0**k == int(n * 2.0**k)]
     plan = {k: v for k, v in dict(base.base.get("plan", {})).items() if k != "data_parallel"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,21 +12,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_specs.errors import Problem, ScenarioError
+from hardware_specs.errors import LlmsimError, Problem, ScenarioError
 from simulator import legality
 from simulator.evaluate import evaluate_totals, result_columns
 from simulator.layer_cache import LayerCache
 from simulator.partition import EXCLUDED_BY_CONDITION, REDUNDANT, Splitter
+from simulator.refusals import refusals
 from simulator.scenario import Scenario
+from simulator.scenario_reading import ABSENT
 from simulator.space import Space, space_from
+from simulator.variants import Variants
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
-CHUNK_ROWS = 16_384
-OTHER_EXCLUSIONS = {EXCLUDED_BY_CONDITION: "left out by where", REDUNDANT: "repeats another plan"}
+CHUNK_ROWS = 32_768
+OUT_FIX = "choose another path"
+OTHER_EXCLUSIONS = {EXCLUDED_BY_CONDITION: "where does not hold", REDUNDANT: "repeats another plan"}
 
 
 @dataclass(slots=True)
@@ -93,9 +97,40 @@ def _value_array(values: Any) -> NDArray[Any]:
         return np.array(values, dtype=bool)
     if all(isinstance(v, int) and not isinstance(v, bool) for v in values):
         return np.array(values, dtype=np.int64)
-    if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
-        return np.array(values, dtype=np.float64)
-    return np.array([json.dumps(v) if isinstance(v, (dict, list)) else v for v in values], dtype=object)
+    numbers = [np.nan if v is None else v for v in values]
+    if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in numbers):
+        return np.array(numbers, dtype=np.float64)
+    # A column of a file has one type: text, where the values are not all numbers.
+    texts = [v if isinstance(v, str) or v is None or v is ABSENT else json.dumps(v) for v in values]
+    return np.array([None if v is ABSENT else v for v in texts], dtype=object)
+
+
+def _consistent(splitter: Splitter, rows: IndexArray, excluded: dict[str, int]) -> IndexArray:
+    """Rows whose model and system hold together; single values were checked before, combinations are here."""
+    variants = splitter.variants
+    for name, group in (("model is consistent", variants.models), ("system is consistent", variants.systems)):
+        if len(group.axes) < 2 and not _checked_by_type_only(group.axes, splitter.space):
+            continue
+        codes = np.broadcast_to(group.codes(splitter.space.positions(rows)), rows.shape)
+        wrong = [int(code) for code in np.unique(codes) if not _resolves(group, int(code))]
+        if wrong:
+            left_out = np.isin(codes, wrong)
+            excluded[name] = excluded.get(name, 0) + int(left_out.sum())
+            rows = rows[~left_out]
+    return rows
+
+
+def _checked_by_type_only(axes: Sequence[int], space: Space) -> bool:
+    """Whether an axis holds single shapes of a model, of which the input checks see one at a time."""
+    return any(key.startswith("model.") for i in axes for key in space.axes[i].keys)
+
+
+def _resolves(group: Variants[Any], code: int) -> bool:
+    try:
+        group.get(code)
+    except LlmsimError:
+        return False
+    return True
 
 
 def _count_broken(excluded: dict[str, int], broken: NDArray[np.intp]) -> None:
@@ -109,7 +144,6 @@ def run_space(
     *,
     progress: Callable[[int], None] | None = None,
     keep: Callable[[dict[str, FloatArray]], NDArray[np.bool_]] | None = None,
-    redundant: bool = True,
 ) -> SweepResult:
     """Evaluate every legal row of a space.
 
@@ -121,8 +155,6 @@ def run_space(
         Called with the rows done so far.
     keep : callable, optional
         From the columns of a part of a chunk to a mask of the rows to keep.
-    redundant : bool
-        Whether plans that only repeat another one stay (search leaves them out).
 
     Returns
     -------
@@ -134,14 +166,15 @@ def run_space(
     ScenarioError, SpecError
         If a value of an axis does not resolve.
     """
-    splitter = Splitter(space, redundant=redundant)
+    splitter = Splitter(space)
     n = space.n_rows
     cache = LayerCache()
     rows: list[IndexArray] = []
     parts: list[dict[str, FloatArray]] = []
     result = SweepResult(space=space, rows=np.zeros(0, dtype=np.int64), columns={})
     for start in range(0, n, CHUNK_ROWS):
-        split = splitter.split(np.arange(start, min(start + CHUNK_ROWS, n)))
+        chunk = _consistent(splitter, np.arange(start, min(start + CHUNK_ROWS, n)), result.excluded)
+        split = splitter.split(chunk)
         _count_broken(result.excluded, split.broken)
         for partition in split.partitions:
             columns = result_columns(evaluate_totals(partition, cache), partition)
@@ -161,16 +194,15 @@ def run_space(
 
 def explain_empty(space: Space, excluded: Mapping[str, int]) -> ScenarioError:
     """The error for a sweep without a legal row: what the rules left out, and the first row's messages."""
-    splitter = Splitter(space)
-    found = legality.problems(splitter.combination(np.zeros(1, dtype=np.int64)))
+    found = refusals(Splitter(space), 0)
     counts = ", ".join(
         f"{name}: {count:,}" for name, count in sorted(excluded.items(), key=lambda kv: -kv[1])
     )
     head = Problem(
         path="sweep",
         value=f"{space.n_rows:,} rows",
-        rule=f"no combination is legal ({counts})",
-        fix="the first row breaks the rules below" if found else "loosen where",
+        rule=f"no combination is legal (left out: {counts})",
+        fix="of the first one:",
     )
     return ScenarioError([head, *found])
 
@@ -210,23 +242,33 @@ def sweep(
 def write_result(result: SweepResult, path: Path) -> None:
     """Write a result as Parquet or CSV by the path's suffix, whole or not at all.
 
-    Raises ScenarioError for another suffix or a path that cannot be written, and where Parquet lacks pyarrow.
+    What was left out stands in the metadata of a Parquet file, and in a JSON file beside a CSV file. Raises
+    ScenarioError for another suffix or a path that cannot be written, and where Parquet lacks pyarrow.
     """
-    if path.suffix not in (".parquet", ".csv"):
-        raise ScenarioError([Problem(path="--out", value=str(path), rule="must end in .parquet or .csv")])
-    temporary = path.with_name(f".{path.name}.part")
-    frame = result.frame()
+    check_writable(path)
+    frame, metadata = result.frame(), result.metadata()
+    parts = [path.with_name(f".{path.name}.part")]
+    finals = [path]
     try:
         if path.suffix == ".csv":
-            frame.to_csv(temporary, index=False)
+            parts.append(path.with_name(f".{path.name}.json.part"))
+            finals.append(metadata_path(path))
+            frame.to_csv(parts[0], index=False)
+            parts[1].write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
         else:
-            _write_parquet(frame, result.metadata(), temporary)
-        os.replace(temporary, path)
+            _write_parquet(frame, metadata, parts[0])
+        for part, final in zip(parts, finals, strict=True):
+            os.replace(part, final)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ScenarioError(
-            [Problem(path="--out", value=str(path), rule=f"cannot be written ({error.strerror})")]
-        ) from None
+        for part in parts:
+            part.unlink(missing_ok=True)
+        rule = f"cannot be written ({error.strerror or error})"
+        raise ScenarioError([Problem(path="--out", value=str(path), rule=rule, fix=OUT_FIX)]) from None
+
+
+def metadata_path(path: Path) -> Path:
+    """The JSON file beside a CSV file that holds what was left out and why."""
+    return path.with_name(f"{path.name}.json")
 
 
 def _write_parquet(frame: pd.DataFrame, metadata: dict[str, Any], path: Path) -> None:
@@ -247,14 +289,18 @@ def _write_parquet(frame: pd.DataFrame, metadata: dict[str, Any], path: Path) ->
 
 
 def check_writable(path: Path) -> None:
-    """Refuse, before any work, a file path whose folder does not exist or cannot be written; ScenarioError."""
-    folder = path.parent if str(path.parent) else Path(".")
-    if path.is_dir():
-        raise ScenarioError(
-            [Problem(path="--out", value=str(path), rule="is a directory", fix="name a file")]
-        )
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        rule = "is not in a folder that exists and can be written"
-        raise ScenarioError(
-            [Problem(path="--out", value=str(path), rule=rule, fix="make the folder or choose another")]
-        )
+    """Refuse, before any work, a path with another ending, or whose folder is not there or cannot be written.
+
+    Raises ScenarioError.
+    """
+    folder, rule, fix = path.parent, "", OUT_FIX
+    if path.suffix not in (".parquet", ".csv"):
+        rule, fix = "must end in .parquet or .csv", "write such as --out rows.parquet"
+    elif path.is_dir() or (path.suffix == ".csv" and metadata_path(path).is_dir()):
+        rule, fix = "is a directory", "name a file"
+    elif not folder.is_dir():
+        rule, fix = f"cannot be written: {folder} is not a folder", "make the folder or choose another"
+    elif not os.access(folder, os.W_OK):
+        rule = f"cannot be written: no permission in {folder}"
+    if rule:
+        raise ScenarioError([Problem(path="--out", value=str(path), rule=rule, fix=fix)])

@@ -9,86 +9,18 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_specs import SystemSpec, load_system, parse_override, to_mapping
-from hardware_specs.errors import Problem, ScenarioError, near_names, shorten
+from hardware_specs import SystemSpec, parse_override
+from hardware_specs.errors import ScenarioError
 from hardware_specs.figure_table import figure_dimension
 from simulator.hardware_leaves import Override
 from simulator.precision import Precision, precision_from
+from simulator.resolving import Compression, resolve_compression, resolve_model, resolve_system
 from simulator.space import Space, is_figure
-from workloads.catalog import load_model
-from workloads.compression import COMPRESSIONS, GraphRewrite
 from workloads.model_spec import ModelSpec
 
 IndexArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 T = TypeVar("T")
-
-
-def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(base)
-    for key, value in changes.items():
-        inner = out.get(key)
-        out[key] = (
-            _merge(inner, value) if isinstance(value, Mapping) and isinstance(inner, Mapping) else value
-        )
-    return out
-
-
-def resolve_system(value: str | Mapping[str, Any]) -> SystemSpec:
-    """A system from a name, a path or keys; ``base`` names the system that the other keys change.
-
-    Raises SpecError with every mistake.
-    """
-    if isinstance(value, Mapping) and "base" in value:
-        changes = {k: v for k, v in value.items() if k != "base"}
-        return load_system(_merge(to_mapping(load_system(value["base"])), changes))
-    return load_system(value)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compression:
-    """What the compression list of a plan amounts to: fraction of layers kept [1], graph rewrites, limits."""
-
-    layers_kept: float
-    rewrites: tuple[GraphRewrite, ...]
-    inference_only: bool
-
-
-def resolve_compression(entries: Sequence[Mapping[str, Any]]) -> Compression:
-    """Read ``plan.compression``; ScenarioError for unknown names, parameters and values."""
-    kept, rewrites, inference_only = 1.0, [], False
-    problems: list[Problem] = []
-    for i, entry in enumerate(entries):
-        path, name = f"plan.compression[{i}]", entry.get("name")
-        if name not in COMPRESSIONS:
-            near = near_names(str(name), COMPRESSIONS) or list(COMPRESSIONS)
-            problems.append(
-                Problem(
-                    path=f"{path}.name",
-                    value=shorten(name),
-                    rule="is not a known transform",
-                    fix=f"use {', '.join(near)}",
-                )
-            )
-            continue
-        kind = COMPRESSIONS[name]
-        given = {k: v for k, v in entry.items() if k != "name"}
-        for key, value in given.items():
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if key not in kind.parameters or not number or not 0 <= value < 1:
-                fix = f"{name} takes {', '.join(kind.parameters) or 'no parameters'}, fractions from 0 to below 1"
-                problems.append(
-                    Problem(
-                        path=f"{path}.{key}", value=shorten(value), rule="is not a legal parameter", fix=fix
-                    )
-                )
-        if not problems:
-            kept *= kind.layers_kept({**kind.parameters, **given})
-            rewrites += [kind.rewrite] if kind.rewrite else []
-            inference_only |= kind.inference_only
-    if problems:
-        raise ScenarioError(problems)
-    return Compression(layers_kept=kept, rewrites=tuple(rewrites), inference_only=inference_only)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,14 +75,11 @@ class Variants(Generic[T]):
 
 
 def _section(space: Space, name: str, changes: Mapping[str, Any]) -> Any:
-    from simulator.scenario import merged
-
-    plain = {k: (v.item() if isinstance(v, np.generic) else v) for k, v in changes.items()}
-    return merged(space.base, plain).get(name)
+    return space.with_changes(changes).get(name)
 
 
 def _model(space: Space) -> Callable[[Mapping[str, Any]], ModelSpec]:
-    return lambda changes: load_model(_section(space, "model", changes))
+    return lambda changes: resolve_model(_section(space, "model", changes))
 
 
 def _precision(space: Space) -> Callable[[Mapping[str, Any]], Precision]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from workloads.operator_graph import (
+    WEIGHT_KINDS,
     FloatArray,
     Graph,
     GraphBuilder,
@@ -25,6 +26,7 @@ from workloads.operator_graph import (
 # What a rule needs to know of the graph: how the gradient of an operand is to be named for this reader.
 GradientOf = Callable[[Tensor], Tensor]
 BackwardRule = Callable[[Operator, GradientOf], list[Operator]]
+# The registry: backward rules by operator kind, filled by the decorator below.
 BACKWARD_RULES: dict[str, BackwardRule] = {}
 DIFFERENTIABLE = ("activations", "operand")
 
@@ -61,16 +63,17 @@ def _as_operand(tensor: Tensor) -> Tensor:
     return replace(tensor, kind="operand")
 
 
-@backward_rule("matmul")
+@backward_rule("matmul", "wide_matmul")
 def _matmul(op: Operator, gradient_of: GradientOf) -> list[Operator]:
     """dX = dY W^T and dW = X^T dY: the three sizes trade places, the FLOP stay."""
     (source,) = _operands(op)
-    arriving = tuple(_as_operand(t) for t in _arriving(op))
-    weights = tuple(t for t in op.reads if t.kind in ("weights", "sparse_weights"))
+    # Gradients are narrowed for the products whose other operands are.
+    arriving = tuple(_as_operand(t) if source.kind == "operand" else t for t in _arriving(op))
+    weights = tuple(t for t in op.reads if t.kind in WEIGHT_KINDS)
     e = op.extents
     data = Operator(
         name=f"{op.name}.dgrad",
-        kind="matmul",
+        kind=op.kind,
         module=op.module,
         extents={"batch": e["batch"], "m": e["m"], "n": e["k"], "k": e["n"]},
         contracted=("k",),
@@ -81,10 +84,10 @@ def _matmul(op: Operator, gradient_of: GradientOf) -> list[Operator]:
     matrix = Tensor(f"d_{weights[0].name}", "activations", weights[0].extents)
     weight = Operator(
         name=f"{op.name}.wgrad",
-        kind="matmul",
+        kind=op.kind,
         module=op.module,
         extents={"batch": e["batch"], "m": e["k"], "n": e["n"], "k": e["m"]},
-        reads=(*arriving, _as_operand(source)),
+        reads=(*arriving, source),
         writes=(matrix,),
     )
     # The product leaves the gradient in the compute type; it is then added to the accumulator.
@@ -303,7 +306,9 @@ def backward(
     readers = _readers(forward)
     sequence = operators(forward)
     stored = {t.name: t for op in sequence for t in op.saved}
-    build = GraphBuilder(inputs=(*forward.graph["inputs"].values(), *stored.values()))
+    # Gradients of the graph's results arrive in the layout in which those are handed on.
+    arriving = (gradient(t) for t in forward.graph.get("outputs", {}).values())
+    build = GraphBuilder(inputs=(*forward.graph["inputs"].values(), *stored.values(), *arriving))
     if recompute_core is not None and recompute_all is not None:
         _add_recompute(build, forward, recompute_core, recompute_all)
     for op in reversed(sequence):

@@ -25,7 +25,7 @@ _YAML = (".yaml", ".yml")
 
 
 def list_models() -> list[str]:
-    """Names in the catalog, sorted."""
+    """Names in the catalog, sorted. Raises nothing."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
@@ -97,6 +97,11 @@ def lint_model(path: str | Path) -> list[Problem]:
     -------
     list of Problem
         Empty if nothing is wrong.
+
+    Raises
+    ------
+    SpecError
+        Never: a file that cannot be read is one of the problems.
     """
     try:
         spec = _from_path(Path(path))

@@ -65,6 +65,7 @@ def sparsify_2_4(graph: Graph) -> Graph:
     return out
 
 
+# The registry: transforms by the name that a plan uses.
 COMPRESSIONS: dict[str, CompressionKind] = {
     "layer_drop": CompressionKind(
         name="layer_drop",

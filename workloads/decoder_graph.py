@@ -72,18 +72,18 @@ def token_layouts(sizes: LayerSizes) -> tuple[Extent, Extent]:
     return dim("tokens", count), dim("sequence_shard", count)
 
 
-def weight_tensor(name: str, *extents: Extent) -> Tensor:
-    """A parameter tensor; its extents [1] are those of the unsharded model. Raises nothing."""
-    return Tensor(name, "weights", extents)
+def plain_weight(name: str, *extents: Extent) -> Tensor:
+    """A parameter that narrow recipes leave wide (norm, bias, embedding, head); extents [1]. Raises nothing."""
+    return Tensor(name, "plain_weights", extents)
 
 
 def add_norm(
     build: GraphBuilder, structure: LayerStructure, name: str, module: str, source: Tensor, hidden: Extent
 ) -> Tensor:
     out = Tensor(f"{name}_out", "activations", source.extents)
-    parameters = [weight_tensor(f"{name}_weight", hidden)]
+    parameters = [plain_weight(f"{name}_weight", hidden)]
     if structure.norm_bias:
-        parameters.append(weight_tensor(f"{name}_bias", hidden))
+        parameters.append(plain_weight(f"{name}_bias", hidden))
     build.add(
         Operator(
             name=name,
@@ -108,16 +108,21 @@ def add_matmul(
     k: Extent,
     bias: bool,
     writes: tuple[Tensor, ...],
+    wide: bool = False,
 ) -> None:
-    """Add y = x W (+ b): x is read in the layout that the product needs, kept in the one it is stored in."""
-    operand = Tensor(source.name, "operand", (m, k))
-    parameters: tuple[Tensor, ...] = (weight_tensor(f"{name}_weight", k, n),)
+    """Add y = x W (+ b): x is read in the layout that the product needs, kept in the one it is stored in.
+
+    ``wide`` keeps both operands in the activations' type whatever the recipe (the output head).
+    """
+    operand = Tensor(source.name, "activations" if wide else "operand", (m, k))
+    matrix = Tensor(f"{name}_weight", "plain_weights" if wide else "weights", (k, n))
+    parameters: tuple[Tensor, ...] = (matrix,)
     if bias:
-        parameters += (weight_tensor(f"{name}_bias", n),)
+        parameters += (plain_weight(f"{name}_bias", n),)
     build.add(
         Operator(
             name=name,
-            kind="matmul",
+            kind="wide_matmul" if wide else "matmul",
             module=module,
             extents={"batch": dim("one", 1.0), "m": m, "n": n, "k": k},
             contracted=("k",),
@@ -173,7 +178,7 @@ def _add_attention(
         normed_query, normed_keys = (Tensor(f"{t.name}_normed", t.kind, t.extents) for t in (query, keys))
         # One weight of head_dim each, shared by the heads.
         scales = tuple(
-            weight_tensor(f"{t}_norm_weight", dim("head_dim", shape.head_dim)) for t in ("query", "keys")
+            plain_weight(f"{t}_norm_weight", dim("head_dim", shape.head_dim)) for t in ("query", "keys")
         )
         build.add(
             Operator(

@@ -7,21 +7,24 @@ from workloads.decoder_graph import (
     LayerStructure,
     add_matmul,
     add_norm,
+    plain_weight,
     token_layouts,
-    weight_tensor,
 )
 from workloads.operator_graph import Graph, GraphBuilder, Operator, Tensor, dim
 
 
 def embedding(structure: LayerStructure, sizes: LayerSizes) -> Graph:
-    """Forward graph of the token (and position) embedding; see :func:`decoder_layer` for the form."""
+    """Forward graph of the token (and position) embedding; see :func:`decoder_layer` for the form.
+
+    Sizes [1] may be arrays of shape (n,) or (1,), which broadcast; raises nothing.
+    """
     tokens, shard = token_layouts(sizes)
     hidden = dim("hidden", sizes.hidden)
     ids = Tensor("token_ids", "token_ids", (tokens,))
     build = GraphBuilder(inputs=(ids,))
     looked_up = Tensor("embedded", "activations", (tokens, hidden))
     rows = Tensor("embedding_rows", "activations", (tokens, hidden))
-    table = weight_tensor("embedding_weight", dim("vocab", sizes.vocab), hidden)
+    table = plain_weight("embedding_weight", dim("vocab", sizes.vocab), hidden)
     build.add(
         Operator(
             name="embedding",
@@ -37,7 +40,7 @@ def embedding(structure: LayerStructure, sizes: LayerSizes) -> Graph:
     stream = Tensor("embedded", "activations", (shard, hidden))
     if structure.learned_positions:
         placed = Tensor("positioned", "activations", (shard, hidden))
-        positions = weight_tensor("position_weight", dim("positions", sizes.positions), hidden)
+        positions = plain_weight("position_weight", dim("positions", sizes.positions), hidden)
         build.add(
             Operator(
                 name="position_embedding",
@@ -73,7 +76,7 @@ def head(structure: LayerStructure, sizes: LayerSizes) -> Graph:
     """Forward graph of the final norm, the output head and, in training, the loss.
 
     Inference computes the logits of one position per sequence. The logits are kept in fp32 for the loss
-    (kind "statistics"), as training frameworks do.
+    (kind "statistics"), as training frameworks do. Sizes [1] may be arrays of shape (n,) or (1,); raises nothing.
     """
     tokens, shard = token_layouts(sizes)
     hidden, vocab = dim("hidden", sizes.hidden), dim("vocab", sizes.vocab)
@@ -93,6 +96,7 @@ def head(structure: LayerStructure, sizes: LayerSizes) -> Graph:
         k=hidden,
         bias=structure.head_bias,
         writes=(logits,),
+        wide=True,
     )
     if training:
         softmax = Tensor("logits_fp32", "statistics", (rows, vocab))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
+# A workload graph: nodes are operator names, node data hold the operator, edge data the tensors that flow.
 if TYPE_CHECKING:
     Graph = nx.DiGraph[str]
 else:
@@ -25,6 +26,7 @@ Phase = Literal["forward", "recompute", "backward", "optimizer"]
 TensorKind = Literal[
     "weights",
     "sparse_weights",
+    "plain_weights",
     "activations",
     "operand",
     "kv_cache",
@@ -34,6 +36,8 @@ TensorKind = Literal[
     "statistics",
     "token_ids",
 ]
+# Matrices of the layers, the same pruned, and what narrow recipes leave wide: embedding, head, norms, biases.
+WEIGHT_KINDS: tuple[TensorKind, ...] = ("weights", "sparse_weights", "plain_weights")
 ONE: FloatArray = np.ones(1)
 
 
@@ -81,7 +85,7 @@ class Tensor:
     kind : str
         Class that fixes bytes per element (a plan's precision speaks of the same classes).
     extents : tuple of Extent
-        Product of these is the number of elements.
+        Product of these is the number of elements [1].
     """
 
     name: str
@@ -144,7 +148,7 @@ class Operator:
 
 
 def operators(graph: Graph) -> list[Operator]:
-    """Operators of a graph in issue order (the order of insertion, which is a topological order)."""
+    """Operators of a graph in issue order (the order of insertion, which is topological); raises nothing."""
     return [data["operator"] for _, data in graph.nodes(data=True)]
 
 

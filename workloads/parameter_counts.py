@@ -53,7 +53,7 @@ def parameters(model: ModelSpec) -> dict[str, int]:
     dict
         ``embedding`` (with the norm that may follow it), ``position_embedding``, ``layer`` (one), ``layers``
         (all), ``final_norm``, ``head`` (where it shares the embedding, only its bias) and ``total``, which
-        is the sum of the others except ``layer``. [parameter]
+        is the sum of the others except ``layer``. [parameter] Raises nothing.
 
     Examples
     --------

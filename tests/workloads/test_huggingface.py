@@ -360,4 +360,5 @@ def test_files_and_folders(tmp_path):
     path.write_text(json.dumps({**LLAMA, "_name_or_path": "meta-llama/Llama-3.1-8B"}))
     assert load_model(path).name == "Llama-3.1-8B"
     path.write_text(json.dumps({**LLAMA, "hidden_size": 0}))
-    assert f"{path}: hidden_size" in problems_of(path)
+    # A long path is cut in the middle of the message, its key never.
+    assert any(where.endswith(": hidden_size") for where in problems_of(path))

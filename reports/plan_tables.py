@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from reports.column_words import form_of, words_of
@@ -29,6 +29,7 @@ _TOTALS = (
     "time_per_output_token_s",
     "tokens_per_s_per_device",
 )
+_DERIVED = ("data_parallel", "micro_batch_size")  # part of the plan, whether written or not
 _SHORT_WORDS = {
     "step_time_s": "step time",
     "peak_bytes": "peak memory",
@@ -38,6 +39,19 @@ _SHORT_WORDS = {
     "time_to_first_token_s": "first token",
     "time_per_output_token_s": "per token",
 }
+# As in the line of the plan that llmsim run prints.
+_INITIALS = {
+    "tensor_parallel": "TP",
+    "pipeline_parallel": "PP",
+    "virtual_pipeline": "VP",
+    "data_parallel": "DP",
+    "context_parallel": "CP",
+    "expert_parallel": "EP",
+    "sequence_parallel": "SP",
+    "zero_stage": "ZeRO",
+    "micro_batch_size": "micro batch",
+}
+_ALWAYS = 2  # totals that stay however narrow the terminal is
 _GAP = 2  # blanks between columns
 _LONGEST_CELL = 26
 
@@ -47,6 +61,7 @@ class _Column:
     heading: str
     cells: tuple[str, ...]
     is_key: bool
+    initials: str = ""  # heading where the terminal is narrow
 
     @property
     def width(self) -> int:
@@ -85,11 +100,13 @@ def plan_columns(frame: pd.DataFrame, keys: Sequence[str]) -> tuple[list[_Column
     """
     columns: list[_Column] = []
     shared: dict[str, str] = {}
-    derived = [k for k in ("data_parallel",) if k in frame.columns and f"plan.{k}" not in keys]
+    derived = [k for k in _DERIVED if k in frame.columns and f"plan.{k}" not in keys]
     for key in [k for k in keys if k in frame.columns] + derived:
         cells = tuple(_cell(v, _number) for v in frame[key].tolist())
         if len(set(cells)) > 1:
-            columns.append(_Column(_heading(key, keys), cells, True))
+            columns.append(
+                _Column(_heading(key, keys), cells, True, _INITIALS.get(key.rsplit(".", 1)[-1], ""))
+            )
         elif cells:
             shared[_heading(key, keys)] = cells[0]
     for name in _TOTALS:
@@ -98,9 +115,9 @@ def plan_columns(frame: pd.DataFrame, keys: Sequence[str]) -> tuple[list[_Column
         form = _bare_rate if name.startswith("tokens_per_s") else form_of(name)
         cells = tuple(_cell(v, form) for v in frame[name].tolist())
         columns.append(_Column(_SHORT_WORDS.get(name) or words_of(name), cells, False))
-    if "feasible" in frame.columns and not frame["feasible"].all():
-        over = (frame["peak_bytes"] / frame["capacity_bytes"]).tolist()
-        columns.append(_Column("of memory", tuple(format_fraction(v) for v in over), False))
+        if name == "peak_bytes" and "feasible" in frame.columns and not frame["feasible"].all():
+            over = (frame["peak_bytes"] / frame["capacity_bytes"]).tolist()
+            columns.append(_Column("of the memory", tuple(format_fraction(v) for v in over), False))
     return columns, shared
 
 
@@ -108,11 +125,13 @@ def _fitting(columns: Sequence[_Column], width: int) -> Iterator[_Column]:
     """Columns that fit: keys and the first totals stay, then the other totals as long as there is room."""
     keys = [c for c in columns if c.is_key]
     totals = [c for c in columns if not c.is_key]
+    if sum(c.width for c in [*keys, *totals[:_ALWAYS]]) > width:
+        keys = [replace(c, heading=c.initials or c.heading) for c in keys]
     room = width - sum(c.width for c in keys)
     kept = []
     for place, column in enumerate(totals):
         room -= column.width
-        if place < 2 or room >= 0:
+        if place < _ALWAYS or room >= 0:
             kept.append(column)
     yield from [*keys, *kept]
 

@@ -28,6 +28,8 @@ from simulator.precision import RECIPES
 from workloads.catalog import lint_model, list_models, load_model
 from workloads.parameter_counts import parameters
 
+MANY_COLUMNS = 8
+
 
 def _models() -> tuple[list[str], list[list[str]]]:
     rows = []
@@ -82,7 +84,7 @@ def _systems() -> tuple[list[str], list[list[str]]]:
                 _links(out) if out else "none",
             ]
         )
-    return ["system", "accelerator", "per node", "inside (one way)", "across, per node (one way)"], rows
+    return ["system", "accelerator", "per node", "inside, one way", "across, one way"], rows
 
 
 def _precisions() -> tuple[list[str], list[list[str]]]:
@@ -100,6 +102,7 @@ def _calibrations() -> tuple[list[str], list[list[str]]]:
 
 def listing(kind: str) -> Any:
     """A rich table of one catalog: models, accelerators, systems, precisions or calibrations; KeyError otherwise."""
+    from rich import box
     from rich.table import Table
 
     makers = {
@@ -110,9 +113,11 @@ def listing(kind: str) -> Any:
         "calibrations": _calibrations,
     }
     heads, rows = makers[kind]()
-    table = Table()
+    gap = 1 if len(heads) < MANY_COLUMNS else 0
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap, 0, 0), show_edge=False)
     for i, text in enumerate(heads):
-        table.add_column(text, justify="left" if i == 0 else "right")
+        words = all(not row[i][:1].isdigit() for row in rows)
+        table.add_column(text, justify="left" if words else "right", no_wrap=i == 0)
     for row in rows:
         table.add_row(*row)
     return table

@@ -107,10 +107,17 @@ def _attention(products: float) -> Callable[[Operator], FloatArray]:
 
 
 def _per_element(flop_per_element: float) -> Callable[[Operator], FloatArray]:
-    """Operations per element written: they are limited by memory on every device of the catalog."""
+    """Operations per element of the largest tensor touched, be it read (a reduction) or written.
+
+    They are limited by memory on every device of the catalog.
+    """
 
     def count(op: Operator) -> FloatArray:
-        return flop_per_element * elements(op.writes[0])
+        largest = elements(op.writes[0])
+        for tensor in op.reads:
+            if tensor.kind not in WEIGHT_KINDS:
+                largest = np.maximum(largest, elements(tensor))
+        return flop_per_element * largest
 
     return count
 

@@ -96,26 +96,34 @@ def _totals(partition: Partition, step: Step) -> Totals:
     )
 
 
-def decode_contexts(prompt: FloatArray, output: FloatArray) -> tuple[FloatArray, FloatArray]:
+def decode_contexts(
+    prompt: FloatArray, output: FloatArray, window: FloatArray
+) -> tuple[FloatArray, FloatArray]:
     """Contexts at which decode is evaluated, shape (nodes, n), and the steps that each stands for [1].
 
     The ``output`` - 1 steps attend to prompt + 1 ... prompt + output - 1 tokens; nodes and weights are
-    those of Gauss and Legendre on that range widened by half a step on each side.
+    those of Gauss and Legendre on that range widened by half a step on each side. Where a sliding ``window``
+    fills on the way the cost has a kink: the steps before and after it have nodes of their own.
     """
     points, weights = np.polynomial.legendre.leggauss(DECODE_NODES)
     steps = np.maximum(output - 1.0, 0.0)
-    middle = prompt + (steps + 1.0) / 2.0
-    contexts = middle + points[:, None] * steps / 2.0
-    return contexts, weights[:, None] / 2.0 * steps
+    growing = np.clip(window - prompt, 0.0, steps)
+    parts = [(prompt, steps)]
+    if np.any((growing > 0) & (growing < steps)):
+        parts = [(prompt, growing), (prompt + growing, steps - growing)]
+    contexts = [first + (n + 1.0) / 2.0 + points[:, None] * n / 2.0 for first, n in parts]
+    return np.concatenate(contexts), np.concatenate([weights[:, None] / 2.0 * n for _, n in parts])
 
 
 def _decode_inputs(partition: Partition) -> tuple[Structure, Inputs, IndexArray, FloatArray]:
     """The decode steps of generation as rows: every row once per node."""
     inputs, n = partition.inputs, partition.rows.shape[0]
-    prompt, output = np.broadcast_arrays(inputs.task.query_length, partition.output_length)
-    contexts, weights = decode_contexts(prompt, output)
-    contexts = np.broadcast_to(contexts, (DECODE_NODES, n)).reshape(-1)
-    tiled = take(inputs, np.tile(np.arange(n), DECODE_NODES)) if n > 1 else inputs
+    contexts, weights = decode_contexts(
+        *np.broadcast_arrays(inputs.task.query_length, partition.output_length, inputs.model.window)
+    )
+    nodes = contexts.shape[0]
+    contexts = np.broadcast_to(contexts, (nodes, n)).reshape(-1)
+    tiled = take(inputs, np.tile(np.arange(n), nodes)) if n > 1 else inputs
     task = TaskColumns(
         batch=tiled.task.batch,
         query_length=np.ones(1),
@@ -124,8 +132,8 @@ def _decode_inputs(partition: Partition) -> tuple[Structure, Inputs, IndexArray,
     )
     structure = replace(partition.structure, layer=replace(partition.structure.layer, computation="decode"))
     # Contexts make the rows distinct; equal plans still share them through their codes.
-    codes = np.tile(partition.layer_codes, DECODE_NODES) * 0 + np.arange(DECODE_NODES * n)
-    return structure, replace(tiled, task=task), codes, np.broadcast_to(weights, (DECODE_NODES, n))
+    codes = np.tile(partition.layer_codes, nodes) * 0 + np.arange(nodes * n)
+    return structure, replace(tiled, task=task), codes, np.broadcast_to(weights, (nodes, n))
 
 
 def _sum_steps(first: FloatArray, steps: FloatArray, weights: FloatArray) -> FloatArray:
@@ -209,6 +217,7 @@ def evaluate(partition: Partition) -> tuple[Totals, list[Detail]]:
 def evaluate_totals(partition: Partition, cache: LayerCache) -> Totals:
     """Totals of every row, as :func:`evaluate`; blocks that an earlier chunk has evaluated come from ``cache``."""
     if partition.graphical.kind == "generation" or partition.cache_key is None:
+        cache.n_evaluated += len(np.unique(partition.layer_codes))
         return evaluate(partition)[0]
     table = cache.gather(
         partition.cache_key,

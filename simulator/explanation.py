@@ -7,14 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from hardware_specs import Figure, figures, format_quantity
 from hardware_specs.errors import Problem, ScenarioError, near_names
-from simulator.device import calibration_of
 from simulator.estimate import simulate_recorded
+from simulator.explanation_origins import Origins, numbers
 from simulator.explanation_parts import Part, composition_of, paths_of, unit_of, value_at
-from simulator.partition import Partition
 from simulator.rules import RULES, Record
 from simulator.scenario import Scenario
 
@@ -27,25 +23,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "time_to_first_token_s": ("step_time_s",),
     "peak_flop_per_s": ("",),
 }
-# Inputs that the engine sums up from rules without one of its own.
-SUMS: Mapping[str, str] = {
-    "sum_of_stages_s": "forward and backward of one micro-batch, all stages in turn",
-    "slowest_stage_s": "forward and backward of one micro-batch on the slowest stage: its operators' exposed time",
-    "optimizer_s": "sum of operators.optimizer.*",
-    "window_s": "pass of the last micro-batch, which the exchange may hide behind",
-    "exchange_s": "all buckets of the exchange",
-    "layer_j": "one micro-batch through one layer on one rank",
-    "ends_j": "one micro-batch through embedding and head on one rank",
-    "per_step_j": "optimizer and exchanges of one rank, once per step",
-    "parameters": "parameters of the heaviest stage on one rank",
-    "per_layer_bytes": "tensors that one layer keeps for the backward pass",
-    "ends_bytes": "tensors that the embedding keeps",
-    "rebuilt_bytes": "one layer under recomputation, or the logits if they are more",
-    "moved_bytes": "every operand read once, every result written once",
-    "links": "links of one rank of the group",
-}
-_COINCIDENCE = 1e4  # smaller whole numbers are counts of the graph; they would match a figure by accident
-
+NOTHING = "nothing of this kind in this scenario"
 Number = float | list[float]
 
 
@@ -103,67 +81,17 @@ class Explanation:
         return asdict(self)
 
 
-def _numbers(value: Any) -> list[float]:
-    return [float(v) for v in np.asarray(value, dtype=np.float64).reshape(-1)]
-
-
 def _number(value: Any) -> Number:
-    found = _numbers(value)
+    found = numbers(value)
     return found[0] if len(set(found)) == 1 else found
 
 
-def _is_telling(value: float) -> bool:
-    """Whether a number has so many digits that two equal ones are the same thing."""
-    return bool(np.isfinite(value)) and float(f"{value:.7g}") != value
-
-
-class _Origins:
-    """Where a number may come from: an earlier rule's output, a figure of the machine, a fitted coefficient."""
-
-    def __init__(self, records: Sequence[Record], partition: Partition) -> None:
-        self.records = {id(r.output): r for r in records}
-        self.by_value: dict[tuple[float, ...], Record] = {}
-        for r in records:
-            values = tuple(_numbers(r.output))
-            if any(_is_telling(v) for v in values):
-                self.by_value.setdefault(values, r)
-        self.figures: dict[float, str] = {}
-        for path, (figure, dimension) in figures(partition.systems[0]).items():
-            self.figures.setdefault(figure.value, _figure_text(f"system.{path}", figure, dimension))
-        self.coefficients: dict[tuple[str, float], str] = {}
-        if partition.graphical.fidelity == "calibrated":
-            kind = "training" if partition.graphical.kind == "training" else "inference"
-            calibration = calibration_of(
-                partition.systems[0], "training" if kind == "training" else "inference"
-            )
-            for path, (figure, _) in figures(calibration).items():
-                text = f"{calibration.name}.{path} ({figure.basis}: {figure.source})"
-                self.coefficients.setdefault((path.rsplit(".", 1)[-1], figure.value), text)
-
-    def record(self, value: Any) -> Record | None:
-        """The call whose output a value is."""
-        return self.records.get(id(value)) or self.by_value.get(tuple(_numbers(value)))
-
-    def of(self, name: str, value: Any) -> str:
-        found = self.record(value)
-        if found is not None:
-            return f"{found.rule} at {found.path}" if found.path else found.rule
-        number = _numbers(value)[0]
-        if (name, number) in self.coefficients:
-            return self.coefficients[name, number]
-        if number > _COINCIDENCE and number in self.figures:
-            return self.figures[number]
-        return SUMS.get(name, "")
-
-
-def _figure_text(path: str, figure: Figure, dimension: str) -> str:
-    return f"{path} = {format_quantity(figure.value, dimension)} ({figure.basis}: {figure.source})"
-
-
-def _explained(record: Record, origins: _Origins) -> Explained:
+def _explained(record: Record, origins: Origins) -> Explained:
     known = RULES[record.rule]
     inputs = tuple(
-        Input(name=name, value=_number(value), unit=unit_of(name), origin=origins.of(name, value))
+        Input(
+            name=name, value=_number(value), unit=unit_of(name), origin=origins.of(name, value, record.path)
+        )
         for name, value in record.inputs.items()
     )
     return Explained(
@@ -200,12 +128,18 @@ def _roots(records: Sequence[Record], path: str, value: Any) -> list[Record]:
     found: list[Record] = []
     for home in homes:
         under = [r for r in records if r.path == home]
-        exact = [r for r in under if isinstance(value, float) and value in _numbers(r.output)]
+        exact = [r for r in under if isinstance(value, float) and value in numbers(r.output)]
         found += exact[:1] or (under[-1:] if home else [])
     return found
 
 
-def _chain(roots: Sequence[Record], origins: _Origins) -> list[Record]:
+def _told(record: Record, others: Sequence[Record]) -> bool:
+    """Whether a call of an operator's rule gave the same as one of another operator: once is enough to read."""
+    here = [r for r in others if r.rule == record.rule and record.path.startswith("operators.")]
+    return any(numbers(r.output) == numbers(record.output) for r in here)
+
+
+def _chain(roots: Sequence[Record], origins: Origins) -> list[Record]:
     """The calls and those behind their inputs, the nearest first, each once."""
     out: list[Record] = []
     waiting = list(roots)
@@ -214,7 +148,7 @@ def _chain(roots: Sequence[Record], origins: _Origins) -> list[Record]:
         if any(record is known for known in out):
             continue
         out.append(record)
-        behind = [origins.record(value) for value in record.inputs.values()]
+        behind = [origins.record(value, record.path) for value in record.inputs.values()]
         waiting += [r for r in behind if r is not None and r is not record]
     return out
 
@@ -274,24 +208,25 @@ def explain(scenario: Scenario | Mapping[str, Any] | str | Path, path: str) -> E
         raise ScenarioError(
             [Problem(path="PATH", value=path or '""', rule="is not a number of the estimate", fix=fix)]
         )
-    origins = _Origins(recorder.records, partition)
+    origins = Origins(recorder.records, partition)
     passes = _passes(recorder.records)
     composition = composition_of(data, path)
     roots = _calls(passes, data, path)
     for part in composition.parts if composition else ():
-        if part.path in known:
-            roots += _calls(passes, data, part.path)
+        roots += (
+            [r for r in _calls(passes, data, part.path) if not _told(r, roots)] if part.path in known else []
+        )
     steps = tuple(_explained(r, origins) for r in _chain(roots, origins))
     formula, parts = (composition.formula, composition.parts) if composition else ("", ())
     return Explanation(
         path=path,
         unit="" if isinstance(value, (str, bool, Mapping)) or value is None else unit_of(path),
         value=value,
-        formula=formula or (steps[0].formula if steps else _figure_of(origins, value)),
+        formula=formula or (steps[0].formula if steps else _figure_of(origins, path, value)) or NOTHING,
         parts=parts,
         steps=steps,
     )
 
 
-def _figure_of(origins: _Origins, value: Any) -> str:
-    return origins.of("", value) if isinstance(value, (int, float)) else ""
+def _figure_of(origins: Origins, path: str, value: Any) -> str:
+    return origins.of(path.rsplit(".", 1)[-1], value) if isinstance(value, (int, float)) else ""

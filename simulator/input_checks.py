@@ -130,7 +130,8 @@ def _figure_problems(key: str, values: Sequence[Any], systems: Sequence[SystemSp
     extremes = sorted({min(numbers), max(numbers)}) if numbers and not problems else []
     for system in systems:
         if factors and path not in figures(system):
-            rule, fix = f"multiplies a figure that {system.name} does not state", "give a value with its unit (a peak also follows accelerator.units and accelerator.clock)"
+            rule = f"multiplies a figure that {system.name} does not state"
+            fix = "give a value with its unit (a peak also follows accelerator.units and accelerator.clock)"
             problems.append(Problem(path=key, value=factors[0], rule=rule, fix=fix))
         for number in extremes:
             try:
@@ -183,7 +184,7 @@ def input_problems(
 
     def note(problems: Sequence[Problem]) -> None:
         for problem in problems:
-            found.setdefault(str(problem), problem)
+            found.setdefault(f"{problem.path} = {problem.value}" if problem.value else str(problem), problem)
 
     def attempt(changes: Mapping[str, Any], keys: Sequence[str] | None) -> None:
         try:

@@ -119,7 +119,10 @@ def _data_rows(detail: Detail, inputs: Inputs, micro_batches: float, n_layers: f
     in_layers = micro_batches * _one(step.stages.at_slowest(step.stages.data_s))
     if in_layers > 0:
         layer, embedding, head = unit_exchanges(detail.table, inputs, replica_group(inputs), tied=detail.tied)
-        once = [u.gather.seconds * 2 + u.reduce.seconds for u in (layer, embedding, head)]
+        # A layer's weights are gathered for each pass; those of the ends serve both.
+        gathers = (2.0 if detail.blocks.backward else 1.0, 1.0, 1.0)
+        units = zip((layer, embedding, head), gathers, strict=True)
+        once = [unit.gather.seconds * times + unit.reduce.seconds for unit, times in units]
         busy = micro_batches * (_one(once[0]) * n_layers + _one(once[1]) + _one(once[2]))
         yield _plain_row(
             "parameters.exchange",

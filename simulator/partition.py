@@ -303,7 +303,10 @@ class Splitter:
         out: dict[str, Any] = {}
         for axis in self.space.axes:
             for key, values in zip(axis.keys, axis.values, strict=True):
-                if all(isinstance(v, (int, float, np.number)) for v in list(values)[:1]):
+                # Quantities and factors of figures are text, which has no place in arithmetic.
+                if isinstance(values, np.ndarray) or all(
+                    isinstance(v, (int, float, np.number)) for v in values
+                ):
                     out[key] = chunk.number(key)
         for name in (
             "tensor_parallel",

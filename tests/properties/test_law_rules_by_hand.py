@@ -1,0 +1,200 @@
+"""Each registered cost rule against numbers worked out by hand; a rule without such a case fails."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import numpy as np
+import pytest
+
+import simulator
+from simulator import RULES
+from simulator.placement import FULLY_CONNECTED, RING, TORUS
+
+for module in pkgutil.iter_modules(simulator.__path__):
+    if module.name not in ("cli", "__main__"):
+        importlib.import_module(f"simulator.{module.name}")
+
+SWITCH = 0.0
+KERNEL = {
+    "flop": 3e9, "moved_bytes": 1.5e6, "peak_flop_per_s": 1e12, "bandwidth_bytes_per_s": 1e9,
+    "compute_efficiency": 0.75, "memory_efficiency": 0.5, "fixed_s": 1e-3, "sharpness": 2.0,
+}  # fmt: skip
+LINK = {
+    "ranks": 4, "stride": 1, "accelerators_per_node": 8, "topology": SWITCH, "link_bytes_per_s": 25e9, "links": 12,
+    "axis_0": 4, "axis_1": 4, "axis_2": 8, "wrap": 1,
+}  # fmt: skip
+TRANSFER = {
+    "sent_bytes": 8e6, "n_steps": 6, "bandwidth_bytes_per_s": 1e9, "efficiency": 0.5, "base_latency_s": 10e-6,
+    "step_latency_s": 1e-6, "ramp": 0.0,
+}  # fmt: skip
+KEPT = {"everything_bytes": 100, "core_bytes": 30, "input_bytes": 8, "recompute_core": 0, "recompute_all": 0}
+FLIGHT = {"stage": 0, "pipeline_parallel": 4, "virtual_pipeline": 1, "micro_batches": 16}
+MODEL = {"n_layers": 10, "heads": 8, "head_dim": 64, "attended_tokens": 100}
+P2P = {
+    "fill_s": 3e-3, "slowest_s": 1e-3, "pipeline_parallel": 4, "virtual_pipeline": 2, "micro_batches": 5,
+    "overlap": 0, "ways": 2.0,
+}  # fmt: skip
+BUCKETS = {"exchange_s": 10, "window_s": 8, "buckets": 4, "overlap": 1, "compute_share": 0}
+PEAK = {"units": 108, "clock_hz": 1.41e9, "flop_per_unit_clock": 2048, "set_peak": np.nan}
+ENERGY = {"micro_batches": 4, "ranks": 8, "n_layers": 10, "layer_j": 2, "ends_j": 5, "per_step_j": 100}
+
+# (rule, inputs, value by hand)
+CASES = [
+    # 3e9 / (0.75e12) = 4 ms and 1.5e6 / 0.5e9 = 3 ms: hypotenuse 5 ms, 1 ms to launch
+    ("kernel_time", KERNEL, 6e-3),
+    ("kernel_time", {**KERNEL, "flop": 0.0, "moved_bytes": 0.0}, 0.0),
+    # latency 10 + 6 x 1 = 16 us; 8 MB / 0.5 GB/s = 16 ms
+    ("collective_time", TRANSFER, 16.016e-3),
+    # and half the root of 16e-6 x 16e-3 = 2.56e-7, which is 5.0596e-4
+    ("collective_time", {**TRANSFER, "ramp": 0.5}, 16.016e-3 + 0.5 * 5.059644256269407e-4),
+    ("collective_time", {**TRANSFER, "n_steps": 0}, 0.0),
+    # 8 ranks: 7/8 of 80 MB, twice for an all-reduce
+    ("ring_sent_bytes", {"message_bytes": 80e6, "ranks": 8, "passes": 1.0}, 70e6),
+    ("ring_sent_bytes", {"message_bytes": 80e6, "ranks": 8, "passes": 2.0}, 140e6),
+    ("ring_sent_bytes", {"message_bytes": 80e6, "ranks": 1, "passes": 2.0}, 0.0),
+    ("ring_steps", {"ranks": 8, "passes": 2.0}, 14),
+    ("tree_steps", {"ranks": 8}, 6),  # three levels up, three down
+    ("tree_steps", {"ranks": 9}, 8),
+    ("tree_steps", {"ranks": 1}, 0),
+    # DGX A100: 12 links of 25 GB/s
+    ("rank_bandwidth", LINK, 300e9),
+    # 7 links to 7 peers: a group of 4 uses 3 of them
+    ("rank_bandwidth", {**LINK, "topology": FULLY_CONNECTED, "links": 7}, 75e9),
+    ("rank_bandwidth", {**LINK, "topology": RING}, 50e9),
+    # 4 neighbours are one whole axis of 4 x 4 x 8: both ways around it
+    ("rank_bandwidth", {**LINK, "topology": TORUS, "links": 6}, 50e9),
+    # 128 devices are all three axes
+    ("rank_bandwidth", {**LINK, "ranks": 128, "topology": TORUS, "links": 6}, 150e9),
+    # 2 neighbours are half an axis: one link, no ring
+    ("rank_bandwidth", {**LINK, "ranks": 2, "topology": TORUS, "links": 6}, 25e9),
+    # 8 replicas, each of 2 devices, on nodes of 8: blocks of 16 leave 8 devices, 4 replicas, in a node
+    ("ranks_per_node", {"ranks": 8, "stride": 2, "devices": 16, "accelerators_per_node": 8}, 4),
+    ("ranks_per_node", {"ranks": 8, "stride": 1, "devices": 8, "accelerators_per_node": 8}, 8),
+    ("ranks_per_node", {"ranks": 4, "stride": 8, "devices": 32, "accelerators_per_node": 8}, 1),
+    # tensor degree 12 on nodes of 8: some group has only 4 of its ranks on one side of a border
+    ("ranks_per_node", {"ranks": 12, "stride": 1, "devices": 24, "accelerators_per_node": 8}, 4),
+    # 2 x 3 x 5 x 7 x 11
+    ("matmul_flop", {"batch": 3, "m": 5, "n": 7, "k": 11}, 2310),
+    # 2 FLOP x 2 products x 3 x 5 x 10 pairs x 64
+    ("attention_flop", {"batch": 3, "heads": 5, "pairs": 10, "head_dim": 64, "products": 2.0}, 38400),
+    ("kept_bytes", KEPT, 100),
+    ("kept_bytes", {**KEPT, "recompute_core": 1}, 70),
+    ("kept_bytes", {**KEPT, "recompute_core": 1, "recompute_all": 1}, 8),
+    ("micro_batches_in_flight", FLIGHT, 4),
+    ("micro_batches_in_flight", {**FLIGHT, "stage": 3}, 1),
+    ("micro_batches_in_flight", {**FLIGHT, "micro_batches": 2}, 2),
+    # first of 4 stages, 2 chunks: 2 x 3 + 4 + 1 = 11 chunks = 5.5; Korthikanti: 4 (1 + 3/8) = 5.5
+    ("micro_batches_in_flight", {**FLIGHT, "virtual_pipeline": 2}, 5.5),
+    # 7e9 parameters, 12 bytes, 8 replicas: 10.5 GB
+    ("state_bytes", {"parameters": 7e9, "bytes_per_parameter": 12, "shards": 8}, 10.5e9),
+    # 4 x (10 x 3 + 2) + 5
+    (
+        "activation_bytes",
+        {"in_flight": 4, "layers": 10, "per_layer_bytes": 3, "ends_bytes": 2, "rebuilt_bytes": 5},
+        133,
+    ),
+    # Llama-2-7B, one sequence of 4,096 tokens: 32 x 4096 x 2 x 32 x 128 x 2 = 2 GiB
+    (
+        "kv_cache_bytes",
+        {
+            "layers": 32,
+            "sequences": 1,
+            "cached_tokens": 4096,
+            "kv_heads_per_rank": 32,
+            "head_dim": 128,
+            "bytes_per_element": 2,
+        },
+        2 * 2**30,
+    ),  # fmt: skip
+    ("switching_energy", {"amount": 2e12, "j_per_unit": 0.5e-12}, 1.0),
+    # 4 stages of 3 s: the first micro-batch takes 12 s, 7 more follow 3 s apart
+    (
+        "pipeline_time",
+        {"sum_of_stages_s": 12, "slowest_stage_s": 3, "micro_batches": 8, "virtual_pipeline": 1},
+        33,
+    ),
+    # two chunks halve the bubble of 9 s: 24 + 4.5
+    (
+        "pipeline_time",
+        {"sum_of_stages_s": 12, "slowest_stage_s": 3, "micro_batches": 8, "virtual_pipeline": 2},
+        28.5,
+    ),
+    # fill 3 ms, 2 chunks x 4 further micro-batches x 1 ms, both ways: 2 x (3 + 8)
+    ("exposed_p2p", P2P, 22e-3),
+    ("exposed_p2p", {**P2P, "overlap": 1}, 6e-3),
+    ("exposed_p2p", {**P2P, "pipeline_parallel": 1}, 0.0),
+    # 4 stages of 3 s: one micro-batch waits for itself (12 s), eight keep a stage busy (24 s)
+    ("decode_period", {"sum_of_stages_s": 12, "slowest_stage_s": 3, "micro_batches": 1}, 12),
+    ("decode_period", {"sum_of_stages_s": 12, "slowest_stage_s": 3, "micro_batches": 8}, 24),
+    # 10 s in 4 buckets: the first may start after 2 of 8 s, 6 s are hidden, 4 s are not
+    ("exposed_exchange", BUCKETS, 4),
+    ("exposed_exchange", {**BUCKETS, "overlap": 0}, 10),
+    # a long window: the last bucket, 2.5 s, stays
+    ("exposed_exchange", {**BUCKETS, "window_s": 800}, 2.5),
+    # and what is hidden, 7.5 s, costs a fifth of the units
+    ("exposed_exchange", {**BUCKETS, "window_s": 800, "compute_share": 0.2}, 4),
+    # 400 W x 3 s x 8
+    ("standing_energy", {"power_w": 400, "seconds": 3, "devices": 8}, 9600),
+    # 4 x 8 x (10 x 2 + 5) + 100
+    ("work_energy", ENERGY, 900),
+    # 2 x 1e6 + 4 x 10 x 8 x 64 x 100
+    ("forward_flop_per_token", {"multiplied_parameters": 1e6, **MODEL}, 2e6 + 2_048_000),
+    (
+        "recomputed_flop_per_token",
+        {"layer_parameters": 1e5, **MODEL, "recompute_core": 1, "recompute_all": 0},
+        2_048_000,
+    ),
+    # all: the layers' 2 x 1e5 x 10 as well
+    (
+        "recomputed_flop_per_token",
+        {"layer_parameters": 1e5, **MODEL, "recompute_core": 1, "recompute_all": 1},
+        2_048_000 + 2e6,
+    ),
+    # 6e15 FLOP in 2 s on 10 devices of 1 PFLOP/s
+    ("flop_utilisation", {"flop": 6e15, "seconds": 2, "devices": 10, "peak_flop_per_s": 1e15}, 0.3),
+    (
+        "step_seconds",
+        {"pipeline_s": 10, "p2p_s": 1, "gradients_s": 2, "optimizer_s": 0.5, "weights_s": 0.25},
+        13.75,
+    ),
+    ("token_rate", {"tokens": 4096, "seconds": 2}, 2048),
+    # A100: 108 x 1.41 GHz x 2048 = 311.87 TFLOP/s
+    ("derived_peak", PEAK, 311_869_440_000_000.0),
+    ("derived_peak", {**PEAK, "set_peak": 300e12}, 300e12),
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "inputs", "by_hand"), CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)]
+)
+def test_rule_by_hand(rule, inputs, by_hand):
+    arrays = {
+        k: v if k in ("passes", "ways", "products") else np.array([float(v)]) for k, v in inputs.items()
+    }
+    value = RULES[rule].function(**arrays)
+    assert np.shape(value) == (1,)
+    assert float(value[0]) == pytest.approx(by_hand, rel=1e-12, abs=0.0)
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_every_rule_has_a_number_by_hand(rule):
+    assert rule in {case[0] for case in CASES}
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_every_rule_says_what_it_is(rule):
+    known = RULES[rule]
+    assert known.symbol and known.formula and known.unit and len(known.source) >= 10
+    assert known.function.__doc__
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_every_rule_takes_many_rows(rule):
+    """A column of three equal rows gives three times the value of one."""
+    _, inputs, by_hand = next(case for case in CASES if case[0] == rule)
+    arrays = {
+        k: v if k in ("passes", "ways", "products") else np.full(3, float(v)) for k, v in inputs.items()
+    }
+    assert RULES[rule].function(**arrays).tolist() == pytest.approx([by_hand] * 3, rel=1e-12)

@@ -1,0 +1,89 @@
+"""ZeRO: what each stage stores and sends, counted from memory and from the energy of the network."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from law_scenarios import laws
+
+from hardware_specs import load_system
+from simulator import simulate
+from workloads.catalog import load_model
+from workloads.parameter_counts import parameters
+
+E_PER_BYTE = load_system("dgx-a100-80gb").scale_up.energy_per_byte.value
+
+
+def plan(stage, data, micro_batches, precision="bf16", recompute="none"):
+    return {
+        "model": "llama-2-7b",  # the head has its own matrix: every parameter is held once
+        "task": {
+            "kind": "training",
+            "sequence_length": 128,
+            "global_batch_size": data * micro_batches,
+        },
+        "system": "dgx-a100-80gb",
+        "devices": data,
+        "plan": {"zero_stage": stage, "precision": precision, "recompute": recompute},
+    }
+
+
+N = parameters(load_model("llama-2-7b"))["total"]
+
+
+@laws(40)
+@given(
+    st.integers(0, 3),
+    st.sampled_from([1, 2, 4, 8]),
+    st.integers(1, 6),
+    st.sampled_from([("bf16", 2, 4), ("fp16", 2, 2), ("fp32", 4, 4)]),
+    st.sampled_from(["none", "full"]),
+)
+def test_bytes_sent_per_device_and_step(stage, d, m, types, recompute):
+    """(d - 1)/d of the parameters, in passes, each in the width of what is sent.
+
+    Stage 0: an all-reduce of gradients, two passes. Stage 1: gradients scattered, weights gathered. Stage 2: gradients
+    scattered every micro-batch. Stage 3: weights gathered every micro-batch forward and again backward.
+    """
+    precision, weight, grad = types
+    e = simulate(plan(stage, d, m, precision, recompute))
+    sent = e.energy["network_j"] / E_PER_BYTE / d
+    passes = {
+        0: 2 * grad,
+        1: grad + weight,
+        2: m * grad + weight,
+        3: m * (grad + 2 * weight),
+    }[stage]
+    assert sent == pytest.approx((d - 1) / d * N * passes, rel=1e-9, abs=1e-6)
+
+
+@laws(30)
+@given(st.integers(0, 3), st.sampled_from([1, 2, 4, 8]))
+def test_bytes_stored_per_device(stage, d):
+    """bf16 weights 2, fp32 gradients 4, fp32 master copy and two moments 12 bytes; divided from stages 3, 2, 1 on."""
+    memory = simulate(plan(stage, d, 2)).memory
+    assert memory["weights_bytes"] == pytest.approx(2 * N / (d if stage >= 3 else 1), rel=1e-12)
+    assert memory["gradients_bytes"] == pytest.approx(4 * N / (d if stage >= 2 else 1), rel=1e-12)
+    assert memory["optimizer_bytes"] == pytest.approx(12 * N / (d if stage >= 1 else 1), rel=1e-12)
+
+
+@laws(20)
+@given(st.integers(0, 3), st.sampled_from([2, 4, 8]), st.integers(1, 4))
+def test_time_of_the_exchanges_is_at_least_their_bytes_over_the_links(stage, d, m):
+    """Nothing hidden: exposed data-parallel time >= bytes sent / one-way bandwidth of a device."""
+    scenario = plan(stage, d, m)
+    scenario["plan"] |= {"overlap_grad_reduce": False, "overlap_param_gather": False}
+    e = simulate(scenario)
+    fabric = load_system("dgx-a100-80gb").scale_up
+    rate = fabric.link_bandwidth.value * fabric.links.value
+    sent = e.energy["network_j"] / E_PER_BYTE / d
+    assert e.time["data_parallel_s"] >= sent / rate * (1 - 1e-9)
+
+
+def test_weights_are_gathered_once_per_micro_batch_and_pass():
+    """Stage 3 sends four times as much for four times the micro-batches; stage 1 once per step."""
+    one, four = (simulate(plan(3, 8, m)).energy["network_j"] for m in (1, 4))
+    assert four == pytest.approx(4 * one, rel=1e-9)
+    first, second = (simulate(plan(1, 8, m)).energy["network_j"] for m in (1, 4))
+    assert first == pytest.approx(second, rel=1e-12)

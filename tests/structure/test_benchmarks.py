@@ -1,0 +1,34 @@
+"""The benchmark runs, in its quick form, and measures what it says; no speed is asserted on an unknown machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPT = REPOSITORY / "benchmarks" / "run.py"
+
+
+def test_the_quick_form(tmp_path: Path) -> None:
+    written = tmp_path / "results.json"
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--quick", "--json", str(written)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(written.read_text(encoding="utf-8"))
+    assert {"date", "processor", "cores", "python", "numpy"} <= results["circumstances"].keys()
+    assert 0 < results["warm_call"]["median_s"] < results["cold_run"]["median_s"]
+    for name in ("plans", "hardware"):
+        figure = results[name]
+        assert figure["rows"] == figure["legal"] + sum(figure["excluded"].values())
+        assert 0 < figure["distinct_layers"] <= figure["legal"]
+        assert figure["values_compared"] > 100
+        assert figure["largest_difference"] <= 1e-12, f"{name}: vector and scalar differ"
+    assert results["plans"]["distinct_layers"] < results["plans"]["legal"] / 10
+    assert results["hardware"]["distinct_layers"] == results["hardware"]["rows"]
+    assert "legal plans/s" in done.stdout

@@ -134,12 +134,17 @@ def near_names(name: str, known: Iterable[str], n: int = 5) -> list[str]:
 
 
 def shorten(value: object) -> str:
-    """Text of ``value`` that fits in a one-line message (at most 80 characters)."""
+    """Text of ``value`` that fits in a one-line message (at most 80 characters); a path keeps its end.
+
+    Raises nothing.
+    """
     text = value if isinstance(value, str) else repr(value)
     text = " ".join(text.split())
-    if len(text) > _SHOWN_VALUE_CHARACTERS:
-        text = text[: _SHOWN_VALUE_CHARACTERS - 3] + "..."
-    return text
+    if len(text) <= _SHOWN_VALUE_CHARACTERS:
+        return text
+    if text.startswith(("/", "./", "../", "~")):
+        return "..." + text[3 - _SHOWN_VALUE_CHARACTERS :]
+    return text[: _SHOWN_VALUE_CHARACTERS - 3] + "..."
 
 
 def _plain(name: str) -> str:

@@ -10,6 +10,8 @@ from law_scenarios import TASKS, changed, laws, scenarios
 
 from hardware_specs import figures, load_system
 from simulator import simulate, sweep
+from simulator.space import space_from
+from simulator.sweeping import run_space
 
 ROUNDING = 1 + 1e-9
 FASTER = (
@@ -26,7 +28,8 @@ SLOWER = ("scale_up.latency", "scale_out.latency", "scale_out.oversubscription")
 
 
 def seconds(scenario):
-    return simulate(scenario).step_time_s
+    """Step time by way of a sweep of one row, which writes no tables."""
+    return float(run_space(space_from(scenario)).columns["step_time_s"][0])
 
 
 @laws(150)

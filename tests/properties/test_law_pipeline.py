@@ -109,18 +109,18 @@ def real_stages(p, layers, extra, embedding, head):
 
 
 def test_worst_gap_on_stages_of_real_models():
-    """Embedding of 0.1 layers, head of up to two, uneven layers, m from p to 16 p: 0 % short, 16.6 % long.
+    """Embedding of 0.1 layers, head of up to two, uneven layers, m from p to 8 p: 0 % short, 16.6 % long.
 
     The closed form is longest against the replay where the first stage is the slowest; with an even split
     (``extra`` = 0) and a head the slowest stage is the last one, and then the gap is below 1e-12.
     """
     worst = {"even": [0.0, 0.0], "uneven": [0.0, 0.0]}
-    for p in (2, 3, 4, 6, 8, 16):
-        for layers in (2, 3, 6, 12):
-            for head in (0.0, 0.5, 1.0, 2.0):
+    for p in (2, 4, 6, 16):
+        for layers in (2, 6, 12):
+            for head in (0.0, 0.5, 2.0):
                 for extra in range(0, p, max(p // 4, 1)):
                     stages = real_stages(p, layers, extra, 0.1, head)
-                    for m in (p, 4 * p, 16 * p):
+                    for m in (p, 4 * p, 8 * p):
                         formula = closed(stages, [2.0 * s for s in stages], m)
                         found = formula / replay(stages, [2.0 * s for s in stages], m).makespan_s - 1.0
                         kind = worst["uneven" if extra or head == 0.0 else "even"]

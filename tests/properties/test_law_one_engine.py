@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from unittest import mock
@@ -15,6 +16,8 @@ from law_scenarios import TASKS, changed, laws, scenarios
 import simulator.sweeping
 from simulator import RULES, simulate, sweep
 from simulator.estimate import simulate_recorded
+from simulator.layer_cache import LayerCache
+from simulator.layer_table import LayerTable
 from simulator.space import space_from
 from simulator.sweeping import run_space
 
@@ -65,9 +68,8 @@ ZIPS = (
 )
 
 
-@st.composite
-def spaces(draw, kind):
-    """A sweep file with up to six axes of mixed sorts, in any order, perhaps a group and a condition."""
+def base_and_axes(kind):
+    """A scenario of a task, and the axes that make sense with it."""
     axes = {**PLAN_AXES, **(TRAINING_AXES if kind == "training" else INFERENCE_AXES), **OTHER_AXES}
     data = {"model": "llama-2-7b", "system": "dgx-a100-80gb", "devices": 16, "plan.fallback": "allow"}
     if kind == "training":
@@ -81,15 +83,26 @@ def spaces(draw, kind):
             axes["task.output_length"] = [1, 7, 40]
             # The window of one model fills while tokens are generated.
             axes["task.prompt_length"] = [256, 4080]
+    return data, axes
+
+
+def with_axis(data, key, values):
+    """Sweep a key, inside its section where it has one."""
+    section, _, inner = key.partition(".")
+    if section in ("task", "plan") and inner:
+        data[section] = {**data.get(section, {}), inner: {"sweep": values}}
+    else:
+        data[key] = {"sweep": values}
+
+
+@st.composite
+def spaces(draw, kind):
+    """A sweep file with up to six axes of mixed sorts, in any order, perhaps a group and a condition."""
+    data, axes = base_and_axes(kind)
     keys = draw(st.lists(st.sampled_from(sorted(axes)), min_size=2, max_size=5, unique=True))
     for key in keys:
         values = draw(st.lists(st.sampled_from(axes[key]), min_size=1, max_size=3))
-        section, _, inner = key.partition(".")
-        if section in ("task", "plan") and inner:
-            data.setdefault(section, {})
-            data[section] = {**data[section], inner: {"sweep": values}}
-        else:
-            data[key] = {"sweep": values}
+        with_axis(data, key, values)
     group = draw(st.one_of(st.none(), st.sampled_from(ZIPS)))
     if group and not set(group) & set(keys):
         data["zip"] = [group]
@@ -119,6 +132,31 @@ def row_of(estimate):
     }
 
 
+def assert_row_is_scalar(result, i):
+    """Row i of a sweep equals the estimate of its scenario."""
+    row = int(result.rows[i])
+    estimate = simulate(result.space.scenario_mapping(row))
+    for name, value in row_of(estimate).items():
+        assert same(float(result.columns[name][i]), value), (name, row)
+    step = estimate.step_time_s
+    for name, value in estimate.time.items():
+        assert float(result.columns[name][i]) == pytest.approx(value, rel=SAME, abs=step * SAME), (name, row)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_every_axis_by_itself_is_the_loop_of_scalars(kind):
+    """Each key with all its values beside a plan axis, so that no key can be forgotten where blocks are shared."""
+    for key, values in base_and_axes(kind)[1].items():
+        data, _ = base_and_axes(kind)
+        if key != "plan.tensor_parallel":
+            with_axis(data, "plan.tensor_parallel", [2, 4])
+        with_axis(data, key, values)
+        result = run_space(space_from(data))
+        assert len(result.rows) >= 2, key
+        for i in range(len(result.rows)):
+            assert_row_is_scalar(result, i)
+
+
 @pytest.mark.parametrize("kind", TASKS)
 def test_sweep_is_the_loop_of_scalars(kind):
     @laws(30)
@@ -129,13 +167,7 @@ def test_sweep_is_the_loop_of_scalars(kind):
         n = len(result.rows)
         assert n + sum(result.excluded.values()) == space.n_rows
         for i in sorted(random.sample(range(n), min(n, 8))):
-            estimate = simulate(space.scenario_mapping(int(result.rows[i])))
-            for name, value in row_of(estimate).items():
-                assert same(float(result.columns[name][i]), value), (name, result.rows[i])
-            step = estimate.step_time_s
-            for name, value in estimate.time.items():
-                near = pytest.approx(value, rel=SAME, abs=step * SAME)
-                assert float(result.columns[name][i]) == near, (name, result.rows[i])
+            assert_row_is_scalar(result, i)
 
     law()
 
@@ -157,6 +189,23 @@ def test_chunks_and_shared_blocks_change_nothing(kind):
             assert parts.columns[name] == pytest.approx(column, rel=SAME, abs=1e-300, nan_ok=True), name
 
     law()
+
+
+@laws(60)
+@given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=8), min_size=1, max_size=6))
+def test_kept_blocks_are_found_again_in_any_order(chunks):
+    """Codes come in any order over the chunks; each is evaluated once and gives its own block."""
+    cache, seen = LayerCache(), []
+    for chunk in chunks:
+        codes = np.array(chunk, dtype=np.int64)
+
+        def evaluate(rows, codes=codes):
+            seen.extend(codes[rows].tolist())
+            return LayerTable(**{f.name: codes[rows] * 1.0 for f in dataclasses.fields(LayerTable)})
+
+        table = cache.gather("structure", codes, evaluate)
+        assert np.broadcast_to(table.layer_forward_s, codes.shape).tolist() == chunk
+    assert len(seen) == len(set(seen)) == cache.n_evaluated
 
 
 @pytest.mark.parametrize("kind", TASKS)

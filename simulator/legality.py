@@ -299,8 +299,8 @@ def _training_only(c: Combination) -> BoolArray:
     lambda c: Problem(
         path="plan.precision",
         value="",
-        rule="this precision or compression is for inference only",
-        fix="use bf16, fp16 or fp8",
+        rule="this precision, or the plan's compression, is for inference only",
+        fix="train in bf16, fp16 or fp8, and without sparsity_2_4",
     ),
 )
 def _inference_types(c: Combination) -> BoolArray:

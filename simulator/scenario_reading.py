@@ -181,9 +181,15 @@ def scenario_from(source: Scenario | Mapping[str, Any] | str | Path) -> Scenario
 
 
 def mapping_from(source: Mapping[str, Any] | str | Path) -> dict[str, Any]:
-    """A mapping as it is, or the one in a YAML file, its relative paths anchored; SpecError if unreadable."""
+    """A mapping as it is, or the one in a YAML file, its relative paths anchored.
+
+    Raises SpecError if the file is unreadable, ScenarioError for anything that is neither mapping nor path.
+    """
     if isinstance(source, Mapping):
         return dict(source)
+    if not isinstance(source, (str, Path)):
+        rule = "is no scenario: it must be a mapping, a Scenario or the path of a YAML file"
+        raise ScenarioError([Problem(path="scenario", value=shorten(source), rule=rule)])
     return anchored(load_yaml(Path(source)), Path(source).parent)
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
+FITS, DOES_NOT_FIT = "fits", "peak_bytes is above capacity_bytes"
 CHUNK_ROWS = 32_768
 OTHER_EXCLUSIONS = {EXCLUDED_BY_CONDITION: "where does not hold", REDUNDANT: "repeats another plan"}
 
@@ -81,7 +82,10 @@ class SweepResult:
         """Swept keys, then results; ``attrs`` holds what was left out and why."""
         import pandas as pd
 
-        columns: dict[str, Any] = {**self.keys(), **self.columns, "feasible": self.columns["feasible"] > 0}
+        feasible = self.columns["feasible"] > 0
+        # Amounts stand beside it in the row; a text per row would cost more than the estimate.
+        reason = np.where(feasible, FITS, DOES_NOT_FIT)
+        columns: dict[str, Any] = {**self.keys(), **self.columns, "feasible": feasible, "reason": reason}
         frame = pd.DataFrame(columns)
         frame.attrs.update(self.metadata())
         return frame

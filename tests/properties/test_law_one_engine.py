@@ -8,6 +8,7 @@ import math
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -238,7 +239,7 @@ def test_order_of_axes_changes_the_order_of_rows_only():
         frames.append(frame.set_index([f"plan.{k}" for k in keys]).sort_index())
     assert len(frames[0]) == len(frames[1]) > 4
     for name in frames[0].columns:
-        assert np.array_equal(frames[0][name], frames[1][name], equal_nan=True), name
+        pd.testing.assert_series_equal(frames[0][name], frames[1][name], check_exact=True)
 
 
 def test_last_axis_runs_fastest():

@@ -132,7 +132,6 @@ class TierColumns:
     topology: FloatArray
     link_bytes_per_s: FloatArray
     links: FloatArray
-    latency_s: FloatArray
     in_switch: FloatArray
     axis_0: FloatArray
     axis_1: FloatArray

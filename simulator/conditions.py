@@ -37,7 +37,7 @@ _UNDERSTOOD = "only numbers, names, arithmetic, comparisons, and, or, not, min a
 _KNOWN = "known are devices, micro_batches, the numbers of plan and task, the sizes of the model, and swept numbers"
 _EXAMPLE = "write such as plan.tensor_parallel <= 8"
 # What the engine supplies for every row beside the numeric keys of the sweep.
-_DEGREES = (
+DEGREES = (
     "tensor_parallel",
     "pipeline_parallel",
     "virtual_pipeline",
@@ -46,9 +46,9 @@ _DEGREES = (
     "zero_stage",
     "sequence_parallel",
 )
-_SIZES = ("n_layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab")
+SIZES = ("n_layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab")
 DERIVED_NAMES = frozenset(
-    [*_DEGREES, *(f"plan.{d}" for d in _DEGREES), *(f"model.{n}" for n in _SIZES), "devices", "micro_batches"]
+    [*DEGREES, *(f"plan.{d}" for d in DEGREES), *(f"model.{n}" for n in SIZES), "devices", "micro_batches"]
 )
 
 

@@ -249,9 +249,3 @@ def parameters_of(operators: Sequence[Operator], precision: PrecisionColumns, na
         count=sum((elements(t) for t in held.values()), ZERO),
         stored_bytes=sum((elements(t) * widths[t.kind] for t in held.values()), ZERO),
     )
-
-
-def weight_elements(operators: Sequence[Operator]) -> FloatArray:
-    """Parameters that the operators hold on one device [1], each weight tensor once. Raises nothing."""
-    held = {t.name: elements(t) for op in operators for t in op.reads if t.kind in WEIGHT_KINDS}
-    return sum(held.values(), ZERO)

@@ -272,7 +272,6 @@ def _tier(
         topology=leaves.each([TOPOLOGIES.index(f.topology) for f in fabrics]),
         link_bytes_per_s=leaves.get(f"{side}.link_bandwidth", 1.0),
         links=links,
-        latency_s=declared,
         in_switch=leaves.each([float(f.in_switch_reduction) for f in fabrics]),
         axis_0=torus[0][0],
         axis_1=torus[0][1],

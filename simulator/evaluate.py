@@ -131,8 +131,8 @@ def _decode_inputs(partition: Partition) -> tuple[Structure, Inputs, IndexArray,
         cached_length=tiled.task.cached_length,
     )
     structure = replace(partition.structure, layer=replace(partition.structure.layer, computation="decode"))
-    # Contexts make the rows distinct; equal plans still share them through their codes.
-    codes = np.tile(partition.layer_codes, nodes) * 0 + np.arange(nodes * n)
+    # Contexts make every row distinct: nothing is shared.
+    codes = np.arange(nodes * n)
     return structure, replace(tiled, task=task), codes, np.broadcast_to(weights, (nodes, n))
 
 

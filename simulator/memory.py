@@ -95,6 +95,19 @@ def _cache(inputs: Inputs, layers: FloatArray) -> FloatArray:
     )
 
 
+def _held(
+    parts: tuple[FloatArray, FloatArray, FloatArray, FloatArray],
+    layers: FloatArray,
+    first: FloatArray,
+    last: FloatArray,
+    tied: bool,
+) -> FloatArray:
+    """Sum over a stage of what one layer, the embedding, the head's norm and the head's matrix bring."""
+    layer, embedding, head_norm, head_matrix = parts
+    own_matrix = last * (1.0 - first) if tied else last
+    return layers * layer + first * embedding + last * head_norm + own_matrix * head_matrix
+
+
 def stage_parameters(
     table: LayerTable, layers: FloatArray, *, first: FloatArray, last: FloatArray, tied: bool
 ) -> FloatArray:
@@ -103,26 +116,26 @@ def stage_parameters(
     ``first`` and ``last`` are 1 where the stage holds the embedding and the head. A tied head shares the
     embedding's matrix where both are on one stage and has a copy of it elsewhere. Raises nothing.
     """
-    own_matrix = last * (1.0 - first) if tied else last
-    return (
-        layers * table.layer_parameters
-        + first * table.embedding_parameters
-        + last * table.head_norm_parameters
-        + own_matrix * table.head_matrix_parameters
+    parts = (
+        table.layer_parameters,
+        table.embedding_parameters,
+        table.head_norm_parameters,
+        table.head_matrix_parameters,
     )
+    return _held(parts, layers, first, last, tied)
 
 
 def stage_weight_bytes(
     table: LayerTable, layers: FloatArray, *, first: FloatArray, last: FloatArray, tied: bool
 ) -> FloatArray:
     """Stored bytes of the weights that :func:`stage_parameters` counts [byte]. Raises nothing."""
-    own_matrix = last * (1.0 - first) if tied else last
-    return (
-        layers * table.layer_weight_bytes
-        + first * table.embedding_weight_bytes
-        + last * table.head_norm_weight_bytes
-        + own_matrix * table.head_matrix_weight_bytes
+    parts = (
+        table.layer_weight_bytes,
+        table.embedding_weight_bytes,
+        table.head_norm_weight_bytes,
+        table.head_matrix_weight_bytes,
     )
+    return _held(parts, layers, first, last, tied)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hardware_specs import SystemSpec
 from simulator.blocks import Structure
 from simulator.columns import DeviceColumns, FabricColumns, Inputs, PlanColumns, column, take
-from simulator.conditions import holds
+from simulator.conditions import DEGREES, SIZES, holds
 from simulator.device import Fidelity, Machines, as_executed, device_columns, fabric_columns
 from simulator.hardware_leaves import HardwareLeaves, Override
 from simulator.legality import Combination, first_broken, redundant
@@ -308,19 +308,11 @@ class Splitter:
                     isinstance(v, (int, float, np.number)) for v in values
                 ):
                     out[key] = chunk.number(key)
-        for name in (
-            "tensor_parallel",
-            "pipeline_parallel",
-            "virtual_pipeline",
-            "data_parallel",
-            "micro_batch_size",
-            "zero_stage",
-            "sequence_parallel",
-        ):
+        for name in DEGREES:
             out[f"plan.{name}"] = out[name] = getattr(c.plan, name)
         out["devices"] = c.plan.devices
         out["micro_batches"] = c.task.batch / c.plan.data_parallel / c.plan.micro_batch_size
-        for name in ("n_layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab"):
+        for name in SIZES:
             out[f"model.{name}"] = getattr(c.model, name)
         return out
 

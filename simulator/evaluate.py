@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.axis_tables import Factor
 from simulator.blocks import Blocks, Structure
 from simulator.columns import Inputs, TaskColumns, take
 from simulator.layer_cache import LayerCache
 from simulator.layer_table import LayerTable, layer_table
 from simulator.memory import OWNERS
-from simulator.partition import Partition
+from simulator.partition import Partition, Splitter
+from simulator.shared_columns import dense, mapped
 from simulator.step import Step, compose
 
 FloatArray = NDArray[np.float64]
@@ -64,17 +66,6 @@ class Detail:
     tied: bool
 
 
-def _evaluated(structure: Structure, inputs: Inputs, codes: IndexArray) -> tuple[Step, LayerTable, Blocks]:
-    """Compose every row from blocks that are evaluated on distinct rows."""
-    distinct, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    if len(distinct) == len(codes):
-        table, blocks = layer_table(structure, inputs)
-    else:
-        few, blocks = layer_table(structure, take(inputs, first))
-        table = take(few, inverse)
-    return compose(structure, inputs, table), table, blocks
-
-
 def _totals(partition: Partition, step: Step) -> Totals:
     kind = partition.graphical.kind
     nothing = np.full(1, np.nan)
@@ -115,11 +106,11 @@ def decode_contexts(
     return np.concatenate(contexts), np.concatenate([weights[:, None] / 2.0 * n for _, n in parts])
 
 
-def _decode_inputs(partition: Partition) -> tuple[Structure, Inputs, IndexArray, FloatArray]:
+def _decode_inputs(partition: Partition) -> tuple[Structure, Inputs, FloatArray]:
     """The decode steps of generation as rows: every row once per node."""
-    inputs, n = partition.inputs, partition.rows.shape[0]
+    inputs, n = mapped(partition.inputs, dense), partition.rows.n
     contexts, weights = decode_contexts(
-        *np.broadcast_arrays(inputs.task.query_length, partition.output_length, inputs.model.window)
+        *np.broadcast_arrays(inputs.task.query_length, dense(partition.output_length), inputs.model.window)
     )
     nodes = contexts.shape[0]
     contexts = np.broadcast_to(contexts, (nodes, n)).reshape(-1)
@@ -131,9 +122,7 @@ def _decode_inputs(partition: Partition) -> tuple[Structure, Inputs, IndexArray,
         cached_length=tiled.task.cached_length,
     )
     structure = replace(partition.structure, layer=replace(partition.structure.layer, computation="decode"))
-    # Contexts make every row distinct: nothing is shared.
-    codes = np.arange(nodes * n)
-    return structure, replace(tiled, task=task), codes, np.broadcast_to(weights, (nodes, n))
+    return structure, replace(tiled, task=task), np.broadcast_to(weights, (nodes, n))
 
 
 def _sum_steps(first: FloatArray, steps: FloatArray, weights: FloatArray) -> FloatArray:
@@ -142,8 +131,10 @@ def _sum_steps(first: FloatArray, steps: FloatArray, weights: FloatArray) -> Flo
 
 
 def _generation(partition: Partition, prefill: Totals) -> tuple[Totals, Detail]:
-    structure, inputs, codes, weights = _decode_inputs(partition)
-    step, table, blocks = _evaluated(structure, inputs, codes)
+    structure, inputs, weights = _decode_inputs(partition)
+    # Contexts make every row distinct: nothing is shared.
+    table, blocks = layer_table(structure, inputs)
+    step = compose(structure, inputs, table)
     n_steps = np.sum(weights, axis=0)
     total = _sum_steps(prefill.step_time_s, step.step_time_s, weights)
     decode_s = total - prefill.step_time_s
@@ -178,7 +169,7 @@ def _generation(partition: Partition, prefill: Totals) -> tuple[Totals, Detail]:
 
 
 def evaluate(partition: Partition) -> tuple[Totals, list[Detail]]:
-    """Evaluate every row of a partition.
+    """Evaluate every row of a partition, and keep the operators.
 
     Parameters
     ----------
@@ -195,7 +186,8 @@ def evaluate(partition: Partition) -> tuple[Totals, list[Detail]]:
     NotImplementedError
         If an operator kind lacks a rule.
     """
-    step, table, blocks = _evaluated(partition.structure, partition.inputs, partition.layer_codes)
+    table, blocks = layer_table(partition.structure, partition.inputs)
+    step = compose(partition.structure, partition.inputs, table)
     totals = _totals(partition, step)
     name = partition.graphical.kind if partition.graphical.kind != "generation" else "prefill"
     details = [
@@ -209,30 +201,60 @@ def evaluate(partition: Partition) -> tuple[Totals, list[Detail]]:
         )
     ]
     if partition.graphical.kind == "generation":
-        totals, decode = _generation(partition, totals)
+        totals, decode = _generation(partition, _dense_totals(totals))
         details.append(decode)
     return totals, details
 
 
-def evaluate_totals(partition: Partition, cache: LayerCache) -> Totals:
-    """Totals of every row, as :func:`evaluate`; blocks that an earlier chunk has evaluated come from ``cache``."""
-    if partition.graphical.kind == "generation" or partition.cache_key is None:
-        cache.n_evaluated += len(np.unique(partition.layer_codes))
-        return evaluate(partition)[0]
-    table = cache.gather(
-        partition.cache_key,
-        partition.layer_codes,
-        lambda rows: layer_table(partition.structure, take(partition.inputs, rows))[0],
-    )
-    return _totals(partition, compose(partition.structure, partition.inputs, table))
+def _dense_totals(totals: Totals) -> Totals:
+    return mapped(totals, dense)
 
 
-def result_columns(totals: Totals, partition: Partition) -> dict[str, FloatArray]:
-    """Totals as flat columns, each of length ``len(partition.rows)``; the columns of a sweep's frame."""
-    n = partition.rows.shape[0]
+def evaluate_totals(partition: Partition, cache: LayerCache, splitter: Splitter) -> Totals:
+    """Totals of every row, as :func:`evaluate`; blocks that were evaluated before come from ``cache``.
+
+    ``splitter`` is the one that made the partition: it makes the rows that new blocks are evaluated on.
+    """
+
+    def table_of(positions: list[IndexArray], n: int) -> LayerTable:
+        own = positions[: len(splitter.space.axes)]
+        few = splitter.partition(partition.choice, np.arange(n), [Factor(range(len(own)), own)])
+        return layer_table(few.structure, few.inputs)[0]
+
+    key = partition.layer_key
+    table = cache.table(key.cache_key, partition.rows, key.axes, table_of)
+    totals = _totals(partition, compose(partition.structure, partition.inputs, table))
+    if partition.graphical.kind == "generation":
+        return _generation(partition, _dense_totals(totals))[0]
+    return totals
+
+
+# Columns of a row's results, in order.
+RESULT_COLUMNS = (
+    "data_parallel",
+    "micro_batch_size",
+    "step_time_s",
+    "tokens_per_s",
+    "tokens_per_s_per_device",
+    "time_to_first_token_s",
+    "time_per_output_token_s",
+    "mfu",
+    "hfu",
+    *TIMES,
+    "peak_bytes",
+    "capacity_bytes",
+    *(f"{owner}_bytes" for owner in OWNERS),
+    "energy_j",
+    "average_power_w_per_device",
+    "feasible",
+)
+
+
+def totals_columns(totals: Totals, partition: Partition) -> dict[str, FloatArray]:
+    """Totals by name, each a column over ``partition.rows`` or of length one; raises nothing."""
     devices = partition.inputs.plan.devices
     power = totals.energy_j / totals.step_time_s
-    flat: dict[str, FloatArray] = {
+    found = {
         "data_parallel": partition.inputs.plan.data_parallel,
         "micro_batch_size": partition.inputs.plan.micro_batch_size,
         "step_time_s": totals.step_time_s,
@@ -250,4 +272,11 @@ def result_columns(totals: Totals, partition: Partition) -> dict[str, FloatArray
         "average_power_w_per_device": power / devices,
         "feasible": totals.feasible,
     }
-    return {name: np.broadcast_to(values, (n,)) for name, values in flat.items()}
+    return {name: found[name] for name in RESULT_COLUMNS}
+
+
+def result_columns(totals: Totals, partition: Partition) -> dict[str, FloatArray]:
+    """Totals as flat columns, each of the length of ``partition.rows``; the columns of a sweep's frame."""
+    n = partition.rows.n
+    flat = totals_columns(totals, partition)
+    return {name: np.broadcast_to(dense(values), (n,)) for name, values in flat.items()}

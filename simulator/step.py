@@ -258,7 +258,7 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
     group = replica_group(inputs)
     units = unit_exchanges(table, inputs, group, tied=structure.layer.tied)
     stages = stage_times(table, inputs, layers, units, training=training)
-    slowest = np.max(stages.total_s, axis=0)
+    slowest = stages.slowest_s()
     with at("time.pipeline_s"):
         if structure.layer.computation == "decode":
             pipeline_s = decode_period(

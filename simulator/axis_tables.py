@@ -57,6 +57,12 @@ class Factor:
         used = np.flatnonzero(seen)
         return Factor(self.axes, [p[used] for p in self.positions], (np.cumsum(seen) - 1)[index])
 
+    def restricted(self, rows: IndexArray) -> Factor:
+        """The same axes for some of the rows."""
+        if self.index is None:
+            return Factor(self.axes, [p[rows] for p in self.positions])
+        return self.trimmed(self.index[rows])
+
     def spread(self, values: NDArray[Any]) -> NDArray[Any]:
         """Values by combination as values by row."""
         return values if self.index is None else values.take(self.index)
@@ -96,14 +102,14 @@ class Rows:
         self.lengths = list(lengths)
         self.occurring: list[IndexArray] = [np.zeros(0, dtype=np.int64)] * len(lengths)
         self.unknown = (1 << len(lengths)) - 1
-        self._factors: list[Factor] = []
+        self.factors: list[Factor] = []
         self._local: dict[int, tuple[Factor, IndexArray]] = {}
         for factor in factors:
             self._add(factor)
         self._finish()
 
     def _add(self, factor: Factor) -> None:
-        self._factors.append(factor)
+        self.factors.append(factor)
         for axis, where in zip(factor.axes, factor.positions, strict=True):
             self.unknown &= ~(1 << axis)
             length = self.lengths[axis]

@@ -12,7 +12,7 @@ import typer
 
 from hardware_specs.errors import InfeasibleError, LlmsimError
 from simulator.commands.catalog import lint, list_, show
-from simulator.commands.many import search, sweep
+from simulator.commands.many import query, search, sweep
 from simulator.commands.measured import validate
 from simulator.commands.one import compare, explain, report, run
 
@@ -30,6 +30,7 @@ BAD_INPUT, UNMET = 2, 1
 app.command()(run)
 app.command()(sweep)
 app.command()(search)
+app.command()(query)
 app.command()(explain)
 app.command()(compare)
 app.command()(report)

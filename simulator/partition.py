@@ -198,6 +198,12 @@ class Splitter:
             precisions=used.precisions,
         )
 
+    def restricted(self, partition: Partition, rows: IndexArray) -> Partition:
+        """The partition of some of a partition's rows, by their places in it; raises nothing."""
+        own = [f for f in partition.rows.factors if max(f.axes, default=0) < len(self.space.axes)]
+        factors = [f.restricted(rows) for f in own]
+        return self.partition(partition.choice, partition.numbers[rows], factors)
+
     def _layer_axes(self, kind: str, derived: int | None) -> tuple[int, ...]:
         """Axes that blocks depend on, those of the hardware included."""
         axes = {i for i, _, _ in self.variants.figure_axes.values()}

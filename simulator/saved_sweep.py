@@ -124,12 +124,20 @@ def metadata_path(path: Path) -> Path:
 def check_writable(path: Path) -> None:
     """Refuse, before any work, a path with another ending, or whose folder is not there or cannot be written.
 
+    A path without ending is a folder of parts.
+
     Raises ScenarioError.
     """
     folder, rule, fix = path.parent, "", OUT_FIX
-    if path.suffix not in (".parquet", ".csv"):
-        rule, fix = "must end in .parquet or .csv", "write such as --out rows.parquet"
-    elif path.is_dir() or (path.suffix == ".csv" and metadata_path(path).is_dir()):
+    if path.suffix not in (".parquet", ".csv", ""):
+        rule = "must end in .parquet or .csv, or name a folder (without an ending)"
+        fix = "write such as --out rows.parquet"
+    elif path.suffix == "" and path.is_file():
+        rule, fix = (
+            "is a file, and parts are written to a folder",
+            "name a folder, or a file such as rows.parquet",
+        )
+    elif (path.is_dir() and path.suffix) or (path.suffix == ".csv" and metadata_path(path).is_dir()):
         rule, fix = "is a directory", "name a file"
     elif not folder.is_dir():
         rule, fix = f"cannot be written: {folder} is not a folder", "make the folder or choose another"

@@ -116,6 +116,13 @@ class SharedColumn(NDArrayOperatorsMixin):
             self._dense = values if index is None else values.take(index)
         return self._dense
 
+    def pick(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Values of some rows."""
+        if self._dense is not None:
+            return self._dense[rows]
+        index = self.rows.index(self.rows.all, self.mask)
+        return self._known()[rows if index is None else index[rows]]
+
     def write(self, out: NDArray[Any]) -> None:
         """Write the values by row into an array of as many."""
         index = None if self._dense is not None else self.rows.index(self.rows.all, self.mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,8 @@ ENERGIES = ("static_j", "compute_j", "memory_j", "network_j", "host_j")
 # Decode time is smooth in the context, so few Gauss-Legendre nodes integrate any number of steps.
 DECODE_NODES = 5
 ROUNDING = 1e-9
+# Blocks are kept for later chunks where at least this many rows can share each.
+WORTH_KEEPING = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,8 +223,13 @@ def _table(partition: Partition, cache: LayerCache, splitter: Splitter) -> Layer
         few = splitter.partition(partition.choice, np.arange(n), [Factor(range(len(own)), own)])
         return layer_table(few.structure, few.inputs)[0]
 
-    key = partition.layer_key
-    return cache.table(key.cache_key, partition.rows, key.axes, table_of)
+    key, rows = partition.layer_key, partition.rows
+    if math.prod(rows.lengths[axis] for axis in key.axes) * WORTH_KEEPING > splitter.space.n_rows:
+        # Nearly every row has blocks of its own: other chunks would find nothing, and parts are shared within this one.
+        mask = rows.mask(key.axes)
+        cache.n_evaluated += rows.level(mask).n if mask else 1
+        return layer_table(partition.structure, partition.inputs)[0]
+    return cache.table(key.cache_key, rows, key.axes, table_of)
 
 
 def evaluate_totals(partition: Partition, cache: LayerCache, splitter: Splitter) -> Totals:

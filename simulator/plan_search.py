@@ -18,6 +18,7 @@ from simulator.evaluate import RESULT_COLUMNS, evaluate_totals, promising, total
 from simulator.feasibility import GB
 from simulator.layer_cache import LayerCache
 from simulator.legal_rows import LegalRows
+from simulator.named_spaces import COUNTED, named_space
 from simulator.partition import Splitter
 from simulator.plan_reasons import reasons_by_rank
 from simulator.querying import HEADROOM
@@ -47,9 +48,6 @@ WITHOUT_FIGURES = {
     "cost": "a price per device and hour",
     "carbon": "a carbon intensity of electricity",
 }
-MAX_MICRO_BATCH = 256
-LARGEST_TENSOR, LARGEST_PIPELINE = 64, 256
-VIRTUAL = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +78,6 @@ class Found:
     n_timed: int
     n_layers_evaluated: int
     excluded: Mapping[str, int]
-
-
-def _divisors(numbers: Sequence[int], largest: int) -> list[int]:
-    """Numbers up to ``largest`` that divide one of some others."""
-    return [d for d in range(1, largest + 1) if any(n % d == 0 for n in numbers)]
 
 
 def known_objectives(text: str) -> list[Objective]:
@@ -145,7 +138,7 @@ def known_wishes(objective: str, constraints: Sequence[str]) -> tuple[list[Objec
     return wanted, conditions
 
 
-def generated_space(scenario: Mapping[str, Any], devices: int | None = None) -> Space:
+def generated_space(scenario: Mapping[str, Any], devices: int | None = None, name: str = "plans") -> Space:
     """The space of plans of a scenario: what the plan fixes stays, lists restrict, absent keys are enumerated.
 
     Parameters
@@ -154,17 +147,20 @@ def generated_space(scenario: Mapping[str, Any], devices: int | None = None) -> 
         As for ``simulate`` or ``sweep``.
     devices : int, optional
         Replaces the scenario's [1].
+    name : str
+        Of :data:`simulator.named_spaces.NAMED_SPACES`: what is enumerated.
 
     Returns
     -------
     Space
-        Degrees, micro-batch, and in training recompute, ZeRO, sequence parallelism and interleaving as axes.
+        By default degrees, micro-batch, and in training recompute, ZeRO, sequence parallelism and interleaving as axes.
 
     Raises
     ------
     ScenarioError, SpecError
         As :func:`simulator.space.space_from`.
     """
+    chosen = named_space(name)
     data = {**scenario, **({"devices": devices} if devices is not None else {})}
     first = space_from(data)
     if is_sweep(data.get("plan")) or isinstance(data.get("plan"), list):
@@ -186,19 +182,11 @@ def generated_space(scenario: Mapping[str, Any], devices: int | None = None) -> 
         *sections, last = key.split(".")
         return [int((first.base[sections[0]] if sections else first.base).get(last, missing))]
 
-    def absent(key: str, values: list[Any]) -> None:
+    found = {key: counts(key, missing) for key, missing in COUNTED.items()}
+    for key, values in {**chosen.always, **(chosen.training if training else {})}.items():
         if key not in given:
-            plan[key] = {"sweep": values}
+            plan[key] = {"sweep": values(found)}
             generated.add(key)
-
-    absent("tensor_parallel", _divisors(counts("devices", 1), LARGEST_TENSOR))
-    absent("pipeline_parallel", _divisors(counts("devices", 1), LARGEST_PIPELINE))
-    if training:
-        absent("virtual_pipeline", list(VIRTUAL))
-        absent("micro_batch_size", _divisors(counts("task.global_batch_size", 1), MAX_MICRO_BATCH))
-        absent("recompute", ["none", "selective", "full"])
-        absent("zero_stage", [0, 1, 2, 3])
-        absent("sequence_parallel", [False, True])
     return replace(space_from({**data, "plan": plan}), generated=frozenset(generated))
 
 
@@ -221,6 +209,7 @@ def search(
     objective: str = "step_time",
     constraints: Sequence[str] = (),
     devices: int | None = None,
+    space: str = "plans",
     top: int = 10,
     progress: Callable[[int], None] | None = None,
 ) -> Found:
@@ -238,6 +227,8 @@ def search(
         Conditions over results, such as "average_power_w_per_device <= 500".
     devices : int, optional
         Replaces the scenario's [1].
+    space : str
+        Named space: "plans", "overlaps", "megatron" or "fsdp".
     top : int
         Plans to return [1].
     progress : callable, optional
@@ -260,8 +251,8 @@ def search(
         data = {**scenario.model_dump(exclude_unset=True), "task": scenario.task.model_dump()}
     else:
         data = mapping_from(scenario)
-    space = generated_space(data, devices)
-    return search_space(space, objective=objective, constraints=constraints, top=top, progress=progress)
+    generated = generated_space(data, devices, space)
+    return search_space(generated, objective=objective, constraints=constraints, top=top, progress=progress)
 
 
 def search_space(
@@ -305,19 +296,14 @@ def search_space(
     if best.numbers.size == 0:
         kept = " and ".join(c.text for c in conditions) or "a finite objective"
         raise InfeasibleError(f"none of the {n_fit:,} plans that fit keeps {kept}; loosen a constraint")
-    columns = {name: values for name, values in best.columns.items() if name != HEADROOM}
-    frame = SweepResult(space=space, rows=best.numbers, columns=columns, excluded=legal.excluded).frame()
+    result = SweepResult(space=space, rows=best.numbers, columns=best.columns, excluded=legal.excluded)
+    frame = result.frame()
     frame = frame.head(top) if len(wanted) > 1 else frame
-    why = (
-        reasons_by_rank(
-            [{str(k): v for k, v in r.items()} for r in frame.to_dict("records")],
-            space.keys(),
-            wanted[0].column,
-            wanted[0].sign,
-        )
-        if len(wanted) == 1 and wanted[0].column in frame
-        else []
-    )
+    records = [{str(k): v for k, v in record.items()} for record in frame.to_dict("records")]
+    why = []
+    if len(wanted) == 1:
+        why = reasons_by_rank(records, space.keys(), wanted[0].column, wanted[0].sign)
+    frame = frame.drop(columns=HEADROOM)
     return Found(
         best=frame,
         scenarios=[space.scenario_mapping(int(r)) for r in best.numbers[: len(frame)]],

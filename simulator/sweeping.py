@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 FITS, DOES_NOT_FIT = "fits", "peak_bytes is above capacity_bytes"
-CHUNK_ROWS = 131_072
+CHUNK_ROWS = 262_144
 FIRST_ROWS = 2**22
 
 

@@ -135,6 +135,24 @@ def search(
     devices: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Accelerators to use instead of the file's.")
     ] = None,
+    named: Annotated[
+        str,
+        typer.Option(
+            "--space", metavar="NAME", help="What is enumerated: plans, overlaps, megatron or fsdp."
+        ),
+    ] = "plans",
+    range_: Annotated[
+        list[str],
+        typer.Option(
+            "--range",
+            metavar="KEY=LOW..HIGH",
+            help="Search machines instead: a figure may take any value in a range. May be repeated.",
+        ),
+    ] = [],  # noqa: B006
+    small: Annotated[
+        list[str],
+        typer.Option("--small", metavar="KEY", help="A --range that is to be small, too. May be repeated."),
+    ] = [],  # noqa: B006
     top: Annotated[int, typer.Option(min=1, metavar="K", help="Plans to show.")] = 10,
     fidelity: FidelityOption = None,
 ) -> None:
@@ -147,7 +165,10 @@ def search(
     from simulator.plan_search import generated_space, known_wishes, search_space
 
     wanted, _ = known_wishes(objective, constraint)
-    space = generated_space(overridden(scenario, set_, fidelity), devices)
+    if range_:
+        _search_machines(overridden(scenario, set_, fidelity), objective, range_, small, top)
+        return
+    space = generated_space(overridden(scenario, set_, fidelity), devices, named)
     with progress_bar(space.n_rows, "plans") as progress:
         found = search_space(space, objective=objective, constraints=constraint, top=top, progress=progress)
     _counts(space.n_rows, found.n_legal, found.n_fit, found.n_layers_evaluated, found.excluded)
@@ -156,6 +177,21 @@ def search(
     display(plan_table(found.best, space.keys(), title))
     for rank, reason in enumerate(found.reasons[:-1], start=1):
         emit_wrapped(f"{rank} before {rank + 1}: {reason}")
+
+
+def _search_machines(
+    scenario: dict[str, Any], objective: str, written: list[str], small: list[str], top: int
+) -> None:
+    """Search figures in ranges, and print the machines that no other beats."""
+    from reports.plan_tables import plan_table
+    from simulator.hardware_search import search_hardware
+
+    pairs = [text.partition("=") for text in written]
+    ranges = {key.strip(): tuple(end.strip() for end in ends.split("..")) for key, _, ends in pairs}
+    found = search_hardware(scenario, ranges, objective=objective, smallest=small)
+    keys = [name for name in found.columns if "." in name or name == "devices"]
+    title = f"{min(top, len(found))} of {len(found)} machines that no other found beats"
+    display(plan_table(found.head(top), keys, title))
 
 
 class Shape(StrEnum):

@@ -162,12 +162,16 @@ def _parts(rows: int, folder: Path, workers: int = 1, part_rows: int = 2**20) ->
     from simulator.sweeping_parts import swept_parts
 
     one = space_from(training_space([1536], False)).n_rows
-    batches = [768 * k for k in range(1, max(rows // one, 1) + 1)]
+    batches = [768 * k for k in range(1, max(round(rows / one), 1) + 1)]
     space = training_space(batches, False)
-    if rows < one:
-        for name in OVERLAPS[: 2 if rows > one // 5 else 4]:
+    for name in OVERLAPS:
+        if space_from(space).n_rows > 1.5 * rows:
             space["plan"].pop(name)
     parsed = space_from(space)
+    with tempfile.TemporaryDirectory() as scratch:  # loads what is loaded once: catalog, modules
+        swept = swept_parts(space_from(training_space([1536], True)), Path(scratch) / "rows")
+        with swept:
+            pass
 
     def work() -> int:
         with swept_parts(parsed, folder, workers=workers, part_rows=part_rows) as (_, about):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hardware_specs.errors import Problem, SpecError, near_names, shorten
 from simulator.saved_parts import part_files
+from simulator.sweep_parts import ROW
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,14 +154,22 @@ def pareto(path: str | Path, objectives: Sequence[str], where: str = "feasible")
     names = _checked(path, objectives)
     listed = ", ".join(_quoted(n) for n in names)
     finite = " AND ".join(f"isfinite({_quoted(n)})" for n in names)
-    values = query(path, f"SELECT {listed} FROM {TABLE} WHERE ({where}) AND {finite}")
+    known = columns_of_sweep(path)
+    number = f", {ROW}" if ROW in known else ""
+    values = query(path, f"SELECT {listed}{number} FROM {TABLE} WHERE ({where}) AND {finite}")
+    order = ", ".join(_order(n) for n in names)
     if values.empty:
         return query(path, f"SELECT * FROM {TABLE} LIMIT 0")
-    signs = np.array([-1.0 if n in LARGER_IS_BETTER else 1.0 for n in names])
-    costs = values.to_numpy(dtype=np.float64) * signs
-    front = np.unique(costs[pareto_front(costs)], axis=0) * signs
-    rows = ", ".join("(" + ", ".join(f"{float(v)!r}::DOUBLE" for v in row) + ")" for row in front)
-    order = ", ".join(_order(n) for n in names)
+    signs = [-1.0 if n in LARGER_IS_BETTER else 1.0 for n in names]
+    costs = [values[n].to_numpy(dtype=np.float64) * sign for n, sign in zip(names, signs, strict=True)]
+    front = values.iloc[pareto_front(np.stack(costs, axis=1))]
+    if number:
+        # Row numbers are in order, so that only the blocks that hold these are read.
+        rows = ", ".join(str(int(row)) for row in front[ROW])
+        return query(path, f"SELECT * FROM {TABLE} WHERE {ROW} IN ({rows}) ORDER BY {order}")
+    rows = ", ".join(
+        "(" + ", ".join(f"{float(v)!r}::DOUBLE" for v in row) + ")" for row in front[names].to_numpy()
+    )
     chosen = (
         f"SELECT * FROM {TABLE} WHERE ({where}) AND ({listed}) IN ({rows}) "
         f"QUALIFY row_number() OVER (PARTITION BY {listed}) = 1 ORDER BY {order}"
@@ -188,23 +197,32 @@ def pareto_front(costs: FloatArray) -> NDArray[np.int64]:
 
     Notes
     -----
-    Rows are taken in order of the sum of their shares of the ranges: none is beaten by a later one. The first that is
-    left is on the front, and what it beats goes; the first few take most of the rows with them.
+    The row whose shares of the ranges have the least sum is beaten by none. It is on the front, and what it beats goes;
+    then the next one among those that are left. The first few take most of the rows with them.
     """
     if costs.ndim != 2:
         raise ValueError("costs must have a row per plan and a column per objective")
-    if not len(costs):
+    n = len(costs)
+    if not n:
         return np.zeros(0, dtype=np.int64)
-    spread = np.ptp(costs, axis=0)
-    order = np.argsort(
-        ((costs - costs.min(axis=0)) / np.where(spread > 0, spread, 1.0)).sum(axis=1), kind="stable"
-    )
-    left, front = order, []
+    columns = [np.ascontiguousarray(costs[:, k]) for k in range(costs.shape[1])]
+    spread = [float(np.ptp(c)) for c in columns]
+    shares = np.zeros(n)
+    for column, width in zip(columns, spread, strict=True):
+        shares += (column - column.min()) / (width if width > 0 else 1.0)
+    left, front = np.arange(n), []
     while len(left):
-        best = left[0]
-        front.append(best)
-        # What is not beaten is smaller in some column; equal rows come later and go.
-        left = left[(costs[left] < costs[best]).any(axis=1)]
+        best = int(np.argmin(shares))
+        # Sums are rounded: of several that are equal one may beat another.
+        equal = np.flatnonzero(shares == shares[best])
+        if len(equal) > 1:
+            best = int(equal[np.lexsort([c[equal] for c in columns[::-1]])[0]])
+        front.append(int(left[best]))
+        stays = np.zeros(len(left), dtype=bool)
+        for column in columns:
+            stays |= column < column[best]
+        left, shares = left[stays], shares[stays]
+        columns = [column[stays] for column in columns]
     return np.sort(np.array(front))
 
 

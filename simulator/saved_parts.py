@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simulator.sweep_parts import MANIFEST, ROW, SweepFolder, metadata_of, parquet, table_writer
+from simulator.sweep_parts import GROUP_ROWS, MANIFEST, ROW, SweepFolder, metadata_of, parquet, table_writer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,7 @@ def merge_parts(folder: SweepFolder, final: Path) -> dict[str, Any]:
         with table_writer(temporary, like) as writer:
             for number in range(folder.n_parts):
                 table = first if number == 0 else pq.read_table(folder.part(number)).drop_columns([ROW])
-                writer.write_table(table.replace_schema_metadata(None))
+                writer.write_table(table.replace_schema_metadata(None), row_group_size=GROUP_ROWS)
         os.replace(temporary, final)
     except BaseException:
         temporary.unlink(missing_ok=True)

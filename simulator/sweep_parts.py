@@ -29,6 +29,8 @@ from simulator.sweeping import DOES_NOT_FIT, FITS, SweepResult, run_rows, value_
 
 # A task for one process: row numbers, of which the legal ones become rows.
 PART_ROWS = 2**20
+# Rows that are read together: a question about a few rows reads a few of these.
+GROUP_ROWS = 65_536
 MANIFEST = "sweep.json"
 ROW = "row"
 OUT_FIX = "choose another path"
@@ -215,7 +217,7 @@ def write_part(space: Space, folder: SweepFolder, number: int) -> int:
 def write_table(table: Any, path: Path) -> None:
     """Write an Arrow table as Parquet; OSError if it cannot be written."""
     with table_writer(path, table) as writer:
-        writer.write_table(table)
+        writer.write_table(table, row_group_size=GROUP_ROWS)
 
 
 @contextmanager

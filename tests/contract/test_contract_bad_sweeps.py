@@ -158,7 +158,7 @@ def test_a_condition_that_leaves_nothing_out(llmsim, tmp_path: Path) -> None:
 def test_an_unknown_objective(llmsim, training: Path) -> None:
     found = llmsim("search", training, "--objective", "beauty")
     assert (found.status, len(found.messages)) == (2, 1)
-    assert "--objective = beauty: is not known; use step_time or energy" in found.err
+    assert "--objective = beauty: is not known; use step_time or throughput" in found.err
 
 
 @pytest.mark.parametrize("arguments", [["--devices", "0"], ["--devices", "x"], ["--top", "0"]])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from simulator.collectives import exchange
 from simulator.columns import DeviceColumns, Inputs
 from simulator.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
-from simulator.kernel_time import kernel_time
+from simulator.kernels.models import KERNEL_MODELS
 from simulator.placement import place
 from simulator.rules import at
 from simulator.sharding import ShardDegrees, shard
@@ -110,17 +110,7 @@ def operator_seconds(
         group = place(inputs.plan.tensor_parallel, ONE, inputs.plan.devices, inputs.fabric)
         done = exchange(operator.collective, work.message_bytes, group, inputs.fabric)
         return done.seconds, done.inner_bytes, done.outer_bytes
-    fit = inputs.device.kernels[family]
-    seconds = kernel_time(
-        flop=work.flop,
-        moved_bytes=work.moved_bytes,
-        peak_flop_per_s=_peak(inputs.device, operator),
-        bandwidth_bytes_per_s=inputs.device.memory_bandwidth_bytes_per_s,
-        compute_efficiency=fit.compute_efficiency,
-        memory_efficiency=fit.memory_efficiency,
-        fixed_s=fit.fixed_s,
-        sharpness=fit.sharpness,
-    )
+    seconds = KERNEL_MODELS[family].seconds(operator, work, _peak(inputs.device, operator), inputs)
     return seconds, ZERO, ZERO
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from hardware_specs import (
     CalibrationSpec,
     CollectiveFit,
-    KernelFit,
+    FitEvidence,
     SystemSpec,
     calibration_for,
     load_calibration,
 )
-from hardware_specs.calibration import KernelFamily
-from simulator.columns import DeviceColumns, FabricColumns, KernelColumns, TierColumns
+from simulator.columns import DeviceColumns, FabricColumns, TierColumns
 from simulator.hardware_leaves import HardwareLeaves
+from simulator.kernels.models import KERNEL_MODELS, MATMUL_FAMILIES
 from simulator.placement import TOPOLOGIES
 from simulator.precision import DTYPE_BYTES, Precision
 from simulator.rules import rule
@@ -150,39 +150,39 @@ def _used_dtypes(machines: Machines) -> set[str]:
     return {dtype for dtype in found if dtype is not None}
 
 
-def kernel_fit(calibration: CalibrationSpec, family: KernelFamily, dtype: str) -> tuple[KernelFit, bool]:
-    """Coefficients of a family for a type, and whether they are those of the type itself."""
-    fits = dict(calibration.kernels[family])
+def kernel_fit(calibration: CalibrationSpec, family: str, dtype: str) -> tuple[FitEvidence, bool]:
+    """Coefficients of a family for a type, and whether they are those of that family and type.
+
+    What a calibration does not hold comes from the family's sibling, and last from the default calibration.
+    """
+    fits, own = calibration.kernels.of(family)
     for name in (dtype, *SIMILAR.get(dtype, ("any",))):
-        for key, fit in fits.items():
-            if key == name:
-                return fit, name in (dtype, "any")
+        if name in fits:
+            return fits[name], own and name in (dtype, "any")
     return next(iter(fits.values())), False
 
 
-def _kernels(machines: Machines) -> dict[str, KernelColumns]:
+def _kernels(machines: Machines) -> dict[str, dict[str, FloatArray]]:
     """Coefficients by family: those of the matmul type for products, of the attention type for the rest."""
     leaves, columns = machines.leaves, {}
     shape = np.broadcast_shapes(leaves.index.shape, machines.precision_index.shape)
     calibrations = [calibration_of(system, machines.task) for system in leaves.systems]
-    for family in get_args(KernelFamily):
-        coefficients = np.ones((4, *shape))
+    for family, model in KERNEL_MODELS.items():
+        names = model.fit.coefficient_names()
+        coefficients = np.ones((len(names), *shape))
         for s, system in enumerate(leaves.systems):
             for p, precision in enumerate(machines.precisions):
-                wanted = precision.matmul if family == "matmul" else precision.attention
+                wanted = precision.matmul if family in MATMUL_FAMILIES else precision.attention
                 dtype = compute_dtype(system, wanted, machines.fallback) or wanted
-                fit, _ = kernel_fit(calibrations[s], family, dtype)
-                numbers = (fit.compute_efficiency, fit.memory_efficiency, fit.fixed_s, fit.sharpness)
-                if machines.fidelity != "calibrated":
-                    numbers = (1.0, 1.0, 0.0, np.inf)
+                numbers = (
+                    kernel_fit(calibrations[s], family, dtype)[0].coefficients()
+                    if machines.fidelity == "calibrated"
+                    else model.fit.ideal()
+                )
                 here = (leaves.index == s) & (machines.precision_index == p)
-                coefficients = np.where(here, np.array(numbers)[:, None], coefficients)
-        columns[family] = KernelColumns(
-            compute_efficiency=coefficients[0],
-            memory_efficiency=coefficients[1],
-            fixed_s=coefficients[2],
-            sharpness=coefficients[3],
-        )
+                values = np.array([numbers[name] for name in names])
+                coefficients = np.where(here, values[:, None], coefficients)
+        columns[family] = dict(zip(names, coefficients, strict=True))
     return columns
 
 
@@ -210,6 +210,8 @@ def device_columns(machines: Machines) -> DeviceColumns:
     energies = {dtype: leaves.get(f"accelerator.energy_per_flop.{dtype}") for dtype in used}
     matmul, attention = (_by_dtype(machines, c, peaks) for c in ("matmul", "attention"))
     return DeviceColumns(
+        units=leaves.get("accelerator.units"),
+        clock_hz=leaves.get("accelerator.clock"),
         matmul_flop_per_s=matmul,
         attention_flop_per_s=attention,
         vector_flop_per_s=leaves.get("accelerator.units")

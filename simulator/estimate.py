@@ -15,6 +15,7 @@ from hardware_specs.errors import Problem, ScenarioError
 from simulator.device import calibration_of, compute_dtype, kernel_fit
 from simulator.evaluate import ENERGIES, TIMES, Detail, Totals, evaluate
 from simulator.feasibility import reasons, smallest_change
+from simulator.kernels.models import KERNEL_MODELS, MATMUL_FAMILIES
 from simulator.memory import OWNERS, STAGES
 from simulator.operator_rows import detail_rows
 from simulator.partition import Partition, Splitter
@@ -157,8 +158,9 @@ def _kinds(partition: Partition) -> tuple[dict[str, str], dict[str, str]]:
     task = "training" if partition.graphical.kind == "training" else "inference"
     calibration = calibration_of(system, "training" if task == "training" else "inference")
     evidence: dict[str, str] = {}
-    for family in calibration.kernels:
-        fit, exact = kernel_fit(calibration, family, dtypes["matmul" if family == "matmul" else "attention"])
+    for family in KERNEL_MODELS:
+        dtype = dtypes["matmul" if family in MATMUL_FAMILIES else "attention"]
+        fit, exact = kernel_fit(calibration, family, dtype)
         evidence[family] = "fitted" if fit.basis == "measured" and exact else "assumed"
     tiers = [calibration.scale_up]
     if _one(partition.inputs.plan.devices) > _one(partition.inputs.fabric.accelerators_per_node):

@@ -16,6 +16,8 @@ from simulator.evaluate import Detail
 
 FloatArray = NDArray[np.float64]
 Row = dict[str, Any]
+ZERO: FloatArray = np.zeros(1)
+ONE: FloatArray = np.ones(1)
 
 
 def _one(value: FloatArray) -> float:
@@ -34,10 +36,10 @@ def _bound(cost: OperatorCost, inputs: Inputs) -> str:
         kind.peak, device.vector_flop_per_s
     )
     terms = {
-        "compute": _one(cost.work.flop) / _one(peak * fit.compute_efficiency),
+        "compute": _one(cost.work.flop) / _one(peak * fit.get("compute_efficiency", ONE)),
         "memory": _one(cost.work.moved_bytes)
-        / _one(device.memory_bandwidth_bytes_per_s * fit.memory_efficiency),
-        "latency": _one(fit.fixed_s * cost.operator.scale),
+        / _one(device.memory_bandwidth_bytes_per_s * fit.get("memory_efficiency", ONE)),
+        "latency": _one(fit.get("fixed_s", ZERO) * cost.operator.scale),
     }
     return max(terms, key=lambda name: terms[name])
 

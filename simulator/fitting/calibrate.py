@@ -18,8 +18,9 @@ from simulator.fitting.fit_families import (
     fit_streaming_families,
     stack_names,
 )
-from simulator.fitting.fit_kernels import FittedKernel, significant
+from simulator.fitting.fit_kernels import FittedKernel
 from simulator.fitting.measured_collectives import CollectiveRows, across_node_rows, captured_rows, nccl_rows
+from simulator.fitting.robust_fit import significant
 
 __all__ = ["TASKS", "DeviceFit", "calibrate_device"]
 

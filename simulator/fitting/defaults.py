@@ -20,7 +20,8 @@ from simulator.fitting.calibrate import TASKS, DeviceFit
 from simulator.fitting.devices import H100
 from simulator.fitting.fit_collectives import FittedCollective
 from simulator.fitting.fit_families import Families
-from simulator.fitting.fit_kernels import FittedKernel, significant
+from simulator.fitting.fit_kernels import FittedKernel
+from simulator.fitting.robust_fit import significant
 from simulator.fitting.write_calibration import CalibrationFile
 
 __all__ = ["DERIVED_DEVICES", "DerivedDevice", "best_matmul_fraction", "derived_files"]

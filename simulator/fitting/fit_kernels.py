@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from simulator.fitting.robust_fit import ROBUST_SCALE, significant
 from simulator.fitting.rows import FloatArray, KernelRows, cell_weights
-from simulator.kernel_time import kernel_time
+from simulator.kernels.roofline import kernel_time
 
 __all__ = [
     "Coefficients",
@@ -17,10 +18,8 @@ __all__ = [
     "errors_by_class",
     "fit_kernel",
     "predict",
-    "significant",
 ]
 
-ROBUST_SCALE = 0.1  # log ratio above which a row counts by its absolute error, not its square
 UNBIASED_CLASS = "large"  # the class that decides a training step
 STARTING_SHARPNESS = (1.3, 3.0, 8.0)
 LOWER = (0.01, 0.01, 0.0, 1.0)  # ec, em, t0 in us, p
@@ -94,11 +93,6 @@ def predict(rows: KernelRows, coefficients: Coefficients) -> FloatArray:
         fixed_s=fixed_s,
         sharpness=sharpness,
     )
-
-
-def significant(value: float) -> float:
-    """Round to four significant digits, more than any of these coefficients is known to."""
-    return float(f"{value:.4g}")
 
 
 def fit_kernel(rows: KernelRows, *, source: str, shape: FittedKernel | None = None) -> FittedKernel:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simulator.fitting.fit_kernels import Coefficients, FittedKernel, errors_by_class, fit_kernel, significant
+from simulator.fitting.fit_kernels import Coefficients, FittedKernel, errors_by_class, fit_kernel
+from simulator.fitting.robust_fit import significant
 from simulator.fitting.rows import KernelRows, join_rows
 
 __all__ = ["fit_streaming"]

@@ -1,0 +1,9 @@
+"""Coefficients of kernel models, a class for each closed form, and which family runs on which."""
+
+from __future__ import annotations
+
+from hardware_specs.kernel_fits.evidence import FitEvidence
+from hardware_specs.kernel_fits.families import SIBLINGS, KernelFamily, KernelFits
+from hardware_specs.kernel_fits.roofline import RooflineFit
+
+__all__ = ["SIBLINGS", "FitEvidence", "KernelFamily", "KernelFits", "RooflineFit"]

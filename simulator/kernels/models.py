@@ -1,0 +1,117 @@
+"""Which closed form times which kernel family, and what it needs to know of an operator and a device.
+
+A rule names its inputs; what it may ask for is a size of the operator by role (``m``, ``heads``, ...), the
+counted work, a figure of the device, or a coefficient of the family.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_specs.kernel_fits import FitEvidence, RooflineFit
+from simulator.columns import Inputs
+from simulator.counting import Work
+from simulator.kernels.roofline import kernel_time
+from simulator.rules import RULES
+from workloads.operator_graph import Operator, length
+
+FloatArray = NDArray[np.float64]
+# Families whose coefficients are those of the matmul type; the others run in the attention type.
+MATMUL_FAMILIES: tuple[str, ...] = ("matmul",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelModel:
+    """A family's rule and the class of its coefficients.
+
+    Attributes
+    ----------
+    family : str
+        Key in a calibration.
+    rule : callable
+        Registered rule; keyword arguments are arrays that broadcast, the result is seconds [s].
+    fit : type of FitEvidence
+        Names of the coefficients and their ideal values.
+    inputs : frozenset of str
+        What the rule asks for.
+    """
+
+    family: str
+    rule: Callable[..., FloatArray]
+    fit: type[FitEvidence]
+    inputs: frozenset[str]
+
+    def seconds(
+        self, operator: Operator, work: Work, peak_flop_per_s: FloatArray, inputs: Inputs
+    ) -> FloatArray:
+        """Time of one execution of an operator on one device.
+
+        Parameters
+        ----------
+        operator : Operator
+            Sharded; its extents give the sizes by role [1].
+        work : Work
+            Counted FLOP and bytes.
+        peak_flop_per_s : ndarray
+            Dense peak of the type that it computes in [FLOP/s].
+        inputs : Inputs
+            Columns of the device and of the precision.
+
+        Returns
+        -------
+        ndarray
+            Seconds [s], broadcast shape.
+
+        Raises
+        ------
+        KeyError
+            If the rule asks for a size that the operator does not have.
+        """
+        device, coefficients = inputs.device, inputs.device.kernels[self.family]
+        known: dict[str, FloatArray] = {
+            "flop": work.flop,
+            "moved_bytes": work.moved_bytes,
+            "operand_bytes": inputs.precision.operand
+            if operator.kind == "matmul"
+            else inputs.precision.activations,
+            "peak_flop_per_s": peak_flop_per_s,
+            "bandwidth_bytes_per_s": device.memory_bandwidth_bytes_per_s,
+            "units": device.units,
+            "clock_hz": device.clock_hz,
+            **coefficients,
+        }
+        asked = {
+            name: known[name] if name in known else length(operator.extents[name])
+            for name in sorted(self.inputs)
+        }
+        return self.rule(**asked)
+
+
+def _model(family: str, rule: Callable[..., FloatArray], fit: type[FitEvidence]) -> KernelModel:
+    name = getattr(rule, "__name__", "")
+    asked = frozenset(inspect.signature(RULES[name].function).parameters)
+    return KernelModel(family=family, rule=rule, fit=fit, inputs=asked)
+
+
+# Every kernel family of `hardware_specs.kernel_fits.KernelFamily`.
+KERNEL_MODELS: dict[str, KernelModel] = {
+    family: _model(family, kernel_time, RooflineFit)
+    for family in (
+        "matmul",
+        "attention_prefill",
+        "attention_decode",
+        "pointwise",
+        "activation",
+        "rotary",
+        "rms_norm",
+        "layer_norm",
+        "softmax",
+        "embedding",
+        "optimizer",
+    )
+}

@@ -9,20 +9,28 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hardware_specs.kernel_fits import FitEvidence, RooflineFit
-from simulator.columns import Inputs
-from simulator.counting import Work
 from simulator.kernels.roofline import kernel_time
 from simulator.rules import RULES
-from workloads.operator_graph import Operator, length
+
+if TYPE_CHECKING:
+    from simulator.columns import Inputs
+    from simulator.counting import Work
+    from workloads.operator_graph import Extent, Operator
 
 FloatArray = NDArray[np.float64]
 # Families whose coefficients are those of the matmul type; the others run in the attention type.
 MATMUL_FAMILIES: tuple[str, ...] = ("matmul",)
+
+
+def _length(extent: Extent) -> FloatArray:
+    """Elements along an extent [1]; the graph's own function would load networkx for commands that need none."""
+    return sum((part.size for part in extent[1:]), extent[0].size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +94,16 @@ class KernelModel:
             **coefficients,
         }
         asked = {
-            name: known[name] if name in known else length(operator.extents[name])
+            name: known[name] if name in known else _length(operator.extents[name])
             for name in sorted(self.inputs)
         }
         return self.rule(**asked)
+
+    def sizes(self, operator: Operator) -> dict[str, FloatArray]:
+        """Sizes of an operator that the rule asks for, by role [1]; raises nothing."""
+        return {
+            name: _length(operator.extents[name]) for name in sorted(self.inputs & operator.extents.keys())
+        }
 
 
 def _model(family: str, rule: Callable[..., FloatArray], fit: type[FitEvidence]) -> KernelModel:

@@ -43,6 +43,12 @@ ENERGY = {"micro_batches": 4, "ranks": 8, "n_layers": 10, "layer_j": 2, "ends_j"
 # (rule, inputs, value by hand)
 CASES = [
     # 3e9 / (0.75e12) = 4 ms and 1.5e6 / 0.5e9 = 3 ms: hypotenuse 5 ms, 1 ms to launch
+    # 0.3 s and 0.4 s at right angles are 0.5 s: a tenth of 5 s, times 1.645
+    (
+        "half_width",
+        {"seconds": 5, "independent_s": 0.3, "shared_s": 0.4},
+        0.16448536269514722,
+    ),
     ("kernel_time", KERNEL, 6e-3),
     ("kernel_time", {**KERNEL, "flop": 0.0, "moved_bytes": 0.0}, 0.0),
     # latency 10 + 6 x 1 = 16 us; 8 MB / 0.5 GB/s = 16 ms

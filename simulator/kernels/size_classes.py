@@ -1,0 +1,46 @@
+"""Classes by size: kernels of a class share their errors, so a calibration states a spread for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["matmul_class", "prefill_class", "size_class"]
+
+FloatArray = NDArray[np.float64]
+TextArray = NDArray[np.str_]
+
+DECODE_ROWS, PREFILL_ROWS, LARGE_ROWS = 64, 512, 2048
+LARGE_SIDE = 1024
+
+
+def matmul_class(batch: FloatArray, m: FloatArray, n: FloatArray, k: FloatArray) -> TextArray:
+    """Class of ``batch`` products m x n x k [1]: decode (m <= 64), middle, prefill (m >= 512), large.
+
+    Broadcasts; raises nothing. Rows of a batch count together: they keep the device as busy.
+    """
+    rows = batch * m
+    large = (rows >= LARGE_ROWS) & (n >= LARGE_SIDE) & (k >= LARGE_SIDE)
+    names = np.select(
+        [large, rows >= PREFILL_ROWS, rows > DECODE_ROWS], ["large", "prefill", "middle"], "decode"
+    )
+    return names.astype(np.str_)
+
+
+def prefill_class(query_length: FloatArray) -> TextArray:
+    """Class of prefill attention by its queries [1]: middle (below 512), prefill, large (2,048 and more)."""
+    names = np.select(
+        [query_length >= LARGE_ROWS, query_length >= PREFILL_ROWS], ["large", "prefill"], "middle"
+    )
+    return names.astype(np.str_)
+
+
+def size_class(family: str, sizes: Mapping[str, FloatArray]) -> str:
+    """Class of one operator of a kernel family by its sizes [1]; "all" where the family has no classes."""
+    if family == "matmul" and {"batch", "m", "n", "k"} <= sizes.keys():
+        return str(matmul_class(sizes["batch"], sizes["m"], sizes["n"], sizes["k"]).flat[0])
+    if family == "attention_prefill" and "query_length" in sizes:
+        return str(prefill_class(sizes["query_length"]).flat[0])
+    return "all"

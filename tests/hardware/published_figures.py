@@ -36,6 +36,32 @@ PEAKS = {
     "rtx-pro-6000": {"fp32": 120, "tf32": 240, "bf16": 480, "fp8": 960, "int8": 960, "fp4": 1920},
     # 197 TOP/s int8; 16 bits half of it; 12.28 TF of the vector engines
     "arc-b60": {"int8": 197, "bf16": 98.3, "fp16": 98.3, "fp32": 12.28},
+    "a800-sxm-80gb": {"bf16": 312, "fp16": 312, "tf32": 156, "int8": 624, "fp32": 19.5, "fp64": 19.5},
+    # no table of this part is published: the SXM figures are its upper bound
+    "h100-sxm-96gb": {"bf16": 989.4, "fp8": 1979, "fp32": 67},
+    # 1513 / 2, 756 / 2, 3026 / 2
+    "h100-pcie": {
+        "bf16": 756.5,
+        "fp16": 756.5,
+        "tf32": 378,
+        "fp8": 1513,
+        "int8": 1513,
+        "fp32": 51,
+        "fp64": 51,
+    },
+    # 1671 / 2, 835 / 2, 3341 / 2
+    "h100-nvl": {"bf16": 835.5, "tf32": 417.5, "fp8": 1670.5, "int8": 1670.5, "fp32": 60, "fp64": 60},
+    "gh200": {"bf16": 989.4, "fp8": 1979, "fp32": 67},
+    "h20-sxm": {"bf16": 148, "fp8": 296, "fp32": 44, "fp64": 1},
+    # per 72 GPUs, sparse: 360, 180, 720, 1440 PF -> / 2 / 72
+    "gb200": {"bf16": 2500, "tf32": 1250, "fp8": 5000, "int8": 5000, "fp4": 10000, "fp32": 80, "fp64": 40},
+    # fp4 1080 PF dense / 72; int8 24 POP/s sparse / 2 / 72; fp64 100 TF / 72
+    "gb300": {"bf16": 2500, "fp8": 5000, "int8": 166.7, "fp4": 15000, "fp32": 80, "fp64": 1.39},
+    # per 8 GPUs: 36 PF sparse / 2 / 8, fp4 108 dense / 8, fp64 10 TF / 8
+    "b300-sxm": {"bf16": 2250, "fp8": 4500, "int8": 153.5, "fp4": 13500, "fp32": 75, "fp64": 1.25},
+    "tpu-v5e": {"bf16": 197, "int8": 393},
+    "tpu-v6e": {"bf16": 918, "int8": 1836},
+    "tpu7x-core": {"bf16": 2307 / 2, "fp8": 4614 / 2},
 }
 
 # capacity [GB], bandwidth [GB/s], power limit [W]
@@ -56,6 +82,18 @@ MEMORY_AND_POWER = {
     "p4": (8, 192, 75),
     "rtx-pro-6000": (96, 1597, 600),
     "arc-b60": (24, 456, 200),  # 192 bits x 19 Gbit/s / 8
+    "a800-sxm-80gb": (80, 2039, 400),
+    "h100-sxm-96gb": (96, 2400, 500),
+    "h100-pcie": (80, 2000, 350),
+    "h100-nvl": (94, 3900, 400),
+    "gh200": (144, 4900, 900),
+    "h20-sxm": (96, 4000, 400),
+    "gb200": (186, 8000, 1200),
+    "gb300": (279, 8000, 1400),
+    "b300-sxm": (270, 7700, 1100),
+    "tpu-v5e": (16 * 1.073741824, 819, 140),
+    "tpu-v6e": (32 * 1.073741824, 1638, 390),
+    "tpu7x-core": (96 * 1.073741824, 3690, 490),
 }
 
 # scale-up: links, one-way GB/s of one link, both-way total of one accelerator as data sheets print it
@@ -76,6 +114,19 @@ SCALE_UP = {
     "p4-1": (1, 15.75, 31.5),
     "rtx-pro-6000-8": (1, 63, 126),
     "arc-b60-8": (1, 31.5, 63),  # 8 lanes of generation 5
+    "a100-pcie-80gb-8": (1, 31.5, 63),
+    "h100-pcie-8": (1, 63, 126),
+    "h100-nvl-8": (1, 63, 126),
+    "gh200-1": (1, 63, 126),
+    "hgx-a800": (8, 25, 400),
+    "hgx-h20": (18, 25, 900),
+    "hgx-b300": (18, 50, 1800),
+    "grand-teton-h100": (18, 25, 900),
+    "gb200-nvl72": (18, 50, 1800),
+    "gb300-nvl72": (18, 50, 1800),
+    "tpu-v5e": (4, 50, 400),
+    "tpu-v6e": (4, 100, 800),
+    "tpu7x": (6, 50, 600),  # half of a chip's 1200
 }
 
 # NICs per node, Gbit/s of one, accelerators of a node
@@ -89,4 +140,13 @@ SCALE_OUT = {
     "mi300x-8": (8, 400, 8),
     "tpu-v5p": (1, 200, 4),  # 50 Gbit/s per chip
     "xeon-2s": (1, 200, 2),
+    "hgx-a800": (8, 200, 8),
+    "hgx-h20": (8, 400, 8),
+    "hgx-b300": (8, 800, 8),
+    "grand-teton-h100": (8, 400, 8),
+    "gb200-nvl72": (72, 400, 72),
+    "gb300-nvl72": (72, 800, 72),
+    "tpu-v5e": (2, 100, 8),  # 25 Gbit/s per chip
+    "tpu-v6e": (4, 200, 8),  # 100 Gbit/s per chip
+    "tpu7x": (1, 400, 8),  # 100 Gbit/s per chip of two devices
 }

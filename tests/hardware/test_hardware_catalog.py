@@ -99,8 +99,22 @@ def test_nics_belong_to_nodes(name: str) -> None:
 
 
 def test_reduction_in_the_switch_came_with_hopper() -> None:
-    inside = {name: load_system(name).scale_up.in_switch_reduction for name in SYSTEMS}
-    assert [name for name, able in inside.items() if able] == ["dgx-b200", "dgx-h100", "dgx-h200", "dgx-h800"]
+    for name in SYSTEMS:
+        system = load_system(name)
+        able = system.scale_up.topology == "switch" and system.accelerator.generation in (
+            "hopper",
+            "blackwell",
+        )
+        assert system.scale_up.in_switch_reduction == able, name
+
+
+@pytest.mark.parametrize("name", ["tpu-v5e", "tpu-v6e"])
+def test_flat_tpu_slices(name: str) -> None:
+    # a pod is 16 x 16; only there do both axes close
+    shapes = {part.devices: (part.shape, part.wrap) for part in load_system(name).slices}
+    assert sorted(shapes) == [1, 4, 8, 16, 32, 64, 128, 256]
+    assert shapes[128] == ([8, 16], False)
+    assert shapes[256] == ([16, 16], True)
 
 
 def test_tpu_slices() -> None:

@@ -92,7 +92,8 @@ class PrecisionColumns:
 class DeviceColumns:
     """One accelerator: peaks of the compute types in use, memory, power, energy, kernel coefficients.
 
-    ``units`` compute units [1] at ``clock_hz`` [Hz]; ``kernels`` holds by kernel family its coefficients by name [SI].
+    ``units`` compute units [1] at ``clock_hz`` [Hz]; ``kernels`` holds by kernel family its coefficients by name [SI],
+    ``doubts`` the relative standard deviations of its times by size class, and the "common" part of them [1].
     """
 
     units: FloatArray
@@ -113,6 +114,7 @@ class DeviceColumns:
     memory_j_per_byte: FloatArray
     supported: FloatArray
     kernels: Mapping[str, Mapping[str, FloatArray]]
+    doubts: Mapping[str, Mapping[str, FloatArray]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

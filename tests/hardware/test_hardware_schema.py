@@ -63,7 +63,7 @@ def test_all_mistakes_of_a_system_are_reported_at_once(system: dict[str, Any]) -
         'memory_bandwidth.source = "x": must have at least 8 characters',
         "memory_bandwidth.extra: is an unknown key",
         "system.accelerator.clock = 3: is a number without a unit",
-        'system.accelerator.kind = "gpuu": is not one of gpu, tpu or cpu',
+        'system.accelerator.kind = "gpuu": is not one of gpu, tpu, npu or cpu',
         "matmul_flop_per_unit_clock.bf17: is not one of fp64",
         'energy_per_flop.bf16 = "-1 pJ/FLOP": must not be negative',
         "system.accelerator.units: is missing",

@@ -16,6 +16,7 @@ from hardware_specs.catalog import (
     load_calibration,
     load_system,
 )
+from hardware_specs.device_names import NamedDevice, device_named, find_device
 from hardware_specs.errors import InfeasibleError, LlmsimError, Problem, ScenarioError, SpecError, near_names
 from hardware_specs.figure import Dimension, Figure
 from hardware_specs.figure_table import figure_dimension, figures, to_mapping, with_figures
@@ -45,6 +46,7 @@ __all__ = [
     "KernelFits",
     "LintWarning",
     "LlmsimError",
+    "NamedDevice",
     "Problem",
     "ScenarioError",
     "SliceSpec",
@@ -54,9 +56,11 @@ __all__ = [
     "catalog_hash",
     "dense_peak_flop_per_s",
     "detect_kind",
+    "device_named",
     "exact_quantity",
     "figure_dimension",
     "figures",
+    "find_device",
     "format_quantity",
     "lint",
     "list_accelerators",

@@ -53,7 +53,9 @@ class AcceleratorSpec(Spec):
     schema_version: Literal[1] = Field(description="1, the version of these keys")
     name: Name = Field(description="the catalog name, lower case with hyphens")
     vendor: str = Field(min_length=1, description="the maker")
-    kind: Literal["gpu", "tpu", "npu", "cpu"] = Field(description="gpu, tpu, npu (other matrix processors) or cpu")
+    kind: Literal["gpu", "tpu", "npu", "cpu"] = Field(
+        description="gpu, tpu, npu (other matrix processors) or cpu"
+    )
     generation: str = Field(min_length=1, description="family that shares calibrations, such as hopper")
     aliases: list[Name] = Field(default_factory=list, description="other names that load this file")
     units: Units = Field(description="number of SMs, CUs, MXUs or cores that work")

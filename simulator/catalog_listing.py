@@ -13,6 +13,7 @@ from hardware_specs import (
     LintWarning,
     dense_peak_flop_per_s,
     detect_kind,
+    find_device,
     format_quantity,
     list_accelerators,
     list_calibrations,
@@ -148,7 +149,9 @@ def entry(name: str) -> str:
         data = {field: getattr(p, field) for field in p.__slots__}
     else:
         known = [*list_models(), *list_systems(), *list_accelerators(), *list_calibrations(), *RECIPES]
-        near = near_names(name, known)
+        device = find_device(name)
+        meant = [n for n in (device.accelerator, device.system) if n] if device else []
+        near = list(dict.fromkeys([*meant, *near_names(name, known)]))[:5]
         fix = (
             f"did you mean {', '.join(near)}?"
             if near

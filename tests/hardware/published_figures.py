@@ -37,8 +37,8 @@ PEAKS = {
     # 197 TOP/s int8; 16 bits half of it; 12.28 TF of the vector engines
     "arc-b60": {"int8": 197, "bf16": 98.3, "fp16": 98.3, "fp32": 12.28},
     "a800-sxm-80gb": {"bf16": 312, "fp16": 312, "tf32": 156, "int8": 624, "fp32": 19.5, "fp64": 19.5},
-    # no table of this part is published: the SXM figures are its upper bound
-    "h100-sxm-96gb": {"bf16": 989.4, "fp8": 1979, "fp32": 67},
+    # no table of this part is published: the middle of SXM (989.4, 66.9) and NVL (835.3, 60)
+    "h100-sxm-96gb": {"bf16": 912.4, "fp8": 1824.7, "fp32": 63.5},
     # 1513 / 2, 756 / 2, 3026 / 2
     "h100-pcie": {
         "bf16": 756.5,

@@ -57,7 +57,7 @@ class MeasuredDevice:
 
 A100 = MeasuredDevice(
     name="a100-sxm",
-    applies_to=("a100-sxm-40gb", "a100-sxm-80gb"),
+    applies_to=("a100-sxm-40gb", "a100-sxm-80gb", "a800-sxm-80gb"),
     kernel_table="a100_sxm",
     layer_table="a100",
     collective_table="a100_sxm",
@@ -97,7 +97,7 @@ A100_PCIE = MeasuredDevice(
 
 H100 = MeasuredDevice(
     name="h100-sxm",
-    applies_to=("h100-sxm", "h200-sxm", "h800-sxm"),
+    applies_to=("h100-sxm", "h100-sxm-96gb", "h200-sxm", "h800-sxm", "gh200"),
     kernel_table="h100_sxm",
     layer_table="h100",
     collective_table="h100_sxm",

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-__all__ = ["A100", "A100_PCIE", "H100", "MEASURED_DEVICES", "MeasuredDevice"]
+from hardware_specs import device_named, find_device
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["A100", "A100_PCIE", "H100", "MEASURED_DEVICES", "MeasuredDevice", "of_device"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +59,39 @@ class MeasuredDevice:
     exchange_units: int
     exchange_source: str
     source: str
+
+    def __post_init__(self) -> None:
+        """Every name of a table is one that the catalog's map knows; SpecError with near names otherwise."""
+        for field in ("kernel_table", "layer_table", "collective_table", "node_table", "eager_table"):
+            if name := getattr(self, field):
+                device_named(name)
+
+
+def of_device(frame: pd.DataFrame, accelerator: str) -> pd.DataFrame:
+    """Rows of a measured table that ran on one accelerator of the catalog, however its sources spell it.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With the column ``device`` or ``accelerator``, and ``source`` where sources differ in what they mean.
+    accelerator : str
+        A catalog name, or any spelling that the tables use.
+
+    Returns
+    -------
+    DataFrame
+        The rows, in order; none if the table has no such device.
+
+    Raises
+    ------
+    SpecError
+        If ``accelerator`` is unknown; near names are offered.
+    """
+    wanted = device_named(accelerator).accelerator
+    column = frame["device" if "device" in frame else "accelerator"]
+    sources = frame["source"] if "source" in frame else [""] * len(frame)
+    found = [find_device(str(text), str(source)) for text, source in zip(column, sources, strict=True)]
+    return frame[[device is not None and device.accelerator == wanted for device in found]]
 
 
 A100 = MeasuredDevice(

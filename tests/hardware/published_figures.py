@@ -218,6 +218,8 @@ SCALE_UP = {
     "trn2-16": (4, 128, 1024),
     "inf2-12": (2, 48, 192),
     "tpu-v4": (6, 50, 600),
+    "dgx-1-v100-16gb": (2, 75, 300),  # three links of 25 to each ring neighbour
+    "dgx-1-v100-32gb": (2, 75, 300),
 }
 
 # NICs per node, Gbit/s of one, accelerators of a node
@@ -247,4 +249,6 @@ SCALE_OUT = {
     "trn1-16": (8, 100, 16),
     "trn2-16": (16, 200, 16),
     "tpu-v4": (1, 100, 4),
+    "dgx-1-v100-16gb": (4, 100, 8),
+    "dgx-1-v100-32gb": (4, 100, 8),
 }

@@ -146,6 +146,10 @@ OPERATOR_KINDS: dict[str, OperatorKind] = {
     "softmax": OperatorKind(flop=_per_element(5.0), family="softmax", peak="vector"),
     "cross_entropy": OperatorKind(flop=_per_element(5.0), family="softmax", peak="vector"),
     "pointwise": OperatorKind(flop=_per_element(1.0), family="pointwise", peak="vector"),
+    # Steps of eager code that differ from a pointwise kernel in their gradients only.
+    "mask_addition": OperatorKind(flop=_per_element(1.0), family="pointwise", peak="vector"),
+    "power": OperatorKind(flop=_per_element(2.0), family="pointwise", peak="vector"),
+    "gradient_sum": OperatorKind(flop=_per_element(1.0), family="pointwise", peak="vector"),
     "residual": OperatorKind(flop=_per_element(2.0), family="pointwise", peak="vector"),
     "activation": OperatorKind(flop=_per_element(8.0), family="activation", peak="vector"),
     "quantise": OperatorKind(flop=_per_element(2.0), family="pointwise", peak="vector"),

@@ -205,10 +205,10 @@ def _utilisation(
     }
     training = structure.layer.computation == "training"
     with at("mfu"):
-        last = 1.0 / inputs.task.query_length
-        head_tokens = 1.0 if training else {"all": 1.0, "last": last, "none": 0.0}[structure.layer.logits]
+        of_tokens = {"all": np.ones(1), "last": 1.0 / inputs.task.query_length, "none": ZERO}
+        head_tokens = of_tokens["all" if training else structure.layer.logits]
         # A transform in front of the head is a square matrix.
-        before = model.hidden**2 if structure.layer.head_transform else 0.0
+        before = model.hidden**2 if structure.layer.head_transform else ZERO
         parameters = multiplied_parameters(model, matrix, (model.vocab * model.hidden + before) * head_tokens)
         forward = forward_flop_per_token(multiplied_parameters=parameters, **sizes)
         flop = tokens * forward * (TRAINING_PASSES if training else 1.0)

@@ -116,7 +116,10 @@ def operator_seconds(
 
 def _scaled(work: Work, scale: FloatArray) -> Work:
     return Work(
-        flop=work.flop * scale, moved_bytes=work.moved_bytes * scale, message_bytes=work.message_bytes * scale
+        flop=work.flop * scale,
+        moved_bytes=work.moved_bytes * scale,
+        message_bytes=work.message_bytes * scale,
+        written_bytes=work.written_bytes * scale,
     )
 
 

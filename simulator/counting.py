@@ -6,7 +6,7 @@ One counting rule per operator kind; a kind without one is an error, never free 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -43,6 +43,8 @@ class Work:
         Operations carried out (causal kernels: what the mask leaves) [FLOP].
     moved_bytes : ndarray
         Read and written in device memory [byte].
+    written_bytes : ndarray
+        The part of it that is written [byte].
     message_bytes : ndarray
         The whole message of a collective, nccl-tests' convention [byte].
     """
@@ -50,6 +52,7 @@ class Work:
     flop: FloatArray
     moved_bytes: FloatArray
     message_bytes: FloatArray
+    written_bytes: FloatArray = field(default_factory=lambda: ZERO)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,11 +225,23 @@ def count(operator: Operator, precision: PrecisionColumns) -> Work:
         (message,) = operator.reads
         width = precision.activation_communication if message.kind == "activations" else widths[message.kind]
         return Work(flop=ZERO, moved_bytes=ZERO, message_bytes=elements(message) * width)
-    moved: FloatArray = ZERO
-    for tensor in (*operator.reads, *operator.writes):
-        if not _skipped(operator, tensor):
-            moved = moved + elements(tensor) * _operand_width(operator, tensor, widths, precision)
-    return Work(flop=OPERATOR_KINDS[operator.kind].flop(operator), moved_bytes=moved, message_bytes=ZERO)
+    read, written = (
+        sum(
+            (
+                elements(t) * _operand_width(operator, t, widths, precision)
+                for t in tensors
+                if not _skipped(operator, t)
+            ),
+            ZERO,
+        )
+        for tensors in (operator.reads, operator.writes)
+    )
+    return Work(
+        flop=OPERATOR_KINDS[operator.kind].flop(operator),
+        moved_bytes=read + written,
+        message_bytes=ZERO,
+        written_bytes=written,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

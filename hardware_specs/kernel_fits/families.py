@@ -9,6 +9,7 @@ from hardware_specs.errors import Problem
 from hardware_specs.figure import Spec
 from hardware_specs.kernel_fits.evidence import FitEvidence
 from hardware_specs.kernel_fits.roofline import RooflineFit
+from hardware_specs.kernel_fits.streaming import StreamingFit
 from hardware_specs.schema import DType
 
 __all__ = ["SIBLINGS", "KernelFamily", "KernelFits"]
@@ -40,14 +41,14 @@ class KernelFits(Spec):
     matmul: ByDtype[RooflineFit] = {}
     attention_prefill: ByDtype[RooflineFit] = {}
     attention_decode: ByDtype[RooflineFit] = {}
-    pointwise: ByDtype[RooflineFit] = {}
-    activation: ByDtype[RooflineFit] = {}
-    rotary: ByDtype[RooflineFit] = {}
-    rms_norm: ByDtype[RooflineFit] = {}
-    layer_norm: ByDtype[RooflineFit] = {}
-    softmax: ByDtype[RooflineFit] = {}
-    embedding: ByDtype[RooflineFit] = {}
-    optimizer: ByDtype[RooflineFit] = {}
+    pointwise: ByDtype[StreamingFit] = {}
+    activation: ByDtype[StreamingFit] = {}
+    rotary: ByDtype[StreamingFit] = {}
+    rms_norm: ByDtype[StreamingFit] = {}
+    layer_norm: ByDtype[StreamingFit] = {}
+    softmax: ByDtype[StreamingFit] = {}
+    embedding: ByDtype[StreamingFit] = {}
+    optimizer: ByDtype[StreamingFit] = {}
 
     def broken_rules(self) -> Iterator[Problem]:
         """Every kernel family without a sibling needs a fit."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from hardware_specs.kernel_fits import StreamingFit
 from simulator.fitting.calibrate import DeviceFit
 from simulator.fitting.fit_collectives import collective_error_lines
 from simulator.fitting.fit_families import FittedRows
@@ -30,6 +31,10 @@ def coefficient_table(fit: DeviceFit) -> list[str]:
     ]
     for family, by_dtype in fit.kernels.items():
         for dtype, kernel in by_dtype.items():
+            if isinstance(kernel, StreamingFit):
+                shown = "  ".join(f"{name} {value:.4g}" for name, value in kernel.coefficients().items())
+                lines.append(f"{family:18} {dtype:6} {shown}  rows {kernel.rows}  {kernel.basis}")
+                continue
             ec, em, t0, p = kernel.coefficients
             numbers = f"{ec:6.3f} {em:6.3f} {t0 * 1e6:6.2f} {p:6.2f} {kernel.rows:7d}"
             lines.append(f"{family:18} {dtype:6} {numbers}  {kernel.basis}")
@@ -68,6 +73,9 @@ def error_table(fit: DeviceFit) -> list[str]:
             lines += _error_lines(
                 prefix, error_lines(item.rows, item.fit.coefficients, item.fit.blind, by_stack=False)
             )
+    for stream in fit.streaming:
+        classes = "  ".join(f"{name} {_percent(value).strip()}" for name, value in stream.fit.error.items())
+        lines.append(f"{stream.family:18} {stream.dtype:6} {classes}")
     for item in fit.unseen:
         lines += _error_lines(
             f"{item.family:18} {item.dtype:6}", error_lines(item.rows, item.fit.coefficients)

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from hardware_specs.calibration import Task
+from hardware_specs.kernel_fits import StreamingFit
 from simulator.fitting.calibrate import DeviceFit
 from simulator.fitting.fit_collectives import FittedCollective
 from simulator.fitting.fit_families import Families
@@ -52,11 +53,13 @@ class CalibrationFile:
         }
 
 
-def _by_dtype(fits: Mapping[str, FittedKernel]) -> dict[str, dict[str, Any]]:
+def _by_dtype(fits: Mapping[str, FittedKernel | StreamingFit]) -> dict[str, dict[str, Any]]:
     return {dtype: _kernel(fits[dtype]) for dtype in DTYPE_ORDER if dtype in fits}
 
 
-def _kernel(fit: FittedKernel) -> dict[str, Any]:
+def _kernel(fit: FittedKernel | StreamingFit) -> dict[str, Any]:
+    if isinstance(fit, StreamingFit):
+        return fit.model_dump(mode="json", exclude_defaults=True)
     return {
         "compute_efficiency": fit.compute_efficiency,
         "memory_efficiency": fit.memory_efficiency,

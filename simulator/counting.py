@@ -133,7 +133,7 @@ OPERATOR_KINDS: dict[str, OperatorKind] = {
     "matmul": OperatorKind(flop=_matmul, family="matmul", peak="matmul"),
     # Both operands in the activations' type: runs at the peak of that type, whatever the recipe.
     "wide_matmul": OperatorKind(flop=_matmul, family="matmul", peak="attention"),
-    "batched_matmul": OperatorKind(flop=_matmul, family="matmul", peak="attention"),
+    "batched_matmul": OperatorKind(flop=_matmul, family="batched_matmul", peak="attention"),
     "attention": OperatorKind(
         flop=_attention(FORWARD_ATTENTION_PRODUCTS), family="attention_prefill", peak="attention"
     ),

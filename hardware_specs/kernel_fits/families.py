@@ -17,6 +17,7 @@ __all__ = ["SIBLINGS", "KernelFamily", "KernelFits"]
 # What a calibration has coefficients for: kernels that one closed form with one set of numbers describes.
 KernelFamily = Literal[
     "matmul",
+    "batched_matmul",  # of unfused attention: small sizes, one of them the width of a head
     "attention_prefill",
     "attention_decode",
     "pointwise",  # plain eager operations: additions, multiplications, copies
@@ -29,7 +30,7 @@ KernelFamily = Literal[
     "optimizer",
 ]
 # A calibration without a family uses its sibling's coefficients: same closed form, similar kernel.
-SIBLINGS: dict[str, KernelFamily] = {}
+SIBLINGS: dict[str, KernelFamily] = {"batched_matmul": "matmul"}
 
 F = TypeVar("F", bound=FitEvidence)
 ByDtype = dict[DType | Literal["any"], F]
@@ -39,6 +40,7 @@ class KernelFits(Spec):
     """Coefficients by kernel family and dtype; ``any`` stands for every dtype."""
 
     matmul: ByDtype[RooflineFit] = {}
+    batched_matmul: ByDtype[RooflineFit] = {}
     attention_prefill: ByDtype[RooflineFit] = {}
     attention_decode: ByDtype[RooflineFit] = {}
     pointwise: ByDtype[StreamingFit] = {}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hardware_specs.kernel_fits import StreamingFit
+from hardware_specs.kernel_fits import FitEvidence, StreamingFit
 from simulator.fitting.calibrate import TASKS, DeviceFit
 from simulator.fitting.devices import H100
 from simulator.fitting.fit_collectives import FittedCollective
@@ -102,7 +102,7 @@ def _mean_families(fits: Sequence[DeviceFit]) -> Families:
     families: Families = {}
     for family in fits[0].kernels:
         shared = set.intersection(*(set(f.kernels[family]) for f in fits))
-        by_dtype: dict[str, FittedKernel | StreamingFit] = {}
+        by_dtype: dict[str, FittedKernel | FitEvidence] = {}
         for dtype in shared:
             members = [f.kernels[family][dtype] for f in fits]
             streaming = [m for m in members if isinstance(m, StreamingFit)]
@@ -129,7 +129,7 @@ def _mean_collective(
 
 
 def _published_matmuls(
-    folder: Path, device: DerivedDevice, matmul: Mapping[str, FittedKernel | StreamingFit]
+    folder: Path, device: DerivedDevice, matmul: Mapping[str, FittedKernel | FitEvidence]
 ) -> dict[str, FittedKernel]:
     """Matmul of a device whose best matmul was published, per dtype."""
     fits: dict[str, FittedKernel] = {}

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from hardware_specs.kernel_fits import StreamingFit
+from hardware_specs.kernel_fits import FitEvidence
 from simulator.fitting.calibrate import DeviceFit
+from simulator.fitting.eager_devices import EagerFit
 from simulator.fitting.fit_collectives import collective_error_lines
 from simulator.fitting.fit_families import FittedRows
 from simulator.fitting.fit_kernels import Coefficients, ErrorLine, error_lines
 
-__all__ = ["coefficient_table", "comparison_table", "error_table"]
+__all__ = ["coefficient_table", "comparison_table", "eager_table", "error_table"]
 
 MAXIMUM = 200.0  # a sharpness that is as good as taking the maximum
 ROOFLINES = {"datasheet": (1.0, 1.0, 0.0, MAXIMUM), "x0.7/x0.8": (0.7, 0.8, 0.0, MAXIMUM)}
@@ -31,7 +32,7 @@ def coefficient_table(fit: DeviceFit) -> list[str]:
     ]
     for family, by_dtype in fit.kernels.items():
         for dtype, kernel in by_dtype.items():
-            if isinstance(kernel, StreamingFit):
+            if isinstance(kernel, FitEvidence):
                 shown = "  ".join(f"{name} {value:.4g}" for name, value in kernel.coefficients().items())
                 lines.append(f"{family:18} {dtype:6} {shown}  rows {kernel.rows}  {kernel.basis}")
                 continue
@@ -107,4 +108,15 @@ def comparison_table(fit: DeviceFit) -> list[str]:
     for item in fit.evidence:
         for name, values in (*ROOFLINES.items(), ("fit", item.fit.coefficients)):
             lines.append(f"{item.family:18} {item.dtype:6} {name:10} " + " ".join(_score(item, values)))
+    return lines
+
+
+def eager_table(fit: EagerFit) -> list[str]:
+    """Lines with coefficients and errors [%] of a device's eager fp32 kernels, fitted and left-out rows apart."""
+    lines = [f"{fit.device.name}: coefficients, and MAPE % by size class"]
+    found = {**fit.products, **{item.family: item.fit for item in fit.streaming}}
+    for family, kernel in found.items():
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in kernel.coefficients().items())
+        errors = "  ".join(f"{name} {_percent(value).strip()}" for name, value in kernel.error.items())
+        lines.append(f"{family:18} rows {kernel.rows}  {numbers}  |  {errors}")
     return lines

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hardware_specs.calibration import Task
-from hardware_specs.kernel_fits import StreamingFit
+from hardware_specs.kernel_fits import FitEvidence, StreamingFit
 from simulator.fitting.devices import H100, MeasuredDevice
 from simulator.fitting.fit_kernels import FittedKernel, fit_kernel
 from simulator.fitting.measured_kernels import (
@@ -25,7 +25,7 @@ from simulator.fitting.rows import BoolArray, KernelRows, join_rows
 
 __all__ = ["Families", "FittedRows", "fit_attention", "fit_matmuls", "stack_names"]
 
-Families = dict[str, dict[str, FittedKernel | StreamingFit]]
+Families = dict[str, dict[str, FittedKernel | FitEvidence]]
 
 # Training starts at about 1024 tokens; shorter prefills, limited by latency, would bend the curve.
 TRAINING_SHORTEST, TRAINING_LARGE = 512, 1024

@@ -14,7 +14,14 @@ from simulator.fitting.measured_streaming import eager_samples, layer_samples
 from simulator.fitting.robust_fit import Free
 from simulator.fitting.samples import KernelSamples, fit_samples
 
-__all__ = ["FittedStreaming", "fit_eager", "fit_layers", "fit_streaming", "fit_streaming_families"]
+__all__ = [
+    "FittedStreaming",
+    "borrowed",
+    "fit_eager",
+    "fit_layers",
+    "fit_streaming",
+    "fit_streaming_families",
+]
 
 # How often the kernels of PyTorch read a row again; fused norms and activations keep it in registers.
 REREADS: Mapping[str, float] = {"layer_norm": 1.0, "softmax": 2.0}
@@ -126,7 +133,7 @@ def fit_layers(folder: Path, table_device: str, bandwidth_bytes_per_s: float) ->
     return out
 
 
-def _borrowed(fit: StreamingFit, why: str, basis: Basis, **changes: float) -> StreamingFit:
+def borrowed(fit: StreamingFit, why: str, basis: Basis, **changes: float) -> StreamingFit:
     """The same coefficients, or some of them, without the evidence of the rows that they came from."""
     kept = {**fit.coefficients(), **changes}
     return StreamingFit.of(
@@ -167,14 +174,14 @@ def fit_streaming_families(folder: Path, device: MeasuredDevice, task: Task) -> 
         fit = eager[family].fit
         fixed_s = layers[launch].fit.fixed_s
         why = f"fixed cost of {launch} in layer_ops, {device.layer_table}; the rest"
-        borrowed = _borrowed(fit, why, basis, fixed_s=fixed_s)
+        joined = borrowed(fit, why, basis, fixed_s=fixed_s)
         if basis == "measured":
-            borrowed = borrowed.model_copy(update={"rows": fit.rows, "error": fit.error})
-        return replace(eager[family], fit=borrowed)
+            joined = joined.model_copy(update={"rows": fit.rows, "error": fit.error})
+        return replace(eager[family], fit=joined)
 
     out = [cold("pointwise", "pointwise")]
     out.append(cold("activation", "pointwise") if task == "training" else layers["activation"])
     out += [layers["rotary"], layers["rms_norm"]]
     out += [cold("layer_norm", "rms_norm"), cold("softmax", "pointwise"), layers["embedding"]]
-    plain = _borrowed(out[0].fit, "no optimizer kernel was measured; plain kernels", "assumed")
+    plain = borrowed(out[0].fit, "no optimizer kernel was measured; plain kernels", "assumed")
     return [*out, FittedStreaming(family="optimizer", fit=plain)]

@@ -133,7 +133,7 @@ def _model(family: str, rule: Callable[..., FloatArray], fit: type[FitEvidence])
 KERNEL_MODELS: dict[str, KernelModel] = {
     **{
         family: _model(family, kernel_time, RooflineFit)
-        for family in ("matmul", "attention_prefill", "attention_decode")
+        for family in ("matmul", "batched_matmul", "attention_prefill", "attention_decode")
     },
     **{
         family: _model(family, streaming_time, StreamingFit)

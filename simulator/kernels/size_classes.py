@@ -39,7 +39,7 @@ def prefill_class(query_length: FloatArray) -> TextArray:
 
 def size_class(family: str, sizes: Mapping[str, FloatArray]) -> str:
     """Class of one operator of a kernel family by its sizes [1]; "all" where the family has no classes."""
-    if family == "matmul" and {"batch", "m", "n", "k"} <= sizes.keys():
+    if family in ("matmul", "batched_matmul") and {"batch", "m", "n", "k"} <= sizes.keys():
         return str(matmul_class(sizes["batch"], sizes["m"], sizes["n"], sizes["k"]).flat[0])
     if family == "attention_prefill" and "query_length" in sizes:
         return str(prefill_class(sizes["query_length"]).flat[0])

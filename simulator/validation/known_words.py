@@ -15,6 +15,7 @@ __all__ = [
     "Framework",
     "alias_names",
     "catalog_model",
+    "eager_word",
     "family_keys",
     "framework_of",
     "notes_of",
@@ -128,6 +129,17 @@ def family_keys(model: str, framework: str) -> Mapping[str, Any] | None:
             keys: Mapping[str, Any] = entry["keys"]
             return keys
     return None
+
+
+def eager_word(section: str, text: str) -> Any:
+    """Entry of a section of the table of eager models for a text, by name or pattern; None where there is none.
+
+    Raises KeyError for an unknown section.
+    """
+    entries = _table("eager_models")[section]
+    if isinstance(entries, Mapping):
+        return entries.get(text)
+    return next((entry for entry in entries if re.fullmatch(entry["pattern"], text)), None)
 
 
 def catalog_model(name: str) -> tuple[str | None, str]:

@@ -20,7 +20,14 @@ __all__ = ["Prediction", "predict", "scenario_of"]
 
 _UNCHANGED = "1x"
 # Keys that name things instead of counting them: rows that agree in them are evaluated together.
-_STRUCTURE = ("system", "plan.attention_kernel", "plan.precision")
+_STRUCTURE = (
+    "system",
+    "system.calibration",
+    "task.logits",
+    "plan.attention_kernel",
+    "plan.kernel_fusion",
+    "plan.precision",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

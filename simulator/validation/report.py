@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hardware_specs.errors import Problem, ScenarioError
 from simulator.validation.cases import Case, parse_assumptions
+from simulator.validation.eager_model_rows import eager_model_case
 from simulator.validation.energy_rows import energy_case
 from simulator.validation.measured_table import Cell, Row, read_table
 from simulator.validation.predictions import predict
@@ -25,6 +26,7 @@ __all__ = ["Validation", "validate"]
 _CASES: Mapping[str, Callable[[Row, Mapping[str, Cell]], Case]] = {
     "training_runs": training_case,
     "energy_serving": energy_case,
+    "models_e2e": eager_model_case,
 }
 
 

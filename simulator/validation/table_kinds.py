@@ -86,6 +86,18 @@ KINDS: dict[str, TableKind] = {
         },
         one_of=("measured_step_time_s", "measured_tokens_per_s_per_device", "measured_peak_memory_gib"),
     ),
+    "models_e2e": TableKind(
+        name="models_e2e",
+        needed={
+            "device": "text",
+            "model": "text",
+            "phase": "text",
+            "seq": "count",
+            "batch": "count",
+            "measured_ms": "positive",
+        },
+        optional={"source": "text", "option": "text", "dtype": "text"},
+    ),
     "energy_serving": TableKind(
         name="energy_serving",
         needed={
@@ -117,7 +129,6 @@ UNSCORED: Mapping[str, tuple[str, ...]] = {
     "kernels_elementwise": ("rows", "cols", "latency_us"),
     "kernels_gemm": ("m", "n", "k", "latency_us"),
     "layer_ops": ("median_us",),
-    "models_e2e": ("measured_ms",),
     "inference_e2e": ("isl", "osl"),
     "micro": ("op", "value", "unit", "efficiency"),
 }

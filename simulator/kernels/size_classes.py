@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["matmul_class", "prefill_class", "size_class"]
+__all__ = ["matmul_class", "prefill_class", "size_class", "token_class"]
 
 FloatArray = NDArray[np.float64]
 TextArray = NDArray[np.str_]
@@ -27,6 +27,13 @@ def matmul_class(batch: FloatArray, m: FloatArray, n: FloatArray, k: FloatArray)
         [large, rows >= PREFILL_ROWS, rows > DECODE_ROWS], ["large", "prefill", "middle"], "decode"
     )
     return names.astype(np.str_)
+
+
+def token_class(tokens: float) -> str:
+    """Class of a layer by its tokens [1]: decode (at most 64), middle, prefill (512 and more); raises nothing."""
+    if tokens <= DECODE_ROWS:
+        return "decode"
+    return "prefill" if tokens >= PREFILL_ROWS else "middle"
 
 
 def prefill_class(query_length: FloatArray) -> TextArray:

@@ -55,7 +55,7 @@ def eager_model_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
     -------
     Case
         Seconds of a forward pass, or of forward and backward pass: the step without its optimizer. The size
-        class is the phase.
+        class is the phase, with the row's option.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def eager_model_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
         device=row.text("device"),
         stack=stack,
         dtype=dtype,
-        size_class=PHASES.get(phase, "unknown"),
+        size_class=" ".join(word for word in (PHASES.get(phase, "unknown"), row.text("option")) if word),
         assumed=reader.assumed_text(),
         quantities=(
             Quantity(

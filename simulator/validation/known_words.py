@@ -18,6 +18,7 @@ __all__ = [
     "eager_word",
     "family_keys",
     "framework_of",
+    "layer_calibration",
     "notes_of",
     "spelling",
     "system_of",
@@ -140,6 +141,12 @@ def eager_word(section: str, text: str) -> Any:
     if isinstance(entries, Mapping):
         return entries.get(text)
     return next((entry for entry in entries if re.fullmatch(entry["pattern"], text)), None)
+
+
+def layer_calibration(system: str) -> str | None:
+    """Calibration that layer operators on a catalog system are scored with; None: the one it uses unasked."""
+    found = _table("eager_models")["layer_calibrations"].get(system)
+    return None if found is None else str(found)
 
 
 def catalog_model(name: str) -> tuple[str | None, str]:

@@ -98,6 +98,23 @@ KINDS: dict[str, TableKind] = {
         },
         optional={"source": "text", "option": "text", "dtype": "text"},
     ),
+    "layer_ops": TableKind(
+        name="layer_ops",
+        needed={
+            "device": "text",
+            "model": "text",
+            "tp": "count",
+            "tokens": "count",
+            "op": "text",
+            "median_us": "positive",
+            "hidden": "count",
+            "ffn": "count",
+            "heads": "count",
+            "kv_heads": "count",
+            "vocab": "count",
+        },
+        optional={"source": "text", "gated": "flag"},
+    ),
     "energy_serving": TableKind(
         name="energy_serving",
         needed={
@@ -128,7 +145,6 @@ UNSCORED: Mapping[str, tuple[str, ...]] = {
     "collectives": ("n_gpus", "bytes", "latency_us"),
     "kernels_elementwise": ("rows", "cols", "latency_us"),
     "kernels_gemm": ("m", "n", "k", "latency_us"),
-    "layer_ops": ("median_us",),
     "inference_e2e": ("isl", "osl"),
     "micro": ("op", "value", "unit", "efficiency"),
 }

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.columns import PrecisionColumns
+from simulator.kernels.scan import scan_flop
 from simulator.rules import rule
 from workloads.operator_graph import WEIGHT_KINDS, Operator, Tensor, elements, length
 
@@ -96,6 +97,11 @@ def _matmul(op: Operator) -> FloatArray:
     return matmul_flop(batch=_extent(op, "batch"), m=_extent(op, "m"), n=_extent(op, "n"), k=_extent(op, "k"))
 
 
+def _scan(op: Operator) -> FloatArray:
+    roles = ("batch", "tokens", "heads", "head_dim", "state", "groups", "chunk")
+    return scan_flop(**{role: _extent(op, role) for role in roles})
+
+
 def _attention(products: float) -> Callable[[Operator], FloatArray]:
     def count(op: Operator) -> FloatArray:
         return attention_flop(
@@ -157,6 +163,7 @@ OPERATOR_KINDS: dict[str, OperatorKind] = {
     "activation": OperatorKind(flop=_per_element(8.0), family="activation", peak="vector"),
     "quantise": OperatorKind(flop=_per_element(2.0), family="pointwise", peak="vector"),
     "position_embedding": OperatorKind(flop=_per_element(1.0), family="pointwise", peak="vector"),
+    "scan": OperatorKind(flop=_scan, family="scan", peak="attention"),
     "embedding": OperatorKind(flop=_none, family="embedding", peak="vector"),
     "optimizer": OperatorKind(flop=_per_element(12.0), family="optimizer", peak="vector"),
     "collective": OperatorKind(flop=_none, family="collective", peak="vector"),

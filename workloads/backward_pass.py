@@ -172,6 +172,22 @@ def _elementwise(op: Operator, gradient_of: GradientOf) -> list[Operator]:
     ]
 
 
+@backward_rule("scan")
+def _scan(op: Operator, gradient_of: GradientOf) -> list[Operator]:
+    """The scan runs backwards, once for its inputs and once for what steers it; what was saved is read again."""
+    return [
+        Operator(
+            name=f"{op.name}.grad_{part}",
+            kind=op.kind,
+            module=op.module,
+            extents=op.extents,
+            reads=(*_arriving(op), *op.saved),
+            writes=tuple(gradient_of(t) for t in _operands(op)) if part == "inputs" else (),
+        )
+        for part in ("steering", "inputs")
+    ]
+
+
 @backward_rule("mask_addition")
 def _mask_addition(op: Operator, gradient_of: GradientOf) -> list[Operator]:
     """A constant was added: the gradient is the one that arrives."""

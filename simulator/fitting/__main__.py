@@ -15,7 +15,15 @@ from simulator.fitting.calibrate import TASKS, calibrate_device
 from simulator.fitting.defaults import derived_files
 from simulator.fitting.devices import MEASURED_DEVICES
 from simulator.fitting.eager_devices import EAGER_DEVICES, eager_file, fit_eager_device
-from simulator.fitting.error_tables import coefficient_table, comparison_table, eager_table, error_table
+from simulator.fitting.error_tables import (
+    coefficient_table,
+    comparison_table,
+    eager_table,
+    error_table,
+    layer_table,
+)
+from simulator.fitting.fit_kernels import fit_kernel
+from simulator.fitting.measured_kernels import layer_matmul_rows, matmul_rows
 from simulator.fitting.scale_out_evidence import scale_out_table
 from simulator.fitting.write_calibration import calibration_file, write_calibration
 
@@ -45,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for fit in fits:
         for table in (coefficient_table(fit), comparison_table(fit), error_table(fit)):
             sys.stdout.write("\n".join(table) + "\n\n")
+    for device in MEASURED_DEVICES:
+        serving = fit_kernel(matmul_rows(options.measurements, device, "bf16"), source="serving stacks alone")
+        own = fit_kernel(layer_matmul_rows(options.measurements, device), source="layer_ops alone")
+        sys.stdout.write("\n".join(layer_table(options.measurements, device, serving, own)) + "\n\n")
     for fitted in eager:
         sys.stdout.write("\n".join(eager_table(fitted)) + "\n\n")
     sys.stdout.write("\n".join(scale_out_table(options.measurements)) + "\n\n")

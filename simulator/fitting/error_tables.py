@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from hardware_specs.kernel_fits import FitEvidence
 from simulator.fitting.calibrate import DeviceFit
+from simulator.fitting.devices import MeasuredDevice
 from simulator.fitting.eager_devices import EagerFit
 from simulator.fitting.fit_collectives import collective_error_lines
 from simulator.fitting.fit_families import FittedRows
-from simulator.fitting.fit_kernels import Coefficients, ErrorLine, error_lines
+from simulator.fitting.fit_kernels import Coefficients, ErrorLine, FittedKernel, error_lines
+from simulator.fitting.layer_sums import layer_rows, stack_factor
 
-__all__ = ["coefficient_table", "comparison_table", "eager_table", "error_table"]
+__all__ = ["coefficient_table", "comparison_table", "eager_table", "error_table", "layer_table"]
 
 MAXIMUM = 200.0  # a sharpness that is as good as taking the maximum
 ROOFLINES = {"datasheet": (1.0, 1.0, 0.0, MAXIMUM), "x0.7/x0.8": (0.7, 0.8, 0.0, MAXIMUM)}
@@ -108,6 +111,24 @@ def comparison_table(fit: DeviceFit) -> list[str]:
     for item in fit.evidence:
         for name, values in (*ROOFLINES.items(), ("fit", item.fit.coefficients)):
             lines.append(f"{item.family:18} {item.dtype:6} {name:10} " + " ".join(_score(item, values)))
+    return lines
+
+
+def layer_table(folder: Path, device: MeasuredDevice, serving: FittedKernel, own: FittedKernel) -> list[str]:
+    """Lines with errors of layer sums [%]: products of serving stacks, the same with one factor, and its own."""
+    names = ("compute_efficiency", "memory_efficiency", "fixed_s", "sharpness")
+    rows = layer_rows(folder, device)
+    found = stack_factor(rows, dict(zip(names, serving.coefficients, strict=True)))
+    kept = stack_factor(rows, dict(zip(names, own.coefficients, strict=True)))
+    shown = {
+        "products of serving stacks": found.unscaled,
+        f"with compute efficiency x {found.factor:g}": found.fitted,
+        "the same, model left out": found.left_out,
+        "products fitted on these layers": kept.unscaled,
+    }
+    lines = [f"{device.name}: sums over a layer without attention, MAPE % by tokens"]
+    for label, errors in shown.items():
+        lines.append(f"{label:36} " + "  ".join(f"{k} {_percent(v).strip()}" for k, v in errors.items()))
     return lines
 
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_specs.kernel_fits import FitEvidence, RooflineFit, StreamingFit
+from hardware_specs.kernel_fits import FitEvidence, RooflineFit, ScanFit, StreamingFit
 from simulator.kernels.roofline import kernel_time
+from simulator.kernels.scan import scan_time
 from simulator.kernels.streaming import streaming_time
 from simulator.rules import RULES
 
@@ -148,4 +149,5 @@ KERNEL_MODELS: dict[str, KernelModel] = {
             "optimizer",
         )
     },
+    "scan": _model("scan", scan_time, ScanFit),
 }

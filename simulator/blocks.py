@@ -140,7 +140,10 @@ def operator_time(operator: Operator, work: Work, inputs: Inputs) -> OperatorTim
 
 def _scaled(work: Work, scale: FloatArray) -> Work:
     return Work(
-        flop=work.flop * scale, moved_bytes=work.moved_bytes * scale, message_bytes=work.message_bytes * scale
+        flop=work.flop * scale,
+        moved_bytes=work.moved_bytes * scale,
+        message_bytes=work.message_bytes * scale,
+        written_bytes=work.written_bytes * scale,
     )
 
 
@@ -208,6 +211,7 @@ def layer_sizes(inputs: Inputs) -> LayerSizes:
         ffn=model.ffn,
         vocab=model.vocab,
         positions=model.positions,
+        token_types=model.token_types,
         attention=AttentionShape(
             batch=inputs.plan.micro_batch_size,
             query_length=task.query_length,
@@ -268,8 +272,13 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         },
     )
     if structure.layer.computation == "training":
+        # Eager code hands the first micro-batch's gradients over; frameworks that fuse have a buffer for them.
+        several = inputs.task.batch > plan.data_parallel * plan.micro_batch_size
+        accumulates = several.astype(np.float64) if structure.layer.eager else ONE
         for name, graph in whole.items():
             again = (plan.recompute_core, plan.recompute_all) if name == "layer" else (None, None)
-            turned = finished(backward(graph, recompute_core=again[0], recompute_all=again[1]))
+            turned = finished(
+                backward(graph, recompute_core=again[0], recompute_all=again[1], accumulates=accumulates)
+            )
             done.backward[name] = cost_block(f"{name}.backward", turned, inputs)
     return done

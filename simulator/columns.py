@@ -31,6 +31,7 @@ class ModelColumns:
     ffn: FloatArray
     vocab: FloatArray
     positions: FloatArray
+    token_types: FloatArray
     heads: FloatArray
     kv_heads: FloatArray
     head_dim: FloatArray

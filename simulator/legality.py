@@ -23,7 +23,8 @@ class Combination:
     """Columns that legality looks at.
 
     ``supported`` is 1 where the device has units for the compute types; ``tasks`` and ``inference_only`` are
-    0/1: whether the task trains and whether precision or compression allow inference only;
+    0/1: whether the task trains and whether precision or compression allow inference only; ``encoder`` and
+    ``generates`` whether the model's tokens see each other and whether the task makes new ones;
     ``context_parallel``, ``expert_parallel`` and ``uneven_stages`` are plan columns that nothing else reads yet.
     """
 
@@ -35,6 +36,8 @@ class Combination:
     training: FloatArray
     inference_only: FloatArray
     learned_positions: FloatArray
+    encoder: FloatArray
+    generates: FloatArray
     context_parallel: FloatArray
     expert_parallel: FloatArray
     uneven_stages: FloatArray
@@ -333,6 +336,19 @@ def _positions(c: Combination) -> BoolArray:
     return (c.learned_positions > 0) & (
         np.maximum(c.task.kv_length, c.task.cached_length) > c.model.positions
     )
+
+
+@legality_rule(
+    "an encoder writes no tokens",
+    lambda c: Problem(
+        path="task.kind",
+        value="decode or generation",
+        rule="an encoder writes no tokens",
+        fix="use prefill, its forward pass",
+    ),
+)
+def _encoder(c: Combination) -> BoolArray:
+    return (c.encoder > 0) & (c.generates > 0)
 
 
 @legality_rule(

@@ -48,6 +48,14 @@ def layer_structure(model: ModelSpec, graphical: Graphical) -> LayerStructure:
         head_bias=model.head_bias,
         flash_attention=graphical.flash,
         computation=computation,
+        causal=model.causal,
+        post_norm=model.norm_position == "post",
+        separate_qkv=model.separate_qkv,
+        tanh_gelu=model.activation == "gelu_tanh",
+        token_types=model.token_types > 0,
+        head_transform=model.head_transform,
+        eager=graphical.eager,
+        logits=graphical.logits,
     )
 
 
@@ -66,6 +74,7 @@ def model_columns(models: Sequence[ModelSpec], index: IndexArray, layers_kept: f
         ffn=spread("ffn"),
         vocab=spread("vocab"),
         positions=spread("position_rows"),
+        token_types=spread("token_types"),
         heads=spread("heads"),
         kv_heads=spread("kv_heads"),
         head_dim=spread("head_dim"),

@@ -244,9 +244,11 @@ def _utilisation(
     }
     training = structure.layer.computation == "training"
     with at("mfu"):
-        # Inference computes the logits of one token per sequence only.
-        head_tokens = 1.0 if training else 1.0 / inputs.task.query_length
-        parameters = multiplied_parameters(model, matrix, model.vocab * model.hidden * head_tokens)
+        of_tokens = {"all": np.ones(1), "last": 1.0 / inputs.task.query_length, "none": ZERO}
+        head_tokens = of_tokens["all" if training else structure.layer.logits]
+        # A transform in front of the head is a square matrix.
+        before = model.hidden**2 if structure.layer.head_transform else ZERO
+        parameters = multiplied_parameters(model, matrix, (model.vocab * model.hidden + before) * head_tokens)
         forward = forward_flop_per_token(multiplied_parameters=parameters, **sizes)
         flop = tokens * forward * (TRAINING_PASSES if training else 1.0)
         mfu = flop_utilisation(

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from workloads.operator_graph import (
+    ONE,
     WEIGHT_KINDS,
     FloatArray,
     Graph,
@@ -94,7 +95,7 @@ def _matmul(op: Operator, gradient_of: GradientOf) -> list[Operator]:
     total = Tensor(f"sum_{matrix.name}", "gradients", matrix.extents)
     add = Operator(
         name=f"{op.name}.wgrad_add",
-        kind="pointwise",
+        kind="gradient_sum",
         module=op.module,
         reads=(matrix, total),
         writes=(total,),
@@ -169,6 +170,59 @@ def _elementwise(op: Operator, gradient_of: GradientOf) -> list[Operator]:
             writes=tuple(gradient_of(t) for t in targets),
         )
     ]
+
+
+@backward_rule("scan")
+def _scan(op: Operator, gradient_of: GradientOf) -> list[Operator]:
+    """The scan runs backwards, once for its inputs and once for what steers it; what was saved is read again."""
+    return [
+        Operator(
+            name=f"{op.name}.grad_{part}",
+            kind=op.kind,
+            module=op.module,
+            extents=op.extents,
+            reads=(*_arriving(op), *op.saved),
+            writes=tuple(gradient_of(t) for t in _operands(op)) if part == "inputs" else (),
+        )
+        for part in ("steering", "inputs")
+    ]
+
+
+@backward_rule("mask_addition")
+def _mask_addition(op: Operator, gradient_of: GradientOf) -> list[Operator]:
+    """A constant was added: the gradient is the one that arrives."""
+    return [
+        Operator(
+            name=f"{op.name}.grad",
+            kind="view",
+            module=op.module,
+            reads=_arriving(op),
+            writes=tuple(gradient_of(t) for t in _operands(op)),
+        )
+    ]
+
+
+@backward_rule("power")
+def _power(op: Operator, gradient_of: GradientOf) -> list[Operator]:
+    """n x^(n-1) dy, which eager code takes three kernels for: power, scale, product."""
+    (arriving,) = _arriving(op)
+    (source,) = _operands(op)
+    lower, scaled = (replace(arriving, name=f"{op.name}_{step}") for step in ("lower", "scaled"))
+    steps = (("power", (source,), lower), ("scale", (lower,), scaled))
+    first = [
+        Operator(
+            name=f"{op.name}.grad_{name}", kind="pointwise", module=op.module, reads=reads, writes=(out,)
+        )
+        for name, reads, out in steps
+    ]
+    last = Operator(
+        name=f"{op.name}.grad",
+        kind="pointwise",
+        module=op.module,
+        reads=(arriving, scaled),
+        writes=(gradient_of(source),),
+    )
+    return [*first, last]
 
 
 @backward_rule("residual")
@@ -281,7 +335,11 @@ def _sum_contributions(build: GraphBuilder, tensor: Tensor, readers: list[str], 
 
 
 def backward(
-    forward: Graph, *, recompute_core: FloatArray | None = None, recompute_all: FloatArray | None = None
+    forward: Graph,
+    *,
+    recompute_core: FloatArray | None = None,
+    recompute_all: FloatArray | None = None,
+    accumulates: FloatArray = ONE,
 ) -> Graph:
     """Backward graph, the recomputation of the forward pass in front.
 
@@ -292,6 +350,8 @@ def backward(
     recompute_core, recompute_all : ndarray, shape (n,) or (1,)
         1 where the attention core (scores to context), and where everything else, runs again [1]. Without
         them nothing is computed again (embedding and head).
+    accumulates : ndarray, shape (n,) or (1,)
+        1 where gradients of weights are added to those of the micro-batches before, 0 where they are handed over [1].
 
     Returns
     -------
@@ -324,7 +384,8 @@ def backward(
             return replace(grad, name=f"{grad.name}.{reader}") if shared else grad
 
         for made in BACKWARD_RULES[op.kind](op, gradient_of):
-            build.add(replace(made, phase="backward", group=op.name, scale=op.scale))
+            summed = accumulates if made.kind == "gradient_sum" else ONE
+            build.add(replace(made, phase="backward", group=op.name, scale=op.scale * summed))
     for tensor in forward.graph["inputs"].values():
         if tensor.kind in DIFFERENTIABLE and len(readers.get(tensor.name, ())) > 1:
             _sum_contributions(build, tensor, readers[tensor.name], "attention")

@@ -18,9 +18,9 @@ _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
-    "gelu_new": "gelu",  # the tanh form; the cost is the same
-    "gelu_fast": "gelu",
-    "gelu_pytorch_tanh": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu",  # torch's own kernel
     "relu": "relu",
 }
 _ALL_LINEAR_BIASES = {"qkv_bias": True, "attention_out_bias": True, "mlp_bias": True}

@@ -61,6 +61,9 @@ def consistency_problems(
     if sound("positions") and positions != "learned" and is_count(values.get("position_offset")):
         rule = "counts rows of a learned position table, and there is none"
         problems.append(problem("position_offset", rule, "leave it out, or set positions to learned"))
+    if sound("causal", "sliding_window") and values.get("causal") is False and values.get("sliding_window"):
+        rule = "is a window over the tokens before, and an encoder's tokens see each other"
+        problems.append(problem("sliding_window", rule, "leave it out, or set causal to true"))
     return problems
 
 

@@ -8,7 +8,7 @@ __all__ = ["layer_parameters", "parameters"]
 
 
 def layer_parameters(model: ModelSpec) -> dict[str, int]:
-    """Weights of one decoder layer, by module.
+    """Weights of one layer, by module.
 
     Parameters
     ----------
@@ -52,8 +52,9 @@ def parameters(model: ModelSpec) -> dict[str, int]:
     -------
     dict
         ``embedding`` (with the norm that may follow it), ``position_embedding``, ``layer`` (one), ``layers``
-        (all), ``final_norm``, ``head`` (where it shares the embedding, only its bias) and ``total``, which
-        is the sum of the others except ``layer``. [parameter] Raises nothing.
+        (all), ``final_norm`` (0 behind post-norm layers), ``head`` (where it shares the embedding, only its
+        bias; with the transform in front of it) and ``total``, which is the sum of the others except
+        ``layer``. [parameter] Raises nothing.
 
     Examples
     --------
@@ -63,12 +64,14 @@ def parameters(model: ModelSpec) -> dict[str, int]:
     """
     layer = sum(layer_parameters(model).values())
     table = model.vocab * model.hidden
+    # A square projection with its bias, and a norm.
+    transform = model.hidden * (model.hidden + 1) + _norm(model) if model.head_transform else 0
     parts = {
         "embedding": table + (_norm(model) if model.embedding_norm else 0),
-        "position_embedding": model.position_rows * model.hidden,
+        "position_embedding": (model.position_rows + model.token_types) * model.hidden,
         "layers": model.n_layers * layer,
-        "final_norm": _norm(model),
-        "head": (0 if model.tied_embeddings else table) + (model.vocab if model.head_bias else 0),
+        "final_norm": _norm(model) if model.norm_position == "pre" else 0,
+        "head": (0 if model.tied_embeddings else table) + (model.vocab if model.head_bias else 0) + transform,
     }
     return {**parts, "layer": layer, "total": sum(parts.values())}
 

@@ -15,10 +15,10 @@ from simulator.fitting.fit_families import (
     FittedRows,
     fit_attention,
     fit_matmuls,
-    fit_streaming_families,
     stack_names,
 )
 from simulator.fitting.fit_kernels import FittedKernel
+from simulator.fitting.fit_streaming import FittedStreaming, fit_streaming_families
 from simulator.fitting.measured_collectives import CollectiveRows, across_node_rows, captured_rows, nccl_rows
 from simulator.fitting.robust_fit import significant
 
@@ -51,6 +51,8 @@ class DeviceFit:
         Both tiers of the fabric.
     evidence : tuple of FittedRows
         Fits on rows of their own, in the order of fitting.
+    streaming : tuple of FittedStreaming
+        The same of families that only move memory.
     unseen : tuple of FittedRows
         Rows of stacks that were not fitted, to score.
     collectives, unseen_collectives : CollectiveRows
@@ -64,6 +66,7 @@ class DeviceFit:
     scale_up: FittedCollective
     scale_out: FittedCollective
     evidence: tuple[FittedRows, ...]
+    streaming: tuple[FittedStreaming, ...]
     unseen: tuple[FittedRows, ...]
     collectives: CollectiveRows
     unseen_collectives: CollectiveRows
@@ -79,18 +82,17 @@ def _borrowed(fit: FittedKernel, why: str, basis: str = "assumed") -> FittedKern
 
 
 def _families(evidence: list[FittedRows], device: MeasuredDevice) -> Families:
-    kernels: Families = {}
+    products: dict[str, dict[str, FittedKernel]] = {}
     for item in evidence:
-        kernels.setdefault(item.family, {})[item.dtype] = item.fit
-    for family in ("matmul", "attention_prefill", "attention_decode"):
-        fits = kernels[family]
+        products.setdefault(item.family, {})[item.dtype] = item.fit
+    for fits in products.values():
         fits["fp16"] = replace(fits["bf16"], source=f"as bf16, same units and rate: {fits['bf16'].source}")
         fits["any"] = _borrowed(fits["bf16"], "coefficients of bf16; no row of another type")
-    matmul = kernels["matmul"]
+    matmul = products["matmul"]
     matmul["tf32"] = _borrowed(matmul["bf16"], "coefficients of bf16; no row with TF32")
     if "int8" in device.peak_flop_per_s and "int8" not in matmul:
         matmul["int8"] = _borrowed(matmul["fp8"], "coefficients of fp8, same rate; no row with int8")
-    return kernels
+    return {family: {**fits} for family, fits in products.items()}
 
 
 def _scale_out(folder: Path, device: MeasuredDevice, base_latency_s: float) -> FittedCollective:
@@ -146,7 +148,9 @@ def calibrate_device(folder: Path, device: MeasuredDevice, task: Task) -> Device
     streaming = fit_streaming_families(folder, device, task)
     matmuls = fit_matmuls(folder, device, task, streaming[0].fit)
     attention, unseen = fit_attention(folder, device, task)
-    evidence = [*matmuls, *attention, *streaming]
+    evidence = [*matmuls, *attention]
+    kernels = _families(evidence, device)
+    kernels.update({item.family: {item.dtype: item.fit} for item in streaming})
     rows = nccl_rows(folder, device, in_switch_reduction=device.in_switch_reduction)
     library = ", ".join(np.unique(rows.stack))
     source = f"collectives, {device.collective_table}, 2-8 ranks on NVSwitch, 16-bit elements: {library}"
@@ -159,10 +163,11 @@ def calibrate_device(folder: Path, device: MeasuredDevice, task: Task) -> Device
         device=device,
         task=task,
         stack=f"matmul: {software}; attention: {attention_software}; {library}",
-        kernels=_families(evidence, device),
+        kernels=kernels,
         scale_up=_with_share(scale_up, device),
         scale_out=_with_share(_scale_out(folder, device, scale_up.base_latency_s), device),
         evidence=tuple(evidence),
+        streaming=tuple(streaming),
         unseen=tuple(unseen),
         collectives=rows,
         unseen_collectives=captured_rows(folder, device, in_switch_reduction=device.in_switch_reduction),

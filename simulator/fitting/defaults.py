@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hardware_specs.kernel_fits import FitEvidence, StreamingFit
 from simulator.fitting.calibrate import TASKS, DeviceFit
 from simulator.fitting.devices import H100
 from simulator.fitting.fit_collectives import FittedCollective
@@ -28,6 +29,8 @@ __all__ = ["DERIVED_DEVICES", "DerivedDevice", "best_matmul_fraction", "derived_
 
 MEAN_RULE = "mean of both tasks' calibrations of a100-sxm and h100-sxm; nothing was measured on this device"
 NO_SHARE = "; no compute share: assumed that engines of their own run the exchanges"
+# Coefficients of streaming kernels that may be zero: no geometric mean.
+COUNTS = ("saturating_rows", "rereads")
 TABLE_ACCELERATOR = {"h100-sxm": "NVIDIA H100 SXM", "b200-sxm": "NVIDIA B200 SXM", "mi300x": "AMD MI300X"}
 TABLE_DTYPE = {"bf16": "bf16", "fp8": "fp8_e4m3"}
 
@@ -85,11 +88,27 @@ def _mean_kernel(fits: Sequence[FittedKernel]) -> FittedKernel:
     )
 
 
+def _mean_streaming(fits: Sequence[StreamingFit]) -> StreamingFit:
+    means = {
+        name: (_mean if name.endswith("_s") or name in COUNTS else _geometric_mean)(
+            [getattr(f, name) for f in fits]
+        )
+        for name in StreamingFit.coefficient_names()
+    }
+    return StreamingFit.of(means, basis="assumed", source=MEAN_RULE)
+
+
 def _mean_families(fits: Sequence[DeviceFit]) -> Families:
     families: Families = {}
     for family in fits[0].kernels:
         shared = set.intersection(*(set(f.kernels[family]) for f in fits))
-        families[family] = {dtype: _mean_kernel([f.kernels[family][dtype] for f in fits]) for dtype in shared}
+        by_dtype: dict[str, FittedKernel | FitEvidence] = {}
+        for dtype in shared:
+            members = [f.kernels[family][dtype] for f in fits]
+            streaming = [m for m in members if isinstance(m, StreamingFit)]
+            rooflines = [m for m in members if isinstance(m, FittedKernel)]
+            by_dtype[dtype] = _mean_streaming(streaming) if streaming else _mean_kernel(rooflines)
+        families[family] = by_dtype
     return families
 
 
@@ -110,16 +129,16 @@ def _mean_collective(
 
 
 def _published_matmuls(
-    folder: Path, device: DerivedDevice, matmul: Mapping[str, FittedKernel]
+    folder: Path, device: DerivedDevice, matmul: Mapping[str, FittedKernel | FitEvidence]
 ) -> dict[str, FittedKernel]:
     """Matmul of a device whose best matmul was published, per dtype."""
     fits: dict[str, FittedKernel] = {}
     for dtype in TABLE_DTYPE:
         here = best_matmul_fraction(folder, device.applies_to[0], dtype) if device.applies_to else None
         there = best_matmul_fraction(folder, H100.name, dtype)
-        if here is None or there is None:
-            continue
         reference = matmul[dtype]
+        if here is None or there is None or not isinstance(reference, FittedKernel):
+            continue
         fits[dtype] = replace(
             reference,
             compute_efficiency=significant(min(reference.compute_efficiency * here / there, 1.0)),

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from hardware_specs.calibration import Task
+from hardware_specs.kernel_fits import FitEvidence, StreamingFit
 from simulator.fitting.devices import H100, MeasuredDevice
 from simulator.fitting.fit_kernels import FittedKernel, fit_kernel
-from simulator.fitting.fit_streaming import fit_streaming
 from simulator.fitting.measured_kernels import (
     attention_decode_rows,
     attention_prefill_rows,
@@ -21,12 +21,11 @@ from simulator.fitting.measured_kernels import (
     layer_matmul_rows,
     matmul_rows,
 )
-from simulator.fitting.measured_pointwise import STREAMING, Implementations, eager_rows, layer_operator_rows
 from simulator.fitting.rows import BoolArray, KernelRows, join_rows
 
-__all__ = ["Families", "FittedRows", "fit_attention", "fit_matmuls", "fit_streaming_families", "stack_names"]
+__all__ = ["Families", "FittedRows", "fit_attention", "fit_matmuls", "stack_names"]
 
-Families = dict[str, dict[str, FittedKernel]]
+Families = dict[str, dict[str, FittedKernel | FitEvidence]]
 
 # Training starts at about 1024 tokens; shorter prefills, limited by latency, would bend the curve.
 TRAINING_SHORTEST, TRAINING_LARGE = 512, 1024
@@ -49,33 +48,6 @@ def stack_names(rows: KernelRows) -> str:
 
 def _fitted(family: str, dtype: str, rows: KernelRows, source: str) -> FittedRows:
     return FittedRows(family=family, dtype=dtype, fit=fit_kernel(rows, source=source), rows=rows)
-
-
-def _streaming_source(chosen: Implementations) -> str:
-    names = []
-    if chosen.layer:
-        names.append(f"layer_ops ({', '.join(chosen.layer)}; fp16)")
-    if chosen.eager:
-        names.append(f"kernels_elementwise ({', '.join(chosen.eager)}; fp32, PyTorch 2.1, A100 PCIe 40 GB)")
-    return " and ".join(names) + (f"; fixed cost of {chosen.fixed_from}" if chosen.fixed_from else "")
-
-
-def fit_streaming_families(folder: Path, device: MeasuredDevice, task: Task) -> list[FittedRows]:
-    """Fits of all families that only move memory; raises FileNotFoundError if a table is missing."""
-    fitted: dict[str, FittedRows] = {}
-    for family, chosen in STREAMING[task].items():
-        layers = [layer_operator_rows(folder, device, operator) for operator in chosen.layer]
-        eager = [eager_rows(folder, operator, n) for operator, n in chosen.eager.items()]
-        fixed_s = fitted[chosen.fixed_from].fit.fixed_s if chosen.fixed_from else 0.0
-        # A fraction of bandwidth that another device reached is not a measurement of this one.
-        basis = "derived" if device is H100 and not layers else "measured"
-        source = _streaming_source(chosen)
-        if family == "optimizer":
-            basis, source = "assumed", f"no optimizer kernel was measured; additions of {source}"
-        fit = fit_streaming(layers, eager, source=source, basis=basis, fixed_s=fixed_s)
-        rows = join_rows([*layers, *eager])
-        fitted[family] = FittedRows(family=family, dtype="any", fit=fit, rows=rows)
-    return list(fitted.values())
 
 
 def _is_other(rows: KernelRows) -> BoolArray:
@@ -112,7 +84,7 @@ def fit_attention(
 
 
 def fit_matmuls(
-    folder: Path, device: MeasuredDevice, task: Task, pointwise: FittedKernel
+    folder: Path, device: MeasuredDevice, task: Task, pointwise: StreamingFit
 ) -> list[FittedRows]:
     """Fits of the matmul by dtype, bf16 first.
 
@@ -150,7 +122,7 @@ def fit_matmuls(
     fitted.append(FittedRows(family="matmul", dtype="fp32", fit=fit, rows=eager))
     for dtype in ("fp8", "int8"):
         if dtype in device.peak_flop_per_s and not (dtype == "int8" and device is H100):
-            whole = matmul_rows(folder, device, dtype, (pointwise.memory_efficiency, pointwise.fixed_s))
+            whole = matmul_rows(folder, device, dtype, (pointwise.read_efficiency, pointwise.fixed_s))
             source = (
                 f"kernels_gemm, {device.kernel_table}, {dtype}: {stack_names(whole)}; the rows include "
                 "quantising the activations, which was modelled as a pointwise kernel and taken out"

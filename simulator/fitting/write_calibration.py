@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from hardware_specs.calibration import Task
+from hardware_specs.kernel_fits import FitEvidence
 from simulator.fitting.calibrate import DeviceFit
 from simulator.fitting.fit_collectives import FittedCollective
 from simulator.fitting.fit_families import Families
@@ -19,8 +20,8 @@ __all__ = ["CALIBRATION_DATE", "CalibrationFile", "calibration_file", "write_cal
 
 CALIBRATION_DATE = "2026-11"  # of the measured tables; bump when they are replaced
 FAMILY_ORDER = (
-    "matmul", "attention_prefill", "attention_decode", "pointwise", "activation", "rotary", "rms_norm",
-    "layer_norm", "softmax", "embedding", "optimizer",
+    "matmul", "batched_matmul", "attention_prefill", "attention_decode", "pointwise", "activation", "rotary",
+    "rms_norm", "layer_norm", "softmax", "embedding", "optimizer",
 )  # fmt: skip
 DTYPE_ORDER = ("bf16", "fp16", "tf32", "fp32", "fp8", "int8", "any")
 
@@ -46,17 +47,21 @@ class CalibrationFile:
             "tasks": list(self.tasks),
             "stack": self.stack,
             "date": CALIBRATION_DATE,
-            "kernels": {family: _by_dtype(self.kernels[family]) for family in FAMILY_ORDER},
+            "kernels": {
+                family: _by_dtype(self.kernels[family]) for family in FAMILY_ORDER if family in self.kernels
+            },
             "scale_up": _collective(self.scale_up),
             "scale_out": _collective(self.scale_out),
         }
 
 
-def _by_dtype(fits: Mapping[str, FittedKernel]) -> dict[str, dict[str, Any]]:
+def _by_dtype(fits: Mapping[str, FittedKernel | FitEvidence]) -> dict[str, dict[str, Any]]:
     return {dtype: _kernel(fits[dtype]) for dtype in DTYPE_ORDER if dtype in fits}
 
 
-def _kernel(fit: FittedKernel) -> dict[str, Any]:
+def _kernel(fit: FittedKernel | FitEvidence) -> dict[str, Any]:
+    if isinstance(fit, FitEvidence):
+        return fit.model_dump(mode="json", exclude_defaults=True)
     return {
         "compute_efficiency": fit.compute_efficiency,
         "memory_efficiency": fit.memory_efficiency,

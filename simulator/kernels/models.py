@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_specs.kernel_fits import FitEvidence, RooflineFit
+from hardware_specs.kernel_fits import FitEvidence, RooflineFit, ScanFit, StreamingFit
 from simulator.kernels.roofline import kernel_time
+from simulator.kernels.scan import scan_time
+from simulator.kernels.streaming import streaming_time
 from simulator.rules import RULES
 
 if TYPE_CHECKING:
@@ -31,6 +33,14 @@ MATMUL_FAMILIES: tuple[str, ...] = ("matmul",)
 def _length(extent: Extent) -> FloatArray:
     """Elements along an extent [1]; the graph's own function would load networkx for commands that need none."""
     return sum((part.size for part in extent[1:]), extent[0].size)
+
+
+def _rows(operator: Operator) -> FloatArray:
+    """Rows that the blocks of a streaming kernel work on [1]: what it writes first, without its last extent."""
+    rows = np.ones(1)
+    for extent in operator.writes[0].extents[:-1]:
+        rows = rows * _length(extent)
+    return rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +103,14 @@ class KernelModel:
             "clock_hz": device.clock_hz,
             **coefficients,
         }
+        if "rows" in self.inputs:
+            rows = _rows(operator)
+            known.update(
+                read_bytes=work.moved_bytes - work.written_bytes,
+                written_bytes=work.written_bytes,
+                rows=rows,
+                row_bytes=work.written_bytes / np.maximum(rows, 1.0),
+            )
         asked = {
             name: known[name] if name in known else _length(operator.extents[name])
             for name in sorted(self.inputs)
@@ -112,18 +130,22 @@ def _model(family: str, rule: Callable[..., FloatArray], fit: type[FitEvidence])
 
 # Every kernel family of `hardware_specs.kernel_fits.KernelFamily`.
 KERNEL_MODELS: dict[str, KernelModel] = {
-    family: _model(family, kernel_time, RooflineFit)
-    for family in (
-        "matmul",
-        "attention_prefill",
-        "attention_decode",
-        "pointwise",
-        "activation",
-        "rotary",
-        "rms_norm",
-        "layer_norm",
-        "softmax",
-        "embedding",
-        "optimizer",
-    )
+    **{
+        family: _model(family, kernel_time, RooflineFit)
+        for family in ("matmul", "batched_matmul", "attention_prefill", "attention_decode")
+    },
+    **{
+        family: _model(family, streaming_time, StreamingFit)
+        for family in (
+            "pointwise",
+            "activation",
+            "rotary",
+            "rms_norm",
+            "layer_norm",
+            "softmax",
+            "embedding",
+            "optimizer",
+        )
+    },
+    "scan": _model("scan", scan_time, ScanFit),
 }

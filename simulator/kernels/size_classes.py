@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CLASSES", "class_index", "matmul_class", "prefill_class", "size_class"]
+__all__ = ["CLASSES", "class_index", "matmul_class", "prefill_class", "size_class", "token_class"]
 
 FloatArray = NDArray[np.float64]
 TextArray = NDArray[np.str_]
@@ -18,6 +18,7 @@ LARGE_SIDE = 1024
 # Classes of a family, in the order of `class_index`; families that are not named have one class, "all".
 CLASSES: dict[str, tuple[str, ...]] = {
     "matmul": ("decode", "middle", "prefill", "large"),
+    "batched_matmul": ("decode", "middle", "prefill", "large"),
     "attention_prefill": ("middle", "prefill", "large"),
 }
 
@@ -28,6 +29,13 @@ def matmul_class(batch: FloatArray, m: FloatArray, n: FloatArray, k: FloatArray)
     Broadcasts; raises nothing. Rows of a batch count together: they keep the device as busy.
     """
     return _names("matmul", {"batch": batch, "m": m, "n": n, "k": k})
+
+
+def token_class(tokens: float) -> str:
+    """Class of a layer by its tokens [1]: decode (at most 64), middle, prefill (512 and more); raises nothing."""
+    if tokens <= DECODE_ROWS:
+        return "decode"
+    return "prefill" if tokens >= PREFILL_ROWS else "middle"
 
 
 def prefill_class(query_length: FloatArray) -> TextArray:
@@ -61,7 +69,7 @@ def class_index(family: str, sizes: Mapping[str, FloatArray]) -> tuple[tuple[str
         If a size that the classes need is missing.
     """
     names = CLASSES.get(family, ("all",))
-    if family == "matmul":
+    if family in ("matmul", "batched_matmul"):
         rows = sizes["batch"] * sizes["m"]
         large = (rows >= LARGE_ROWS) & (sizes["n"] >= LARGE_SIDE) & (sizes["k"] >= LARGE_SIDE)
         steps = (rows > DECODE_ROWS).astype(np.float64) + (rows >= PREFILL_ROWS)

@@ -17,8 +17,10 @@ __all__ = [
     "Framework",
     "Rack",
     "catalog_model",
+    "eager_word",
     "family_keys",
     "framework_of",
+    "layer_calibration",
     "notes_of",
     "rack_of",
     "spelling",
@@ -138,6 +140,23 @@ def family_keys(model: str, framework: str) -> Mapping[str, Any] | None:
             keys: Mapping[str, Any] = entry["keys"]
             return keys
     return None
+
+
+def eager_word(section: str, text: str) -> Any:
+    """Entry of a section of the table of eager models for a text, by name or pattern; None where there is none.
+
+    Raises KeyError for an unknown section.
+    """
+    entries = _table("eager_models")[section]
+    if isinstance(entries, Mapping):
+        return entries.get(text)
+    return next((entry for entry in entries if re.fullmatch(entry["pattern"], text)), None)
+
+
+def layer_calibration(system: str) -> str | None:
+    """Calibration that layer operators on a catalog system are scored with; None: the one it uses unasked."""
+    found = _table("eager_models")["layer_calibrations"].get(system)
+    return None if found is None else str(found)
 
 
 def catalog_model(name: str) -> tuple[str | None, str]:

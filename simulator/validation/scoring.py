@@ -71,7 +71,8 @@ def score(case: Case, prediction: Prediction | None) -> list[Score]:
         predicted = None
         if prediction is not None and not because:
             less = prediction.columns[quantity.less] if quantity.less else 0.0
-            predicted = (prediction.columns[quantity.column] - less) / quantity.per
+            whole = sum(prediction.columns[name] for name in (quantity.column, *quantity.plus))
+            predicted = (whole - less) / quantity.per
         out.append(
             Score(
                 case=case,
@@ -86,8 +87,9 @@ def score(case: Case, prediction: Prediction | None) -> list[Score]:
 
 
 def source_prefix(case: Case) -> str:
-    """Short name of a source: the id without its number, else the source itself."""
-    return case.source if case.id.startswith("row-") else re.sub(r"-\d+$", "", case.id)
+    """Short name of a source: the id without its number, else the source itself (no id, or one of several rows)."""
+    named = case.id.startswith("row-") or "/" in case.id
+    return case.source if named else re.sub(r"-\d+$", "", case.id)
 
 
 def _key(entry: Score) -> tuple[str, ...]:

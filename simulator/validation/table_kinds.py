@@ -86,6 +86,35 @@ KINDS: dict[str, TableKind] = {
         },
         one_of=("measured_step_time_s", "measured_tokens_per_s_per_device", "measured_peak_memory_gib"),
     ),
+    "models_e2e": TableKind(
+        name="models_e2e",
+        needed={
+            "device": "text",
+            "model": "text",
+            "phase": "text",
+            "seq": "count",
+            "batch": "count",
+            "measured_ms": "positive",
+        },
+        optional={"source": "text", "option": "text", "dtype": "text"},
+    ),
+    "layer_ops": TableKind(
+        name="layer_ops",
+        needed={
+            "device": "text",
+            "model": "text",
+            "tp": "count",
+            "tokens": "count",
+            "op": "text",
+            "median_us": "positive",
+            "hidden": "count",
+            "ffn": "count",
+            "heads": "count",
+            "kv_heads": "count",
+            "vocab": "count",
+        },
+        optional={"source": "text", "gated": "flag"},
+    ),
     "energy_serving": TableKind(
         name="energy_serving",
         needed={
@@ -116,8 +145,6 @@ UNSCORED: Mapping[str, tuple[str, ...]] = {
     "collectives": ("n_gpus", "bytes", "latency_us"),
     "kernels_elementwise": ("rows", "cols", "latency_us"),
     "kernels_gemm": ("m", "n", "k", "latency_us"),
-    "layer_ops": ("median_us",),
-    "models_e2e": ("measured_ms",),
     "inference_e2e": ("isl", "osl"),
     "micro": ("op", "value", "unit", "efficiency"),
 }

@@ -54,6 +54,12 @@ EXPECTED = {
     # the benchmark variant has the biases and the position table of a GPT, but its norms have biases too
     "mpt-70b": (gpt_like(80, 8192, 50368, 2048), 64_862_437_376),
     "gpt2-xl": (gpt_like(48, 1600, 50257, 1024), 1_557_611_200),
+    "gpt2-large": (gpt_like(36, 1280, 50257, 1024), 774_030_080),
+    "gpt3-2.7b": (gpt_like(32, 2560, 50257, 2048), None),
+    # the position table starts at 2
+    "opt-1.3b": (gpt_like(24, 2048, 50272, 2 + 2048), 1_315_758_080),
+    # a norm behind the embedding instead of one behind the layers, 2 segments, a transform and a bias of the head
+    "bert-large": (gpt_like(24, 1024, 30522, 512 + 2) + 1024**2 + 3 * 1024 + 30522, None),
     "gpt3-175b": (gpt_like(96, 12288, 50257, 2048), None),
     "megatron-22b": (gpt_like(48, 6144, 51200, 2048), None),
     "megatron-175b": (gpt_like(96, 12288, 51200, 2048), None),
@@ -70,6 +76,7 @@ ROUNDED = {
     "megatron-530b": (529.6e9, 4),
     "megatron-1t": (1008.0e9, 5),
     "megatron-22b": (22e9, 2),  # arXiv:2205.05198, Table 3
+    "gpt3-2.7b": (2.7e9, 2),  # arXiv:2005.14165, Table 2.1
 }
 
 

@@ -79,7 +79,10 @@ def add_flash_attention(
             module="attention_core",
             extents={
                 "batch": dim("batch", shape.batch),
+                "query_length": dim("query_length", shape.query_length),
+                "kv_length": dim("kv_length", np.minimum(shape.kv_length, shape.window)),
                 "heads": dim("heads", shape.heads),
+                "kv_heads": dim("kv_heads", shape.kv_heads),
                 "pairs": dim("pairs", pairs),
                 "head_dim": dim("head_dim", shape.head_dim),
             },
@@ -106,7 +109,9 @@ def add_decode_attention(build: GraphBuilder, shape: AttentionShape, tokens: Ext
             module="attention_core",
             extents={
                 "batch": dim("batch", shape.batch),
+                "kv_length": dim("kv_length", seen),
                 "heads": dim("heads", shape.heads),
+                "kv_heads": dim("kv_heads", shape.kv_heads),
                 "pairs": dim("pairs", seen * shape.query_length),
                 "head_dim": dim("head_dim", shape.head_dim),
             },

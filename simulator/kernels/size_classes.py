@@ -7,13 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["matmul_class", "prefill_class", "size_class", "token_class"]
+__all__ = ["decode_class", "matmul_class", "prefill_class", "size_class", "token_class"]
 
 FloatArray = NDArray[np.float64]
 TextArray = NDArray[np.str_]
 
 DECODE_ROWS, PREFILL_ROWS, LARGE_ROWS = 64, 512, 2048
 LARGE_SIDE = 1024
+LARGE_CACHE = 2**17  # cached tokens times key heads: 64 MiB at a head of 128 in 16 bits, more than a usual L2
 
 
 def matmul_class(batch: FloatArray, m: FloatArray, n: FloatArray, k: FloatArray) -> TextArray:
@@ -44,10 +45,17 @@ def prefill_class(query_length: FloatArray) -> TextArray:
     return names.astype(np.str_)
 
 
+def decode_class(batch: FloatArray, kv_length: FloatArray, kv_heads: FloatArray) -> TextArray:
+    """Class of attention against a cache by its tokens and key heads [1]: decode, large; raises nothing."""
+    return np.where(batch * kv_length * kv_heads >= LARGE_CACHE, "large", "decode").astype(np.str_)
+
+
 def size_class(family: str, sizes: Mapping[str, FloatArray]) -> str:
     """Class of one operator of a kernel family by its sizes [1]; "all" where the family has no classes."""
     if family in ("matmul", "batched_matmul") and {"batch", "m", "n", "k"} <= sizes.keys():
         return str(matmul_class(sizes["batch"], sizes["m"], sizes["n"], sizes["k"]).flat[0])
-    if family == "attention_prefill" and "query_length" in sizes:
+    if family in ("attention_prefill", "mla_prefill") and "query_length" in sizes:
         return str(prefill_class(sizes["query_length"]).flat[0])
+    if family in ("attention_decode", "mla_decode") and {"batch", "kv_length", "kv_heads"} <= sizes.keys():
+        return str(decode_class(sizes["batch"], sizes["kv_length"], sizes["kv_heads"]).flat[0])
     return "all"

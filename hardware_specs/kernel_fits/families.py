@@ -7,6 +7,7 @@ from typing import Literal, TypeVar, get_args
 
 from hardware_specs.errors import Problem
 from hardware_specs.figure import Spec
+from hardware_specs.kernel_fits.attention import DecodeAttentionFit, PrefillAttentionFit
 from hardware_specs.kernel_fits.evidence import FitEvidence
 from hardware_specs.kernel_fits.roofline import RooflineFit
 from hardware_specs.kernel_fits.scan import ScanFit
@@ -21,6 +22,8 @@ KernelFamily = Literal[
     "batched_matmul",  # of unfused attention: small sizes, one of them the width of a head
     "attention_prefill",
     "attention_decode",
+    "mla_prefill",  # multi-head latent attention: keys and values differ in width, or are one latent vector
+    "mla_decode",
     "pointwise",  # plain eager operations: additions, multiplications, copies
     "activation",  # of the MLP, gated or plain
     "rotary",
@@ -32,7 +35,11 @@ KernelFamily = Literal[
     "scan",  # of state-space layers and linear attention
 ]
 # A calibration without a family uses its sibling's coefficients: same closed form, similar kernel.
-SIBLINGS: dict[str, KernelFamily] = {"batched_matmul": "matmul"}
+SIBLINGS: dict[str, KernelFamily] = {
+    "batched_matmul": "matmul",
+    "mla_prefill": "attention_prefill",
+    "mla_decode": "attention_decode",
+}
 
 F = TypeVar("F", bound=FitEvidence)
 ByDtype = dict[DType | Literal["any"], F]
@@ -43,8 +50,10 @@ class KernelFits(Spec):
 
     matmul: ByDtype[RooflineFit] = {}
     batched_matmul: ByDtype[RooflineFit] = {}
-    attention_prefill: ByDtype[RooflineFit] = {}
-    attention_decode: ByDtype[RooflineFit] = {}
+    attention_prefill: ByDtype[PrefillAttentionFit] = {}
+    attention_decode: ByDtype[DecodeAttentionFit] = {}
+    mla_prefill: ByDtype[PrefillAttentionFit] = {}
+    mla_decode: ByDtype[DecodeAttentionFit] = {}
     pointwise: ByDtype[StreamingFit] = {}
     activation: ByDtype[StreamingFit] = {}
     rotary: ByDtype[StreamingFit] = {}

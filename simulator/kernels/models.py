@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_specs.kernel_fits import FitEvidence, RooflineFit, ScanFit, StreamingFit
+from hardware_specs.kernel_fits import (
+    DecodeAttentionFit,
+    FitEvidence,
+    PrefillAttentionFit,
+    RooflineFit,
+    ScanFit,
+    StreamingFit,
+)
+from simulator.kernels.attention_decode import decode_attention_time
+from simulator.kernels.attention_prefill import prefill_attention_time
 from simulator.kernels.roofline import kernel_time
 from simulator.kernels.scan import scan_time
 from simulator.kernels.streaming import streaming_time
@@ -111,6 +120,12 @@ class KernelModel:
                 rows=rows,
                 row_bytes=work.written_bytes / np.maximum(rows, 1.0),
             )
+        if "token_bytes" in self.inputs:
+            head_dim = _length(operator.extents["head_dim"])
+            known.update(
+                token_bytes=2.0 * head_dim * inputs.precision.kv_cache,
+                query_bytes=2.0 * head_dim * inputs.precision.activations,
+            )
         asked = {
             name: known[name] if name in known else _length(operator.extents[name])
             for name in sorted(self.inputs)
@@ -130,9 +145,14 @@ def _model(family: str, rule: Callable[..., FloatArray], fit: type[FitEvidence])
 
 # Every kernel family of `hardware_specs.kernel_fits.KernelFamily`.
 KERNEL_MODELS: dict[str, KernelModel] = {
+    **{family: _model(family, kernel_time, RooflineFit) for family in ("matmul", "batched_matmul")},
     **{
-        family: _model(family, kernel_time, RooflineFit)
-        for family in ("matmul", "batched_matmul", "attention_prefill", "attention_decode")
+        family: _model(family, prefill_attention_time, PrefillAttentionFit)
+        for family in ("attention_prefill", "mla_prefill")
+    },
+    **{
+        family: _model(family, decode_attention_time, DecodeAttentionFit)
+        for family in ("attention_decode", "mla_decode")
     },
     **{
         family: _model(family, streaming_time, StreamingFit)

@@ -7,19 +7,31 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CLASSES", "class_index", "matmul_class", "prefill_class", "size_class", "token_class"]
+__all__ = [
+    "CLASSES",
+    "class_index",
+    "decode_class",
+    "matmul_class",
+    "prefill_class",
+    "size_class",
+    "token_class",
+]
 
 FloatArray = NDArray[np.float64]
 TextArray = NDArray[np.str_]
 
 DECODE_ROWS, PREFILL_ROWS, LARGE_ROWS = 64, 512, 2048
 LARGE_SIDE = 1024
+LARGE_CACHE = 2**17  # cached tokens times key heads: 64 MiB at a head of 128 in 16 bits, more than a usual L2
 
 # Classes of a family, in the order of `class_index`; families that are not named have one class, "all".
 CLASSES: dict[str, tuple[str, ...]] = {
     "matmul": ("decode", "middle", "prefill", "large"),
     "batched_matmul": ("decode", "middle", "prefill", "large"),
     "attention_prefill": ("middle", "prefill", "large"),
+    "mla_prefill": ("middle", "prefill", "large"),
+    "attention_decode": ("decode", "large"),
+    "mla_decode": ("decode", "large"),
 }
 
 
@@ -74,10 +86,18 @@ def class_index(family: str, sizes: Mapping[str, FloatArray]) -> tuple[tuple[str
         large = (rows >= LARGE_ROWS) & (sizes["n"] >= LARGE_SIDE) & (sizes["k"] >= LARGE_SIDE)
         steps = (rows > DECODE_ROWS).astype(np.float64) + (rows >= PREFILL_ROWS)
         return names, np.where(large, 3.0, steps)
-    if family == "attention_prefill":
+    if family in ("attention_prefill", "mla_prefill"):
         queries = sizes["query_length"]
         return names, (queries >= PREFILL_ROWS).astype(np.float64) + (queries >= LARGE_ROWS)
+    if family in ("attention_decode", "mla_decode"):
+        cached = sizes["batch"] * sizes["kv_length"] * sizes["kv_heads"]
+        return names, (cached >= LARGE_CACHE).astype(np.float64)
     return names, np.zeros(1)
+
+
+def decode_class(batch: FloatArray, kv_length: FloatArray, kv_heads: FloatArray) -> TextArray:
+    """Class of attention against a cache by its tokens and key heads [1]: decode, large; raises nothing."""
+    return _names("attention_decode", {"batch": batch, "kv_length": kv_length, "kv_heads": kv_heads})
 
 
 def size_class(family: str, sizes: Mapping[str, FloatArray]) -> str:

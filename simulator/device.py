@@ -30,6 +30,7 @@ IndexArray = NDArray[np.intp]
 Fidelity = Literal["bound", "datasheet", "calibrated"]
 TaskClass = Literal["training", "inference"]
 
+DEFAULT_CALIBRATION = "default"
 # Where a type has no units of its own and the plan allows another one: the next wider first.
 WIDER: tuple[str, ...] = ("bf16", "fp16", "tf32", "fp32")
 # A kernel family measured in one 16-bit type serves the other one, and the narrow ones last.
@@ -156,6 +157,8 @@ def kernel_fit(calibration: CalibrationSpec, family: str, dtype: str) -> tuple[F
     What a calibration does not hold comes from the family's sibling, and last from the default calibration.
     """
     fits, own = calibration.kernels.of(family)
+    if not fits:
+        fits, own = load_calibration(DEFAULT_CALIBRATION).kernels.of(family)[0], False
     for name in (dtype, *SIMILAR.get(dtype, ("any",))):
         if name in fits:
             return fits[name], own and name in (dtype, "any")

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from hardware_specs.kernel_fits.evidence import FitEvidence
-from hardware_specs.kernel_fits.families import SIBLINGS, KernelFamily, KernelFits
+from hardware_specs.kernel_fits.families import OPTIONAL, SIBLINGS, KernelFamily, KernelFits
+from hardware_specs.kernel_fits.grouped_gemm import GroupedGemmFit
+from hardware_specs.kernel_fits.moe import MoeDispatchFit
 from hardware_specs.kernel_fits.roofline import RooflineFit
 
-__all__ = ["SIBLINGS", "FitEvidence", "KernelFamily", "KernelFits", "RooflineFit"]
+__all__ = [
+    "OPTIONAL",
+    "SIBLINGS",
+    "FitEvidence",
+    "GroupedGemmFit",
+    "KernelFamily",
+    "KernelFits",
+    "MoeDispatchFit",
+    "RooflineFit",
+]

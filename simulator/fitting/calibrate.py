@@ -19,6 +19,7 @@ from simulator.fitting.fit_families import (
     stack_names,
 )
 from simulator.fitting.fit_kernels import FittedKernel
+from simulator.fitting.fit_moe import MoeFamilies, moe_families
 from simulator.fitting.measured_collectives import CollectiveRows, across_node_rows, captured_rows, nccl_rows
 from simulator.fitting.robust_fit import significant
 
@@ -47,6 +48,8 @@ class DeviceFit:
         Software of the rows.
     kernels : mapping of family to mapping of dtype to FittedKernel
         As in a calibration file.
+    moe : mapping of family to mapping of dtype to FitEvidence
+        Grouped products and the kernels around them, as in a calibration file.
     scale_up, scale_out : FittedCollective
         Both tiers of the fabric.
     evidence : tuple of FittedRows
@@ -61,6 +64,7 @@ class DeviceFit:
     task: Task
     stack: str
     kernels: Families
+    moe: MoeFamilies
     scale_up: FittedCollective
     scale_out: FittedCollective
     evidence: tuple[FittedRows, ...]
@@ -160,6 +164,7 @@ def calibrate_device(folder: Path, device: MeasuredDevice, task: Task) -> Device
         task=task,
         stack=f"matmul: {software}; attention: {attention_software}; {library}",
         kernels=_families(evidence, device),
+        moe=moe_families(folder, device.kernel_table, task),
         scale_up=_with_share(scale_up, device),
         scale_out=_with_share(_scale_out(folder, device, scale_up.base_latency_s), device),
         evidence=tuple(evidence),

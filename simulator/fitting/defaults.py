@@ -21,6 +21,7 @@ from simulator.fitting.devices import H100
 from simulator.fitting.fit_collectives import FittedCollective
 from simulator.fitting.fit_families import Families
 from simulator.fitting.fit_kernels import FittedKernel
+from simulator.fitting.fit_moe import derived_moe_families
 from simulator.fitting.robust_fit import significant
 from simulator.fitting.write_calibration import CalibrationFile
 
@@ -172,6 +173,7 @@ def derived_files(folder: Path, fits: Sequence[DeviceFit]) -> list[CalibrationFi
                 tasks=TASKS,
                 stack="none: derived from the measured devices by rule",
                 kernels=kernels,
+                moe=derived_moe_families([f.moe for f in fits], MEAN_RULE),
                 scale_up=_mean_collective([f.scale_up for f in fits], gain, device),
                 scale_out=_mean_collective([f.scale_out for f in fits], 1.0, device),
             )

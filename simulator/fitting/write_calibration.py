@@ -10,10 +10,12 @@ from typing import Any
 import yaml
 
 from hardware_specs.calibration import Task
+from hardware_specs.kernel_fits import FitEvidence
 from simulator.fitting.calibrate import DeviceFit
 from simulator.fitting.fit_collectives import FittedCollective
 from simulator.fitting.fit_families import Families
 from simulator.fitting.fit_kernels import FittedKernel
+from simulator.fitting.fit_moe import MoeFamilies
 
 __all__ = ["CALIBRATION_DATE", "CalibrationFile", "calibration_file", "write_calibration"]
 
@@ -34,6 +36,7 @@ class CalibrationFile:
     tasks: Sequence[Task]
     stack: str
     kernels: Families
+    moe: MoeFamilies
     scale_up: FittedCollective
     scale_out: FittedCollective
 
@@ -46,7 +49,10 @@ class CalibrationFile:
             "tasks": list(self.tasks),
             "stack": self.stack,
             "date": CALIBRATION_DATE,
-            "kernels": {family: _by_dtype(self.kernels[family]) for family in FAMILY_ORDER},
+            "kernels": {
+                **{family: _by_dtype(self.kernels[family]) for family in FAMILY_ORDER},
+                **{family: _evidence_by_dtype(fits) for family, fits in self.moe.items()},
+            },
             "scale_up": _collective(self.scale_up),
             "scale_out": _collective(self.scale_out),
         }
@@ -54,6 +60,13 @@ class CalibrationFile:
 
 def _by_dtype(fits: Mapping[str, FittedKernel]) -> dict[str, dict[str, Any]]:
     return {dtype: _kernel(fits[dtype]) for dtype in DTYPE_ORDER if dtype in fits}
+
+
+def _evidence_by_dtype(fits: Mapping[str, FitEvidence]) -> dict[str, dict[str, Any]]:
+    kept = {dtype: fits[dtype] for dtype in DTYPE_ORDER if dtype in fits}
+    return {
+        dtype: {name: v for name, v in fit.model_dump().items() if v != {}} for dtype, fit in kept.items()
+    }
 
 
 def _kernel(fit: FittedKernel) -> dict[str, Any]:
@@ -92,6 +105,7 @@ def calibration_file(fit: DeviceFit) -> CalibrationFile:
         tasks=(fit.task,),
         stack=fit.stack,
         kernels=fit.kernels,
+        moe=fit.moe,
         scale_up=fit.scale_up,
         scale_out=fit.scale_out,
     )

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_specs.kernel_fits import FitEvidence, RooflineFit
+from hardware_specs.kernel_fits import FitEvidence, GroupedGemmFit, MoeDispatchFit, RooflineFit
+from simulator.kernels.grouped_gemm import grouped_gemm_time
+from simulator.kernels.moe_dispatch import moe_dispatch_time
+from simulator.kernels.moe_routing import distinct_experts
 from simulator.kernels.roofline import kernel_time
 from simulator.rules import RULES
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 # Families whose coefficients are those of the matmul type; the others run in the attention type.
-MATMUL_FAMILIES: tuple[str, ...] = ("matmul",)
+MATMUL_FAMILIES: tuple[str, ...] = ("matmul", "grouped_matmul")
 
 
 def _length(extent: Extent) -> FloatArray:
@@ -85,7 +88,7 @@ class KernelModel:
             "flop": work.flop,
             "moved_bytes": work.moved_bytes,
             "operand_bytes": inputs.precision.operand
-            if operator.kind == "matmul"
+            if operator.kind in ("matmul", "grouped_matmul")
             else inputs.precision.activations,
             "peak_flop_per_s": peak_flop_per_s,
             "bandwidth_bytes_per_s": device.memory_bandwidth_bytes_per_s,
@@ -93,6 +96,10 @@ class KernelModel:
             "clock_hz": device.clock_hz,
             **coefficients,
         }
+        if "experts_hit" in self.inputs:
+            known["experts_hit"] = distinct_experts(
+                **{role: _length(operator.extents[role]) for role in ("tokens", "topk", "experts")}
+            )
         asked = {
             name: known[name] if name in known else _length(operator.extents[name])
             for name in sorted(self.inputs)
@@ -129,3 +136,5 @@ KERNEL_MODELS: dict[str, KernelModel] = {
         "optimizer",
     )
 }
+KERNEL_MODELS["grouped_matmul"] = _model("grouped_matmul", grouped_gemm_time, GroupedGemmFit)
+KERNEL_MODELS["moe_dispatch"] = _model("moe_dispatch", moe_dispatch_time, MoeDispatchFit)

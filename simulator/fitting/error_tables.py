@@ -31,17 +31,12 @@ def coefficient_table(fit: DeviceFit) -> list[str]:
     """Lines with the coefficients of one device."""
     lines = [
         f"{fit.name}: coefficients",
-        f"{'family':18} {'dtype':6} {'ec':>6} {'em':>6} {'t0 us':>6} {'p':>6} {'rows':>7}  basis",
+        f"{'family':18} {'dtype':6} coefficients  rows  basis",
     ]
     for family, by_dtype in fit.kernels.items():
         for dtype, kernel in by_dtype.items():
-            if isinstance(kernel, FitEvidence):
-                shown = "  ".join(f"{name} {value:.4g}" for name, value in kernel.coefficients().items())
-                lines.append(f"{family:18} {dtype:6} {shown}  rows {kernel.rows}  {kernel.basis}")
-                continue
-            ec, em, t0, p = kernel.coefficients
-            numbers = f"{ec:6.3f} {em:6.3f} {t0 * 1e6:6.2f} {p:6.2f} {kernel.rows:7d}"
-            lines.append(f"{family:18} {dtype:6} {numbers}  {kernel.basis}")
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in kernel.coefficients().items())
+            lines.append(f"{family:18} {dtype:6} {shown}  rows {kernel.rows}  {kernel.basis}")
     for name, tier in (("scale_up", fit.scale_up), ("scale_out", fit.scale_out)):
         lines.append(
             f"{name:18} e {tier.efficiency:.3f}  a {tier.base_latency_s * 1e6:.2f} us  "
@@ -73,22 +68,22 @@ def error_table(fit: DeviceFit) -> list[str]:
     for item in fit.evidence:
         prefix = f"{item.family:18} {item.dtype:6}"
         lines += _error_lines(prefix, error_lines(item.rows, item.fit.coefficients, item.fit.blind))
-        if item.family in ("matmul", "attention_prefill", "attention_decode"):
-            lines += _error_lines(
-                prefix, error_lines(item.rows, item.fit.coefficients, item.fit.blind, by_stack=False)
-            )
-    for stream in fit.streaming:
-        classes = "  ".join(f"{name} {_percent(value).strip()}" for name, value in stream.fit.error.items())
-        lines.append(f"{stream.family:18} {stream.dtype:6} {classes}")
-    for item in fit.unseen:
         lines += _error_lines(
-            f"{item.family:18} {item.dtype:6}", error_lines(item.rows, item.fit.coefficients)
+            prefix, error_lines(item.rows, item.fit.coefficients, item.fit.blind, by_stack=False)
         )
+    for family, by_dtype in fit.kernels.items():
+        if family != "matmul":
+            lines += [_fit_errors(family, dtype, kernel) for dtype, kernel in by_dtype.items() if kernel.rows]
     lines += _error_lines(
         f"{'collective':18} {'nccl':6}", collective_error_lines(fit.collectives, fit.scale_up)
     )
     captured = collective_error_lines(fit.unseen_collectives, fit.scale_up)
     return lines + _error_lines(f"{'collective':18} {'torch':6}", captured)
+
+
+def _fit_errors(family: str, dtype: str, fit: FitEvidence) -> str:
+    classes = "  ".join(f"{name} {_percent(value).strip()}" for name, value in fit.error.items())
+    return f"{family:18} {dtype:6} rows {fit.rows}  {classes}"
 
 
 def _score(item: FittedRows, values: Coefficients) -> list[str]:

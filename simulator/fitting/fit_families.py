@@ -11,24 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from hardware_specs.calibration import Task
-from hardware_specs.kernel_fits import FitEvidence, StreamingFit
+from hardware_specs.kernel_fits import StreamingFit
 from simulator.fitting.devices import H100, MeasuredDevice
 from simulator.fitting.fit_kernels import FittedKernel, fit_kernel
 from simulator.fitting.measured_kernels import (
-    attention_decode_rows,
-    attention_prefill_rows,
     eager_fp32_matmul_rows,
     layer_matmul_rows,
     matmul_rows,
 )
-from simulator.fitting.rows import BoolArray, KernelRows, join_rows
+from simulator.fitting.rows import KernelRows, join_rows
 
-__all__ = ["Families", "FittedRows", "fit_attention", "fit_matmuls", "stack_names"]
-
-Families = dict[str, dict[str, FittedKernel | FitEvidence]]
-
-# Training starts at about 1024 tokens; shorter prefills, limited by latency, would bend the curve.
-TRAINING_SHORTEST, TRAINING_LARGE = 512, 1024
+__all__ = ["FittedRows", "fit_matmuls", "stack_names"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,39 +41,6 @@ def stack_names(rows: KernelRows) -> str:
 
 def _fitted(family: str, dtype: str, rows: KernelRows, source: str) -> FittedRows:
     return FittedRows(family=family, dtype=dtype, fit=fit_kernel(rows, source=source), rows=rows)
-
-
-def _is_other(rows: KernelRows) -> BoolArray:
-    """Rows to score, not to fit: TensorRT-LLM also rotates and writes the cache; head dimensions but 128."""
-    return np.char.startswith(rows.stack, "trtllm") | (np.char.find(rows.stack, " d") >= 0)
-
-
-def fit_attention(
-    folder: Path, device: MeasuredDevice, task: Task
-) -> tuple[list[FittedRows], list[FittedRows]]:
-    """Fits of both phases, and the rows that they leave away; FileNotFoundError if the table is missing."""
-    fitted, unseen = [], []
-    table = f"kernels_attention, {device.kernel_table}"
-    for dtype in ("bf16", "fp8") if "fp8" in device.peak_flop_per_s else ("bf16",):
-        if task == "training":
-            shortest, large_from = TRAINING_SHORTEST, TRAINING_LARGE
-            prefill = attention_prefill_rows(folder, device, dtype, shortest=shortest, large_from=large_from)
-            what = f"causal prefill of at least {shortest} tokens, head dimension 128, {dtype}"
-        else:
-            prefill = attention_prefill_rows(folder, device, dtype)
-            what = f"causal prefill, head dimension 128, {dtype}"
-        decode = attention_decode_rows(folder, device, dtype)
-        phases = (
-            ("attention_prefill", prefill, what),
-            ("attention_decode", decode, f"bf16 over a {dtype} cache"),
-        )
-        for family, rows, described in phases:
-            apart = _is_other(rows)
-            kept, rest = rows.where(~apart), rows.where(apart)
-            item = _fitted(family, dtype, kept, f"{table}, {described}: {stack_names(kept)}")
-            fitted.append(item)
-            unseen.append(replace(item, rows=replace(rest, left_out=np.ones_like(rest.left_out))))
-    return fitted, unseen
 
 
 def fit_matmuls(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hardware_specs import load_accelerator
+from hardware_specs import dense_peak_flop_per_s, load_accelerator
 from simulator.fitting.measured_kernels import read_table
 from simulator.fitting.rows import BoolArray, FloatArray, TextArray
 from simulator.fitting.samples import KernelSamples
@@ -149,7 +149,7 @@ def _device_inputs(rows: AttentionRows, count: int) -> dict[str, FloatArray]:
     figures = {
         "units": units,
         "clock_hz": clock,
-        "peak_flop_per_s": units * clock * board.matmul_flop_per_unit_clock[rows.compute_dtype].value,
+        "peak_flop_per_s": dense_peak_flop_per_s(board, rows.compute_dtype),
         "bandwidth_bytes_per_s": board.memory_bandwidth.value,
     }
     return {name: np.full(count, value) for name, value in figures.items()}

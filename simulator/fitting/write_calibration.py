@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from hardware_specs.calibration import Task
-from hardware_specs.kernel_fits import FitEvidence
+from hardware_specs.kernel_fits import FitEvidence, KernelFamily
 from simulator.fitting.calibrate import DeviceFit
 from simulator.fitting.fit_collectives import FittedCollective
-from simulator.fitting.fit_families import Families
-from simulator.fitting.fit_kernels import FittedKernel
+from simulator.fitting.rows import Families
 
 __all__ = ["CALIBRATION_DATE", "CalibrationFile", "calibration_file", "write_calibration"]
 
 CALIBRATION_DATE = "2026-11"  # of the measured tables; bump when they are replaced
-FAMILY_ORDER = (
-    "matmul", "batched_matmul", "attention_prefill", "attention_decode", "pointwise", "activation", "rotary",
-    "rms_norm", "layer_norm", "softmax", "embedding", "optimizer",
-)  # fmt: skip
+FAMILY_ORDER: tuple[str, ...] = get_args(KernelFamily)
 DTYPE_ORDER = ("bf16", "fp16", "tf32", "fp32", "fp8", "int8", "any")
 
 
@@ -48,30 +44,23 @@ class CalibrationFile:
             "stack": self.stack,
             "date": CALIBRATION_DATE,
             "kernels": {
-                family: _by_dtype(self.kernels[family]) for family in FAMILY_ORDER if family in self.kernels
+                **{
+                    family: _by_dtype(self.kernels[family])
+                    for family in FAMILY_ORDER
+                    if family in self.kernels
+                },
             },
             "scale_up": _collective(self.scale_up),
             "scale_out": _collective(self.scale_out),
         }
 
 
-def _by_dtype(fits: Mapping[str, FittedKernel | FitEvidence]) -> dict[str, dict[str, Any]]:
+def _by_dtype(fits: Mapping[str, FitEvidence]) -> dict[str, dict[str, Any]]:
     return {dtype: _kernel(fits[dtype]) for dtype in DTYPE_ORDER if dtype in fits}
 
 
-def _kernel(fit: FittedKernel | FitEvidence) -> dict[str, Any]:
-    if isinstance(fit, FitEvidence):
-        return fit.model_dump(mode="json", exclude_defaults=True)
-    return {
-        "compute_efficiency": fit.compute_efficiency,
-        "memory_efficiency": fit.memory_efficiency,
-        "fixed_s": fit.fixed_s,
-        "sharpness": fit.sharpness,
-        "basis": fit.basis,
-        "source": fit.source,
-        "rows": fit.rows,
-        "error": dict(fit.error),
-    }
+def _kernel(fit: FitEvidence) -> dict[str, Any]:
+    return fit.model_dump(mode="json", exclude_defaults=True)
 
 
 def _collective(fit: FittedCollective) -> dict[str, Any]:

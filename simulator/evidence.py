@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_specs import CalibrationSpec, CollectiveFit, FitEvidence
+from hardware_specs import CalibrationSpec, CollectiveFit, FitEvidence, load_calibration
 from simulator.kernels.models import KERNEL_MODELS, MATMUL_FAMILIES
 from simulator.kernels.size_classes import CLASSES
 
@@ -16,6 +16,7 @@ __all__ = ["FamilyEvidence", "collective_evidence", "doubts_by_family", "kernel_
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.intp]
+DEFAULT_CALIBRATION = "default"  # has the families that others may leave out
 # A kernel family measured in one 16-bit type serves the other one, and the narrow ones last.
 SIMILAR: dict[str, tuple[str, ...]] = {
     "bf16": ("fp16", "any"),
@@ -81,6 +82,8 @@ def kernel_fit(calibration: CalibrationSpec, family: str, dtype: str) -> tuple[F
     What a calibration does not hold comes from the family's sibling, and last from the default calibration.
     """
     fits, own = calibration.kernels.of(family)
+    if not fits:
+        fits, own = load_calibration(DEFAULT_CALIBRATION).kernels.of(family)[0], False
     for name in (dtype, *SIMILAR.get(dtype, ("any",))):
         if name in fits:
             return fits[name], own and name in (dtype, "any")

@@ -9,12 +9,14 @@ from hardware_specs.errors import Problem
 from hardware_specs.figure import Spec
 from hardware_specs.kernel_fits.attention import DecodeAttentionFit, PrefillAttentionFit
 from hardware_specs.kernel_fits.evidence import FitEvidence
+from hardware_specs.kernel_fits.grouped_gemm import GroupedGemmFit
+from hardware_specs.kernel_fits.moe import MoeDispatchFit
 from hardware_specs.kernel_fits.roofline import RooflineFit
 from hardware_specs.kernel_fits.scan import ScanFit
 from hardware_specs.kernel_fits.streaming import StreamingFit
 from hardware_specs.schema import DType
 
-__all__ = ["SIBLINGS", "KernelFamily", "KernelFits"]
+__all__ = ["OPTIONAL", "SIBLINGS", "KernelFamily", "KernelFits"]
 
 # What a calibration has coefficients for: kernels that one closed form with one set of numbers describes.
 KernelFamily = Literal[
@@ -33,6 +35,8 @@ KernelFamily = Literal[
     "embedding",
     "optimizer",
     "scan",  # of state-space layers and linear attention
+    "grouped_matmul",  # one product for each expert of a mixture that has rows
+    "moe_dispatch",  # sorting rows to experts, the experts' activation, the weighted sum
 ]
 # A calibration without a family uses its sibling's coefficients: same closed form, similar kernel.
 SIBLINGS: dict[str, KernelFamily] = {
@@ -40,6 +44,8 @@ SIBLINGS: dict[str, KernelFamily] = {
     "mla_prefill": "attention_prefill",
     "mla_decode": "attention_decode",
 }
+# Families that a calibration may leave out: the default calibration has them, and few models need them.
+OPTIONAL: tuple[KernelFamily, ...] = ("grouped_matmul", "moe_dispatch")
 
 F = TypeVar("F", bound=FitEvidence)
 ByDtype = dict[DType | Literal["any"], F]
@@ -63,11 +69,13 @@ class KernelFits(Spec):
     embedding: ByDtype[StreamingFit] = {}
     optimizer: ByDtype[StreamingFit] = {}
     scan: ByDtype[ScanFit] = {}
+    grouped_matmul: ByDtype[GroupedGemmFit] = {}
+    moe_dispatch: ByDtype[MoeDispatchFit] = {}
 
     def broken_rules(self) -> Iterator[Problem]:
         """Every kernel family without a sibling needs a fit."""
         for family in get_args(KernelFamily):
-            if not self.own(family) and family not in (*SIBLINGS, "scan"):
+            if not self.own(family) and family not in (*SIBLINGS, *OPTIONAL, "scan"):
                 fix = "give a fit for each family; `any` stands for every dtype"
                 yield Problem(path=family, value="", rule="is missing", fix=fix)
 

@@ -18,6 +18,7 @@ from simulator.fitting.fit_families import (
     stack_names,
 )
 from simulator.fitting.fit_kernels import FittedKernel
+from simulator.fitting.fit_moe import moe_families
 from simulator.fitting.fit_streaming import FittedStreaming, fit_streaming_families
 from simulator.fitting.measured_collectives import CollectiveRows, across_node_rows, captured_rows, nccl_rows
 from simulator.fitting.robust_fit import significant
@@ -151,6 +152,9 @@ def calibrate_device(folder: Path, device: MeasuredDevice, task: Task) -> Device
     evidence = [*matmuls, *attention]
     kernels = _families(evidence, device)
     kernels.update({item.family: {item.dtype: item.fit} for item in streaming})
+    kernels.update(
+        {family: {**fits} for family, fits in moe_families(folder, device.kernel_table, task).items()}
+    )
     rows = nccl_rows(folder, device, in_switch_reduction=device.in_switch_reduction)
     library = ", ".join(np.unique(rows.stack))
     source = f"collectives, {device.collective_table}, 2-8 ranks on NVSwitch, 16-bit elements: {library}"

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from hardware_specs.kernel_fits import FitEvidence, StreamingFit
+from hardware_specs.kernel_fits import FitEvidence, GroupedGemmFit, MoeDispatchFit, StreamingFit
 from simulator.fitting.calibrate import TASKS, DeviceFit
 from simulator.fitting.devices import H100
 from simulator.fitting.fit_collectives import FittedCollective
 from simulator.fitting.fit_families import Families
 from simulator.fitting.fit_kernels import FittedKernel
+from simulator.fitting.fit_moe import mean_moe
 from simulator.fitting.robust_fit import significant
 from simulator.fitting.write_calibration import CalibrationFile
 
@@ -105,6 +106,10 @@ def _mean_families(fits: Sequence[DeviceFit]) -> Families:
         by_dtype: dict[str, FittedKernel | FitEvidence] = {}
         for dtype in shared:
             members = [f.kernels[family][dtype] for f in fits]
+            experts = [m for m in members if isinstance(m, GroupedGemmFit | MoeDispatchFit)]
+            if experts:
+                by_dtype[dtype] = mean_moe(experts, MEAN_RULE)
+                continue
             streaming = [m for m in members if isinstance(m, StreamingFit)]
             rooflines = [m for m in members if isinstance(m, FittedKernel)]
             by_dtype[dtype] = _mean_streaming(streaming) if streaming else _mean_kernel(rooflines)

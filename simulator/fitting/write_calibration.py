@@ -21,7 +21,7 @@ __all__ = ["CALIBRATION_DATE", "CalibrationFile", "calibration_file", "write_cal
 CALIBRATION_DATE = "2026-11"  # of the measured tables; bump when they are replaced
 FAMILY_ORDER = (
     "matmul", "batched_matmul", "attention_prefill", "attention_decode", "pointwise", "activation", "rotary",
-    "rms_norm", "layer_norm", "softmax", "embedding", "optimizer",
+    "rms_norm", "layer_norm", "softmax", "embedding", "optimizer", "grouped_matmul", "moe_dispatch",
 )  # fmt: skip
 DTYPE_ORDER = ("bf16", "fp16", "tf32", "fp32", "fp8", "int8", "any")
 

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from hardware_specs.kernel_fits import (
     DecodeAttentionFit,
     FitEvidence,
+    GroupedGemmFit,
+    MoeDispatchFit,
     PrefillAttentionFit,
     RooflineFit,
     ScanFit,
@@ -24,6 +26,9 @@ from hardware_specs.kernel_fits import (
 )
 from simulator.kernels.attention_decode import decode_attention_time
 from simulator.kernels.attention_prefill import prefill_attention_time
+from simulator.kernels.grouped_gemm import grouped_gemm_time
+from simulator.kernels.moe_dispatch import moe_dispatch_time
+from simulator.kernels.moe_routing import distinct_experts
 from simulator.kernels.roofline import kernel_time
 from simulator.kernels.scan import scan_time
 from simulator.kernels.streaming import streaming_time
@@ -36,7 +41,7 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 # Families whose coefficients are those of the matmul type; the others run in the attention type.
-MATMUL_FAMILIES: tuple[str, ...] = ("matmul",)
+MATMUL_FAMILIES: tuple[str, ...] = ("matmul", "grouped_matmul")
 
 
 def _length(extent: Extent) -> FloatArray:
@@ -104,7 +109,7 @@ class KernelModel:
             "flop": work.flop,
             "moved_bytes": work.moved_bytes,
             "operand_bytes": inputs.precision.operand
-            if operator.kind == "matmul"
+            if operator.kind in ("matmul", "grouped_matmul")
             else inputs.precision.activations,
             "peak_flop_per_s": peak_flop_per_s,
             "bandwidth_bytes_per_s": device.memory_bandwidth_bytes_per_s,
@@ -119,6 +124,10 @@ class KernelModel:
                 written_bytes=work.written_bytes,
                 rows=rows,
                 row_bytes=work.written_bytes / np.maximum(rows, 1.0),
+            )
+        if "experts_hit" in self.inputs:
+            known["experts_hit"] = distinct_experts(
+                **{role: _length(operator.extents[role]) for role in ("tokens", "topk", "experts")}
             )
         if "token_bytes" in self.inputs:
             head_dim = _length(operator.extents["head_dim"])
@@ -168,4 +177,6 @@ KERNEL_MODELS: dict[str, KernelModel] = {
         )
     },
     "scan": _model("scan", scan_time, ScanFit),
+    "grouped_matmul": _model("grouped_matmul", grouped_gemm_time, GroupedGemmFit),
+    "moe_dispatch": _model("moe_dispatch", moe_dispatch_time, MoeDispatchFit),
 }

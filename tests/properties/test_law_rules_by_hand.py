@@ -38,6 +38,17 @@ P2P = {
 }  # fmt: skip
 BUCKETS = {"exchange_s": 10, "window_s": 8, "buckets": 4, "overlap": 1, "compute_share": 0}
 PEAK = {"units": 108, "clock_hz": 1.41e9, "flop_per_unit_clock": 2048, "set_peak": np.nan}
+# 4 units at 1e9 clocks/s, 8e9 FLOP/s at efficiency 1/2: 1e9 FLOP/s a unit
+GROUPED = {
+    "m": 100, "experts_hit": 10, "n": 128, "k": 100, "flop": 2.56e6, "moved_bytes": 0.0, "operand_bytes": 2,
+    "peak_flop_per_s": 8e9, "bandwidth_bytes_per_s": 1e9, "units": 4, "clock_hz": 1e9,
+    "compute_efficiency": 0.5, "memory_efficiency": 0.5, "sharpness": np.inf, "feed_bytes_per_clock": 1e9,
+    "tile_s": 1e-6, "granularity": 1.0,
+}  # fmt: skip
+AROUND = {
+    "flop": 0.0, "moved_bytes": 8e6, "foreign_elements": 1e6, "operand_bytes": 2, "peak_flop_per_s": 1e12,
+    "bandwidth_bytes_per_s": 1e9, "fixed_s": 1e-3, "memory_efficiency": 0.5, "foreign_share": 0.5,
+}  # fmt: skip
 ENERGY = {"micro_batches": 4, "ranks": 8, "n_layers": 10, "layer_j": 2, "ends_j": 5, "per_step_j": 100}
 
 # (rule, inputs, value by hand)
@@ -51,6 +62,29 @@ CASES = [
     ),
     ("kernel_time", KERNEL, 6e-3),
     ("kernel_time", {**KERNEL, "flop": 0.0, "moved_bytes": 0.0}, 0.0),
+    # 16 rows: 100/16 = 6.25 full tiles and 10 experts, half of the fewer filled: 13.125 x 128/64 columns over 4
+    # units are 6.5625 waves of 2 x 16 x 64 x 100 FLOP = 204.8 us and 1 us: 1350.5625 us. Columns of 256:
+    # 13.125 / 4 waves of 820.2 us, 2691 us; 64 rows: (1.5625 + 10 - 0.78125) x 2 / 4 of 820.2 us, more still.
+    ("grouped_gemm_time", GROUPED, 1350.5625e-6),
+    # half of the way from 2.56e6 / 4e9 = 640 us to that
+    ("grouped_gemm_time", {**GROUPED, "granularity": 0.5}, 995.28125e-6),
+    # 1 MB at half of 1 GB/s takes longer
+    ("grouped_gemm_time", {**GROUPED, "moved_bytes": 1e6}, 2e-3),
+    # one byte per clock into a unit: (16 + 64) x 100 x 2 / 1e9 = 16 us are hidden, 0.01 take 1600 us
+    ("grouped_gemm_time", {**GROUPED, "feed_bytes_per_clock": 1.0}, 1350.5625e-6),
+    (
+        "grouped_gemm_time",
+        {**GROUPED, "m": 1, "experts_hit": 1, "flop": 25600, "feed_bytes_per_clock": 0.01},
+        1601e-6,
+    ),
+    ("grouped_gemm_time", {**GROUPED, "m": 0, "experts_hit": 0, "flop": 0.0}, 0.0),
+    # 8 MB and half of 2 MB at half of 1 GB/s, and 1 ms
+    ("moe_dispatch_time", AROUND, 19e-3),
+    ("moe_dispatch_time", {**AROUND, "flop": 1e11}, 101e-3),
+    ("moe_dispatch_time", {**AROUND, "moved_bytes": 0.0}, 0.0),
+    # one token picks 2 of 8; of two tokens the second finds 3/4 of its picks new
+    ("distinct_experts", {"tokens": 1, "topk": 2, "experts": 8}, 2.0),
+    ("distinct_experts", {"tokens": 2, "topk": 2, "experts": 8}, 3.5),
     # latency 10 + 6 x 1 = 16 us; 8 MB / 0.5 GB/s = 16 ms
     ("collective_time", TRANSFER, 16.016e-3),
     # and half the root of 16e-6 x 16e-3 = 2.56e-7, which is 5.0596e-4

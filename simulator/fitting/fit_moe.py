@@ -102,7 +102,7 @@ def _product(rows: MoeRows, n: FloatArray, k: FloatArray, coefficients: Mapping[
     form, device = MOE_FORMATS[rows.dtype], moe_device(rows.accelerator, rows.dtype)
     read_written = rows.rows * (form.operand_bytes * k + ACTIVATION_BYTES * n)
     return grouped_gemm_time(
-        rows=rows.rows,
+        m=rows.rows,
         experts_hit=rows.experts_hit,
         n=n,
         k=k,
@@ -236,7 +236,7 @@ def fit_moe_rows(rows: MoeRows, *, source: str) -> MoeFit:
     }
     grouped_range = {
         name: [float(np.min(v)), float(np.max(v))]
-        for name, v in (("rows", kept.rows), ("experts_hit", kept.experts_hit))
+        for name, v in (("m", kept.rows), ("experts_hit", kept.experts_hit))
     }
     grouped = {name: float(value[0]) for name, value in _of(GROUPED, found).items()}
     dispatch = {name: float(value[0]) for name, value in _of(DISPATCH, found).items()}

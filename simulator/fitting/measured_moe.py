@@ -17,7 +17,7 @@ from hardware_specs.catalog import load_accelerator
 from hardware_specs.schema import dense_peak_flop_per_s
 from simulator.fitting.measured_kernels import read_table
 from simulator.fitting.rows import BoolArray, FloatArray, TextArray, left_out_by_group
-from simulator.kernels.moe_routing import RankLoad, even_load, skewed_load
+from simulator.kernels.moe_routing import RankLoad, skewed_load
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,6 +159,24 @@ def _gated(frame: pd.DataFrame, table: pd.DataFrame) -> BoolArray:
     return given & ~np.array(plain, dtype=np.bool_)
 
 
+def _dealt_below(
+    edge: FloatArray, tokens: FloatArray, stride: FloatArray, experts: FloatArray, local: FloatArray
+) -> FloatArray:
+    """Rows of the first ``local`` experts that one pick of each token gives them, picks starting at ``edge`` [1]."""
+    few = np.minimum(tokens, stride)
+
+    def spread(upto: FloatArray) -> FloatArray:
+        """First picks below ``upto`` when they are spread over one stride."""
+        return np.ceil(np.clip(upto, 0.0, stride) * few / stride)
+
+    def cyclic(upto: FloatArray) -> FloatArray:
+        """Whole numbers below ``upto`` that are less than ``local`` modulo ``experts``."""
+        return np.floor(upto / experts) * local + np.minimum(upto % experts, local)
+
+    here = spread(local - edge) + spread(experts + local - edge) - spread(experts - edge)
+    return np.where(tokens < stride, here, cyclic(tokens + edge) - cyclic(edge))
+
+
 def dealt_load(*, tokens: FloatArray, topk: FloatArray, experts: FloatArray, ranks: FloatArray) -> RankLoad:
     r"""Load of the first rank as the table's "balanced" routing deals rows [1].
 
@@ -167,12 +185,11 @@ def dealt_load(*, tokens: FloatArray, topk: FloatArray, experts: FloatArray, ran
     the first rank again: with few tokens it has up to twice the mean. Shapes broadcast; raises nothing for
     positive counts.
     """
-    even = even_load(tokens=tokens, topk=topk, experts=experts, ranks=ranks)
     local, stride = experts / ranks, np.ceil(experts / topk)
-    few = np.minimum(tokens, stride)
-    again = np.minimum(topk * stride - experts, local)
-    dealt = np.ceil(local * few / stride) + np.floor(again * few / stride)
-    rows = np.maximum(even.rows, dealt)
+    rows = np.zeros_like(local)
+    for pick in range(int(np.max(topk))):
+        dealt = _dealt_below(pick * stride, tokens, stride, experts, local)
+        rows = rows + np.where(pick < topk, dealt, 0.0)
     return RankLoad(rows, np.minimum(rows, local))
 
 

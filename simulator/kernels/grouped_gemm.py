@@ -57,11 +57,11 @@ def _smooth_maximum(one: FloatArray, other: FloatArray, sharpness: FloatArray) -
     " - c))^p + (B/(em W))^p)^(1/p); c = F/(ec P), N = tiles(R, H, a) max(n/c', 1)",
     unit="s",
     source="roofline of Williams, Waterman, Patterson, CACM 52(4), 2009, doi:10.1145/1498765.1498785, over the "
-    "tiles of a grouped product: Gale et al., MegaBlocks, arXiv:2211.15841, section 5",
+    "tiles of a grouped product: Gale et al., MegaBlocks, arXiv:2211.15841",
 )
 def grouped_gemm_time(
     *,
-    rows: FloatArray,
+    m: FloatArray,
     experts_hit: FloatArray,
     n: FloatArray,
     k: FloatArray,
@@ -79,7 +79,7 @@ def grouped_gemm_time(
     tile_s: FloatArray,
     granularity: FloatArray,
 ) -> FloatArray:
-    r"""Time of one grouped product of (rows x k) by one (k x n) matrix for each expert that has rows.
+    r"""Time of one grouped product of (m x k) by one (k x n) matrix for each expert that has rows.
 
     .. math:: T = \left(T_c^{\,p} + T_m^{\,p}\right)^{1/p}, \quad T_m = B / (e_m W), \quad
               T_c = c + g \left(\min_{a, c'} \max(N / S, 1)\, t_{a c'} - c\right), \quad c = F / (e_c P)
@@ -88,8 +88,8 @@ def grouped_gemm_time(
 
     Parameters
     ----------
-    rows, experts_hit : ndarray, any shapes that broadcast
-        :math:`R` rows in all and :math:`H` experts that have any [1].
+    m, experts_hit : ndarray, any shapes that broadcast
+        :math:`R` rows of all experts together and :math:`H` experts that have any [1].
     n, k : ndarray
         Columns of the result and length of the inner products [1].
     flop, moved_bytes : ndarray
@@ -118,7 +118,7 @@ def grouped_gemm_time(
     Tiles are spread over the units without whole waves (a persistent kernel takes the next tile as it comes),
     but one tile is the least: few tiles leave units idle, and a small tile is limited by what one unit can
     take in. The result is at least ``max(F/P, B/W)``: padded rows are at least the rows, and g is at most 1.
-    Never decreasing in rows, experts hit, n and k; never increasing in bandwidth, clock and peak, nor in
+    Never decreasing in m, experts hit, n and k; never increasing in bandwidth, clock and peak, nor in
     units when the peak follows them.
     """
     bare_s = flop / (compute_efficiency * peak_flop_per_s)
@@ -126,7 +126,7 @@ def grouped_gemm_time(
     feed_bytes_per_s = feed_bytes_per_clock * clock_hz
     tiled_s: FloatArray = np.full(1, np.inf)
     for tile_rows in TILE_ROWS:
-        down = row_tiles(rows, experts_hit, tile_rows)
+        down = row_tiles(m, experts_hit, tile_rows)
         for columns in TILE_COLUMNS:
             waves = np.maximum(down * np.maximum(n / columns, 1.0) / units, 1.0)
             product_s = FLOP_PER_MULTIPLY_ADD * tile_rows * columns * k / unit_flop_per_s

@@ -125,6 +125,10 @@ class KernelModel:
                 rows=rows,
                 row_bytes=work.written_bytes / np.maximum(rows, 1.0),
             )
+        if "experts_hit" in self.inputs:
+            known["experts_hit"] = distinct_experts(
+                **{role: _length(operator.extents[role]) for role in ("tokens", "topk", "experts")}
+            )
         if "token_bytes" in self.inputs:
             head_dim = _length(operator.extents["head_dim"])
             known.update(

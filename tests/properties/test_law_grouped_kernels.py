@@ -27,7 +27,7 @@ def products(draw):
     rows, n, k = (draw(counts) for _ in range(3))
     hit = draw(st.floats(0.0, 1.0)) * rows
     return {
-        "rows": rows,
+        "m": rows,
         "experts_hit": hit,
         "n": n,
         "k": k,
@@ -89,7 +89,7 @@ def test_ideal_coefficients_give_exactly_the_bounds(product, stream):
 @laws(30)
 @given(products(), streams())
 def test_no_work_takes_no_time(product, stream):
-    nothing = {"rows": 0.0, "experts_hit": 0.0, "flop": 0.0, "moved_bytes": 0.0}
+    nothing = {"m": 0.0, "experts_hit": 0.0, "flop": 0.0, "moved_bytes": 0.0}
     assert of(grouped_gemm_time, product, **nothing) == 0.0
     assert of(moe_dispatch_time, stream, flop=0.0, moved_bytes=0.0, foreign_elements=0.0) == 0.0
 
@@ -111,12 +111,12 @@ def test_more_of_a_rate_is_never_slower(case, rate, factor):
 
 
 @laws(150)
-@given(products(), st.sampled_from(["rows", "experts_hit", "n", "k"]), st.floats(1.0, 9.0))
+@given(products(), st.sampled_from(["m", "experts_hit", "n", "k"]), st.floats(1.0, 9.0))
 def test_a_larger_product_is_never_faster(v, size, factor):
     larger = {**v, size: v[size] * factor}
-    larger["flop"] = 2 * larger["rows"] * larger["n"] * larger["k"]
+    larger["flop"] = 2 * larger["m"] * larger["n"] * larger["k"]
     larger["moved_bytes"] = 2 * (
-        larger["experts_hit"] * larger["n"] * larger["k"] + larger["rows"] * (larger["n"] + larger["k"])
+        larger["experts_hit"] * larger["n"] * larger["k"] + larger["m"] * (larger["n"] + larger["k"])
     )
     assert of(grouped_gemm_time, larger) >= of(grouped_gemm_time, v) * (1 - 1e-12)
 

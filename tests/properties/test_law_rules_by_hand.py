@@ -40,7 +40,7 @@ BUCKETS = {"exchange_s": 10, "window_s": 8, "buckets": 4, "overlap": 1, "compute
 PEAK = {"units": 108, "clock_hz": 1.41e9, "flop_per_unit_clock": 2048, "set_peak": np.nan}
 # 4 units at 1e9 clocks/s, 8e9 FLOP/s at efficiency 1/2: 1e9 FLOP/s a unit
 GROUPED = {
-    "rows": 100, "experts_hit": 10, "n": 128, "k": 100, "flop": 2.56e6, "moved_bytes": 0.0, "operand_bytes": 2,
+    "m": 100, "experts_hit": 10, "n": 128, "k": 100, "flop": 2.56e6, "moved_bytes": 0.0, "operand_bytes": 2,
     "peak_flop_per_s": 8e9, "bandwidth_bytes_per_s": 1e9, "units": 4, "clock_hz": 1e9,
     "compute_efficiency": 0.5, "memory_efficiency": 0.5, "sharpness": np.inf, "feed_bytes_per_clock": 1e9,
     "tile_s": 1e-6, "granularity": 1.0,
@@ -74,10 +74,10 @@ CASES = [
     ("grouped_gemm_time", {**GROUPED, "feed_bytes_per_clock": 1.0}, 1350.5625e-6),
     (
         "grouped_gemm_time",
-        {**GROUPED, "rows": 1, "experts_hit": 1, "flop": 25600, "feed_bytes_per_clock": 0.01},
+        {**GROUPED, "m": 1, "experts_hit": 1, "flop": 25600, "feed_bytes_per_clock": 0.01},
         1601e-6,
     ),
-    ("grouped_gemm_time", {**GROUPED, "rows": 0, "experts_hit": 0, "flop": 0.0}, 0.0),
+    ("grouped_gemm_time", {**GROUPED, "m": 0, "experts_hit": 0, "flop": 0.0}, 0.0),
     # 8 MB and half of 2 MB at half of 1 GB/s, and 1 ms
     ("moe_dispatch_time", AROUND, 19e-3),
     ("moe_dispatch_time", {**AROUND, "flop": 1e11}, 101e-3),

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from hardware_specs.kernel_fits.evidence import FitEvidence
-from hardware_specs.kernel_fits.families import SIBLINGS, KernelFamily, KernelFits
+from hardware_specs.kernel_fits.families import BORROWING, SIBLINGS, KernelFamily, KernelFits
 from hardware_specs.kernel_fits.roofline import RooflineFit
 from hardware_specs.kernel_fits.scan import ScanFit
 from hardware_specs.kernel_fits.streaming import StreamingFit
 
-__all__ = ["SIBLINGS", "FitEvidence", "KernelFamily", "KernelFits", "RooflineFit", "ScanFit", "StreamingFit"]
+__all__ = [
+    "BORROWING",
+    "SIBLINGS",
+    "FitEvidence",
+    "KernelFamily",
+    "KernelFits",
+    "RooflineFit",
+    "ScanFit",
+    "StreamingFit",
+]

@@ -13,7 +13,7 @@ from hardware_specs.kernel_fits.scan import ScanFit
 from hardware_specs.kernel_fits.streaming import StreamingFit
 from hardware_specs.schema import DType
 
-__all__ = ["SIBLINGS", "KernelFamily", "KernelFits"]
+__all__ = ["BORROWING", "SIBLINGS", "KernelFamily", "KernelFits"]
 
 # What a calibration has coefficients for: kernels that one closed form with one set of numbers describes.
 KernelFamily = Literal[
@@ -33,6 +33,8 @@ KernelFamily = Literal[
 ]
 # A calibration without a family uses its sibling's coefficients: same closed form, similar kernel.
 SIBLINGS: dict[str, KernelFamily] = {"batched_matmul": "matmul"}
+# Families without coefficients of their own in most calibrations; a scan borrows from two.
+BORROWING: tuple[str, ...] = (*SIBLINGS, "scan")
 
 F = TypeVar("F", bound=FitEvidence)
 ByDtype = dict[DType | Literal["any"], F]
@@ -58,7 +60,7 @@ class KernelFits(Spec):
     def broken_rules(self) -> Iterator[Problem]:
         """Every kernel family without a sibling needs a fit."""
         for family in get_args(KernelFamily):
-            if not self.own(family) and family not in (*SIBLINGS, "scan"):
+            if not self.own(family) and family not in BORROWING:
                 fix = "give a fit for each family; `any` stands for every dtype"
                 yield Problem(path=family, value="", rule="is missing", fix=fix)
 

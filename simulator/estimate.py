@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hardware_specs.errors import Problem, ScenarioError
+from hardware_specs.kernel_fits import BORROWING
 from simulator.device import calibration_of, compute_dtype
 from simulator.evaluate import ENERGIES, TIMES, Detail, Totals, evaluate
 from simulator.evidence import FamilyEvidence, collective_evidence, kernel_evidence
@@ -190,8 +191,10 @@ def _notes(partition: Partition, totals: Totals, evidence: Mapping[str, FamilyEv
             f"average device power {device_power:.0f} W is above the limit of {_one(device.power_limit_w):.0f} W: "
             "the clock would drop, and the step would take longer than shown"
         )
-    assumed = sorted(name for name, known in evidence.items() if known.label == "assumed")
-    if partition.graphical.fidelity == "calibrated" and len(assumed) > len(evidence) / 2:
+    # Families that borrow from a similar one everywhere say nothing about this device.
+    own = {name: known for name, known in evidence.items() if name not in BORROWING}
+    assumed = [name for name, known in own.items() if known.label == "assumed"]
+    if partition.graphical.fidelity == "calibrated" and len(assumed) > len(own) / 2:
         out.append(
             f"no calibration for {system.accelerator.name}: coefficients are assumed from its generation"
         )

@@ -84,8 +84,7 @@ def streaming_time(
     memory_s = (
         read_bytes * (1.0 + rereads * missed) / read_efficiency + written_bytes / write_efficiency
     ) / bandwidth_bytes_per_s
-    idle = np.divide(
-        saturating_rows, rows, out=np.zeros(np.broadcast(saturating_rows, rows).shape), where=rows > 0
-    )
-    busy_s = np.maximum(flop / peak_flop_per_s, np.maximum(idle, 1.0) * memory_s)
+    # Less than a row is a row.
+    idle = np.maximum(saturating_rows / np.maximum(rows, 1.0), 1.0)
+    busy_s = np.maximum(flop / peak_flop_per_s, idle * memory_s)
     return np.where(busy_s > 0, fixed_s + busy_s, 0.0)

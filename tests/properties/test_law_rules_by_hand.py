@@ -21,6 +21,16 @@ KERNEL = {
     "flop": 3e9, "moved_bytes": 1.5e6, "peak_flop_per_s": 1e12, "bandwidth_bytes_per_s": 1e9,
     "compute_efficiency": 0.75, "memory_efficiency": 0.5, "fixed_s": 1e-3, "sharpness": 2.0,
 }  # fmt: skip
+# 2 MB read and 1 MB written in 100 rows at 1 GB/s
+STREAM = {
+    "flop": 0.0, "read_bytes": 2e6, "written_bytes": 1e6, "rows": 100.0, "row_bytes": 1e4, "peak_flop_per_s": 1e12,
+    "bandwidth_bytes_per_s": 1e9, "read_efficiency": 0.8, "write_efficiency": 0.5, "fixed_s": 1e-3,
+    "saturating_rows": 0.0, "rereads": 2.0, "resident_row_bytes": 1e4, "row_sharpness": 3.0,
+}  # fmt: skip
+SCAN = {
+    "tokens": 1000.0, "chunk": 256.0, "flop": 3e9, "moved_bytes": 1e6, "peak_flop_per_s": 1e12,
+    "bandwidth_bytes_per_s": 1e9, "compute_efficiency": 0.5, "memory_efficiency": 0.5, "fixed_s": 1e-3, "step_s": 1e-4,
+}  # fmt: skip
 LINK = {
     "ranks": 4, "stride": 1, "accelerators_per_node": 8, "topology": SWITCH, "link_bytes_per_s": 25e9, "links": 12,
     "axis_0": 4, "axis_1": 4, "axis_2": 8, "wrap": 1,
@@ -85,6 +95,28 @@ CASES = [
     # one token picks 2 of 8; of two tokens the second finds 3/4 of its picks new
     ("distinct_experts", {"tokens": 1, "topk": 2, "experts": 8}, 2.0),
     ("distinct_experts", {"tokens": 2, "topk": 2, "experts": 8}, 3.5),
+    # rows as long as what stays half the time: read 1 + 2 x 1/2 = 2 times, 4 MB / 0.8 = 5 ms; 1 MB / 0.5 = 2 ms; 1 ms
+    ("streaming_time", STREAM, 8e-3),
+    ("streaming_time", {**STREAM, "read_bytes": 0.0, "written_bytes": 0.0}, 0.0),
+    # a quarter of the 400 rows that occupy the device: four times 7 ms
+    ("streaming_time", {**STREAM, "saturating_rows": 400.0}, 29e-3),
+    # 20 GFLOP at 1 TFLOP/s are longer
+    ("streaming_time", {**STREAM, "flop": 20e9}, 21e-3),
+    # 3e9 / 0.5e12 = 6 ms; 1000 tokens are 4 chunks, of which 3 wait
+    ("scan_time", SCAN, 7.3e-3),
+    ("scan_time", {**SCAN, "flop": 0.0, "moved_bytes": 0.0}, 0.0),
+    # 8 tokens in chunks of 4: 4 (5 + 6) / 2 + 2 x 30 + 30 / 4 = 89.5 each, with 3 heads of 2 and 5 states; 2 FLOP
+    (
+        "scan_flop",
+        {"batch": 1, "tokens": 8, "heads": 3, "head_dim": 2, "state": 5, "groups": 1, "chunk": 4},
+        2 * 8 * 89.5,
+    ),
+    # one token: its state is changed and read
+    (
+        "scan_flop",
+        {"batch": 1, "tokens": 1, "heads": 3, "head_dim": 2, "state": 5, "groups": 1, "chunk": 4},
+        2 * 60,
+    ),
     # latency 10 + 6 x 1 = 16 us; 8 MB / 0.5 GB/s = 16 ms
     ("collective_time", TRANSFER, 16.016e-3),
     # and half the root of 16e-6 x 16e-3 = 2.56e-7, which is 5.0596e-4

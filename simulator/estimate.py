@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hardware_specs.errors import Problem, ScenarioError
-from hardware_specs.kernel_fits import BORROWING
+from hardware_specs.kernel_fits import OPTIONAL, SIBLINGS
 from simulator.device import calibration_of, compute_dtype
 from simulator.evaluate import ENERGIES, TIMES, Detail, Totals, evaluate
 from simulator.evidence import FamilyEvidence, collective_evidence, kernel_evidence
@@ -192,7 +192,7 @@ def _notes(partition: Partition, totals: Totals, evidence: Mapping[str, FamilyEv
             "the clock would drop, and the step would take longer than shown"
         )
     # Families that borrow from a similar one everywhere say nothing about this device.
-    own = {name: known for name, known in evidence.items() if name not in BORROWING}
+    own = {name: known for name, known in evidence.items() if name not in SIBLINGS and name not in OPTIONAL}
     assumed = [name for name, known in own.items() if known.label == "assumed"]
     if partition.graphical.fidelity == "calibrated" and len(assumed) > len(own) / 2:
         out.append(

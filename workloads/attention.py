@@ -80,7 +80,8 @@ def add_flash_attention(
             extents={
                 "batch": dim("batch", shape.batch),
                 "query_length": dim("query_length", shape.query_length),
-                "kv_length": dim("kv_length", np.minimum(shape.kv_length, shape.query_length + shape.window)),
+                "kv_length": dim("kv_length", shape.kv_length),
+                "kv_span": dim("kv_span", np.minimum(shape.kv_length, shape.window)),
                 "heads": dim("heads", shape.heads),
                 "kv_heads": dim("kv_heads", shape.kv_heads),
                 "pairs": dim("pairs", pairs),

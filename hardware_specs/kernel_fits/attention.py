@@ -65,9 +65,8 @@ class DecodeAttentionFit(FitEvidence):
     sharpness: AtLeastOne = Field(
         description="exponent p of the p-norm that joins the units' time with memory and compute time"
     )
-    stream_share: Annotated[float, Dimension("count", positive=True)] = Field(
-        description="what one unit can stream, over an even share of the memory bandwidth; above 1: fewer "
-        "units than all of them fill the memory"
+    stream_fraction: Efficiency = Field(
+        description="share of the memory bandwidth that one unit can stream, (0, 1]"
     )
     task_s: Seconds = Field(
         description="time of one task (a sequence, a head or group, a split) on a unit [s]"
@@ -95,7 +94,7 @@ class DecodeAttentionFit(FitEvidence):
             "memory_efficiency": 1.0,
             "fixed_s": 0.0,
             "sharpness": math.inf,
-            "stream_share": math.inf,
+            "stream_fraction": math.inf,
             "task_s": 0.0,
             "row_tile_s": 0.0,
             "split_s": 0.0,

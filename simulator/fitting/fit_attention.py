@@ -50,7 +50,7 @@ DECODE_SHARPNESS = 2.0
 DECODE = (
     MEMORY,
     FIXED,
-    Free(name="stream_share", start=(2.0,), lower=0.1, upper=30.0),
+    Free(name="stream_fraction", start=(0.015, 0.2), lower=1e-3, upper=1.0, scale=0.01),
     Free(name="task_s", start=(2e-6,), lower=0.0, upper=30e-6, scale=1e-6),
     Free(name="split_s", start=(3e-6,), lower=0.0, upper=40e-6, scale=1e-6),
     Free(name="split_step_s", start=(0.05e-6,), lower=0.0, upper=5e-6, scale=1e-7),

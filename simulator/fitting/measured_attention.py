@@ -177,6 +177,7 @@ def _prefill_inputs(rows: AttentionRows, frame: pd.DataFrame) -> dict[str, Float
         "batch": batch,
         "query_length": query,
         "kv_length": keys,
+        "kv_span": keys,
         "heads": heads,
         "kv_heads": kv_heads,
         "head_dim": dim,

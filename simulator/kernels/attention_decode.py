@@ -18,7 +18,7 @@ TASK_ROWS = 64.0  # rows of one task; a larger group is several tasks
 @rule(
     symbol="T",
     formula="[F > 0] t0 + tq b + tr [b > 1][n > 1][a > n] + (min_s(max(1, N/S) u + [s > 1] (t1 + t2 s))^p + "
-    "(B/(em W))^p + (F/(ec P))^p)^(1/p), N = b n s, u = tt + t16 ceil(g/16) + (L/s bt + bq) S/(x W)",
+    "(B/(em W))^p + (F/(ec P))^p)^(1/p), N = b n s, u = tt + t16 ceil(g/16) + (L/s bt + bq)/(x W)",
     unit="s",
     source="Dao, Haziza, Massa, Sizov, Flash-Decoding, 2023, pytorch.org/blog/flash-decoding (the cache split over "
     "units, then combined); Ainslie et al., arXiv:2305.13245 (a group of query heads reads its keys once)",
@@ -40,7 +40,7 @@ def decode_attention_time(
     memory_efficiency: FloatArray,
     fixed_s: FloatArray,
     sharpness: FloatArray,
-    stream_share: FloatArray,
+    stream_fraction: FloatArray,
     task_s: FloatArray,
     row_tile_s: FloatArray,
     split_s: FloatArray,
@@ -53,10 +53,10 @@ def decode_attention_time(
     r"""Time of attention of one token per sequence against its cache, on one device.
 
     A task streams the cached tokens of one sequence and key head, or a part of them, through one unit, at
-    most at :math:`x W / S`. Either the query heads of a group share a task, or each has its own; and the cache
+    most at :math:`x W`. Either the query heads of a group share a task, or each has its own; and the cache
     may be split in 1 to 128 parts. What is quickest is taken:
 
-    .. math:: u = t_t + t_{16} \lceil g / 16 \rceil + \frac{(L_s\, b_t + b_q)\, S}{x W}, \quad
+    .. math:: u = t_t + t_{16} \lceil g / 16 \rceil + \frac{L_s\, b_t + b_q}{x W}, \quad
               T_u = \min_s \left[ \max\left(1, \tfrac{N}{S}\right) u + [s > 1] (t_1 + t_2 s) \right]
 
     with :math:`L_s = M_k \lceil k / (M_k s) \rceil` tokens, :math:`N` tasks. :math:`T` is the fixed times and
@@ -79,8 +79,8 @@ def decode_attention_time(
         :math:`e_c, e_m` in (0, 1] [1].
     fixed_s, sharpness : ndarray
         :math:`t_0` [s], and the exponent :math:`p \ge 1` [1].
-    stream_share : ndarray
-        :math:`x`, what one unit can stream over an even share of the bandwidth [1].
+    stream_fraction : ndarray
+        :math:`x`, share of the memory bandwidth that one unit can stream [1].
     task_s, row_tile_s : ndarray
         :math:`t_t`, one task; :math:`t_{16}`, each 16 rows of a group of more than one query head [s].
     split_s, split_step_s : ndarray
@@ -108,8 +108,8 @@ def decode_attention_time(
     a fixed number of query heads are the exception, where a stack changes kernels: over ``group_limit`` and
     with ``regroup_s``.
     """
-    group = heads / np.maximum(kv_heads, 1.0)
-    unit_bytes_per_s = stream_share * bandwidth_bytes_per_s / units
+    group = np.maximum(heads / np.maximum(kv_heads, 1.0), 1.0)
+    unit_bytes_per_s = stream_fraction * bandwidth_bytes_per_s
     stream_bytes = (token_bytes / unit_bytes_per_s, query_bytes / unit_bytes_per_s)
     combine_s = (split_s, split_step_s)
     alone = _units_time(batch * heads, np.ones(1), task_s, kv_length, kv_tile, units, stream_bytes, combine_s)

@@ -29,6 +29,7 @@ def prefill_attention_time(
     batch: FloatArray,
     query_length: FloatArray,
     kv_length: FloatArray,
+    kv_span: FloatArray,
     heads: FloatArray,
     kv_heads: FloatArray,
     head_dim: FloatArray,
@@ -55,11 +56,10 @@ def prefill_attention_time(
     .. math:: s = r \left(\frac{4 d S}{e_c P} + \frac{c}{f}\right), \quad
               T_c = \frac{b a}{g S}\left(A s + E\, r \frac{c_m}{f}\right) + \sigma M_q L s
 
-    with :math:`R = M_q \lceil q g / M_q \rceil` rows, :math:`L = M_k \lceil k / M_k \rceil` keys, and, under a
-    mask, :math:`E = \min(R (\min(M_q/g, q) + M_k - 2), R L)` scores in tiles on its edge and
-    :math:`A = \min(g \Pi + R (\min(M_q/g, q) + M_k - 2) / 2, R L)` scores computed in all; without one
-    :math:`A = R L, E = 0`. The first term of :math:`T_c` is the mean over the units, the second what they wait
-    for the last tile.
+    with :math:`R = M_q \lceil q g / M_q \rceil` rows, :math:`L = M_k \lceil k_s / M_k \rceil` keys,
+    :math:`Z = M_q q + R (M_k - 2)` scores in tiles on the edge of a mask,
+    :math:`A = \min(R \Pi / q + Z / 2, R L)` scores computed, and :math:`E = \min(Z, R L)` where there is a mask,
+    else 0. The first term of :math:`T_c` is the mean over the units, the second what they wait for the last tile.
 
     Parameters
     ----------
@@ -67,8 +67,8 @@ def prefill_attention_time(
         :math:`F` operations [FLOP] and :math:`B` bytes read and written in memory [byte].
     batch, query_length, heads, kv_heads : ndarray
         :math:`b` sequences of :math:`q` queries, :math:`a` query heads and those of keys and values [1].
-    kv_length : ndarray
-        :math:`k`, keys that the last query attends to: all of them, or the window [1].
+    kv_length, kv_span : ndarray
+        :math:`k` keys, and :math:`k_s` of them that the last query attends to: all, or those in the window [1].
     head_dim : ndarray
         :math:`d`, width of a head [1]; the mean of both widths where keys and values differ.
     pairs : ndarray
@@ -107,14 +107,13 @@ def prefill_attention_time(
     be of the same form. At least ``max(F/P, B/W)``, since :math:`A \ge g \Pi`. Time grows with every size; with
     key heads alone where they grow by a whole factor.
     """
-    group = np.where(packs_groups > 0, heads / np.maximum(kv_heads, 1.0), 1.0)
+    group = np.where(packs_groups > 0, np.maximum(heads / np.maximum(kv_heads, 1.0), 1.0), 1.0)
     rows = query_tile * np.ceil(query_length * group / query_tile)
-    keys = kv_tile * np.ceil(kv_length / kv_tile)
-    rectangle = rows * keys
-    masked = pairs < query_length * kv_length
-    edge = rows * (np.minimum(np.maximum(query_tile / group, 1.0), query_length) + kv_tile - 2.0)
-    scores = np.where(masked, np.minimum(group * pairs + edge / 2.0, rectangle), rectangle)
-    on_edge = np.where(masked, np.minimum(edge, rectangle), 0.0)
+    keys = kv_tile * np.ceil(kv_span / kv_tile)
+    edge = query_tile * query_length + rows * (kv_tile - 2.0)
+    scores = np.minimum(rows * pairs / np.maximum(query_length, 1.0) + edge / 2.0, rows * keys)
+    masked = (query_length > 1) & (pairs < query_length * kv_length)
+    on_edge = np.where(masked, np.minimum(edge, rows * keys), 0.0)
     forward_flop = FORWARD_FLOP_PER_SCORE_AND_WIDTH * batch * heads * pairs * head_dim
     passes = np.divide(flop, forward_flop, out=np.zeros_like(flop * forward_flop), where=forward_flop > 0)
     score_s = passes * (

@@ -1,4 +1,4 @@
-"""Laws of attention kernels: bounds, monotone in every size, unit of time, arrays as loops; prompts and single tokens."""
+"""Laws of attention kernels: bounds, monotone in every size, unit of time, arrays as loops."""
 
 from __future__ import annotations
 

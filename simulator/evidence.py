@@ -12,7 +12,14 @@ from hardware_specs import CalibrationSpec, CollectiveFit, FitEvidence, load_cal
 from simulator.kernels.models import KERNEL_MODELS, MATMUL_FAMILIES
 from simulator.kernels.size_classes import CLASSES
 
-__all__ = ["FamilyEvidence", "collective_evidence", "doubts_by_family", "kernel_evidence", "kernel_fit"]
+__all__ = [
+    "FamilyEvidence",
+    "collective_evidence",
+    "doubts_by_family",
+    "family_evidence",
+    "kernel_evidence",
+    "kernel_fit",
+]
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.intp]
@@ -98,11 +105,12 @@ def kernel_evidence(calibration: CalibrationSpec, matmul: str, attention: str) -
     found = {}
     for family in KERNEL_MODELS:
         fit, exact = kernel_fit(calibration, family, matmul if family in MATMUL_FAMILIES else attention)
-        found[family] = _of(fit, exact)
+        found[family] = family_evidence(fit, exact)
     return found
 
 
-def _of(fit: FitEvidence, exact: bool) -> FamilyEvidence:
+def family_evidence(fit: FitEvidence, exact: bool) -> FamilyEvidence:
+    """Evidence of one fit; ``exact`` where it is of the family and type that are asked for. Raises nothing."""
     borrowed = ASSUMED_SPREAD if fit.basis == "assumed" else SIBLING_SPREAD
     fitted = fit.basis == "measured" and exact
     return FamilyEvidence(

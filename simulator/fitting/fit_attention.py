@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 
 from hardware_specs.figure import Basis
 from hardware_specs.kernel_fits import FitEvidence
 from simulator.fitting.measured_attention import AttentionRows, attention_samples
+from simulator.fitting.measured_kernels import Tables
 from simulator.fitting.robust_fit import Free
 from simulator.fitting.samples import KernelSamples, fit_samples, predict_samples, sample_weights
 
@@ -180,12 +180,12 @@ def fit_decode(samples: KernelSamples, *, source: str, basis: Basis = "measured"
     return min(fits, key=lambda fit: _loss(samples, fit))
 
 
-def fit_attention_rows(folder: Path, rows: AttentionRows) -> FittedAttention:
+def fit_attention_rows(folder: Tables, rows: AttentionRows) -> FittedAttention:
     """Read and fit some rows of the table.
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or mapping
         Where the tables are.
     rows : AttentionRows
         Which rows; several stacks are fitted together, each with the same say.

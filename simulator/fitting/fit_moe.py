@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hardware_specs.calibration import Task
 from hardware_specs.kernel_fits import FitEvidence, GroupedGemmFit, MoeDispatchFit
+from simulator.fitting.measured_kernels import Tables
 from simulator.fitting.measured_moe import ACTIVATION_BYTES, MOE_FORMATS, MoeRows, moe_device, moe_rows
 from simulator.fitting.robust_fit import Free, robust_fit, significant, spread_90
 from simulator.fitting.rows import FloatArray
@@ -251,7 +251,7 @@ def _from(free: Free, value: float) -> Free:
     return Free(name=free.name, start=(value,), lower=free.lower, upper=free.upper, scale=free.scale)
 
 
-def fit_moe(folder: Path, device: str, dtype: str, *, stack: str, kernel: str = "") -> MoeFit:
+def fit_moe(folder: Tables, device: str, dtype: str, *, stack: str, kernel: str = "") -> MoeFit:
     """Fit the MoE layers of one device, format and stack; names as in the table.
 
     Raises FileNotFoundError if the table is missing, ValueError if it has no row of these, KeyError for an unknown
@@ -267,12 +267,12 @@ def _borrowed(fit: FitEvidence, why: str) -> FitEvidence:
     return type(fit).of(fit.coefficients(), basis="assumed", source=why)
 
 
-def moe_families(folder: Path, device: str, task: Task) -> MoeFamilies:
+def moe_families(folder: Tables, device: str, task: Task) -> MoeFamilies:
     """Coefficients of both families of a measured device, as in a calibration.
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or mapping
         Where the tables are.
     device : str
         Name in the table, a key of ``MOE_STACKS[task]``.

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hardware_specs import dense_peak_flop_per_s, load_accelerator
-from simulator.fitting.measured_kernels import read_table
+from simulator.fitting.measured_kernels import Tables, read_table
 from simulator.fitting.rows import BoolArray, FloatArray, TextArray
 from simulator.fitting.samples import KernelSamples
 from simulator.kernels.size_classes import decode_class, prefill_class
@@ -117,7 +116,7 @@ def _column(frame: pd.DataFrame, name: str) -> FloatArray:
     return frame[name].to_numpy(dtype=np.float64)  # the columns are int32; products overflow
 
 
-def _frame(folder: Path, rows: AttentionRows) -> pd.DataFrame:
+def _frame(folder: Tables, rows: AttentionRows) -> pd.DataFrame:
     frame = read_table(folder, "kernels_attention")
     frame = frame.assign(row=np.arange(len(frame)))
     frame = frame[(frame.device == rows.device.table) & (frame.kind == ("mla" if rows.latent else "gqa"))]
@@ -134,7 +133,7 @@ def _frame(folder: Path, rows: AttentionRows) -> pd.DataFrame:
     return frame
 
 
-def stacks_of(folder: Path, rows: AttentionRows) -> list[str]:
+def stacks_of(folder: Tables, rows: AttentionRows) -> list[str]:
     """Frameworks with rows, sorted; FileNotFoundError if the table is missing."""
     return sorted(str(name) for name in _frame(folder, rows).framework.unique())
 
@@ -217,12 +216,12 @@ def _layouts(frame: pd.DataFrame) -> Iterable[str]:
     return (f"{heads}/{kv_heads}/{dim}" for heads, kv_heads, dim in columns)
 
 
-def attention_samples(folder: Path, rows: AttentionRows) -> KernelSamples:
+def attention_samples(folder: Tables, rows: AttentionRows) -> KernelSamples:
     """Samples of attention kernels; whole head layouts (heads, key heads, width) form a group.
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or mapping
         Where the tables are.
     rows : AttentionRows
         Which rows.

@@ -6,9 +6,10 @@ output once, and causal attention computes only the pairs that it keeps.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "Tables",
     "eager_fp32_matmul_rows",
     "layer_matmul_rows",
     "matmul_rows",
     "read_table",
 ]
 
+# A folder with Parquet files, or frames by name of the table.
+Tables: TypeAlias = "Path | Mapping[str, pd.DataFrame]"
 FLOP_PER_MULTIPLY_ADD = 2.0
 BYTES = {"fp32": 4.0, "tf32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0}
 OUTPUT_BYTES = {"fp32": 4.0, "tf32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 2.0, "int8": 2.0}
@@ -37,11 +41,13 @@ USUAL_HEAD_DIM = 128
 MIN_CACHE_TOKENS = 256  # below two tiles of 128 tokens, decode kernels mostly process padding
 
 
-def read_table(folder: Path, name: str) -> pd.DataFrame:
-    """Read ``folder/name.parquet``; FileNotFoundError if it is not there."""
+def read_table(tables: Tables, name: str) -> pd.DataFrame:
+    """Read a table from a folder, or take it from a mapping; FileNotFoundError or KeyError if it is not there."""
+    if not isinstance(tables, Path):
+        return tables[name]
     import pandas as pd
 
-    return pd.read_parquet(folder / f"{name}.parquet")
+    return pd.read_parquet(tables / f"{name}.parquet")
 
 
 def _column(frame: pd.DataFrame, name: str) -> FloatArray:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hardware_specs.catalog import load_accelerator
 from hardware_specs.schema import dense_peak_flop_per_s
-from simulator.fitting.measured_kernels import read_table
+from simulator.fitting.measured_kernels import Tables, read_table
 from simulator.fitting.rows import BoolArray, FloatArray, TextArray, left_out_by_group
 from simulator.kernels.moe_routing import RankLoad, skewed_load
 
@@ -204,12 +203,12 @@ def _load(frame: pd.DataFrame) -> RankLoad:
     return RankLoad(*(np.where(skewed, there, here) for there, here in zip(bent, even, strict=True)))
 
 
-def moe_rows(folder: Path, device: str, dtype: str, *, stack: str = "", kernel: str = "") -> MoeRows:
+def moe_rows(folder: Tables, device: str, dtype: str, *, stack: str = "", kernel: str = "") -> MoeRows:
     """MoE layers of one device and format.
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or mapping
         Where the tables are.
     device, dtype : str
         Names of the table, such as ``"h100_sxm"`` and ``"bf16"``.
@@ -236,7 +235,7 @@ def moe_rows(folder: Path, device: str, dtype: str, *, stack: str = "", kernel: 
     load = _load(frame)
     classes = np.select([tokens >= PREFILL_TOKENS, tokens > DECODE_TOKENS], ["prefill", "middle"], "decode")
     return MoeRows(
-        accelerator=MOE_ACCELERATORS[device],
+        accelerator=MOE_ACCELERATORS.get(device, device),
         dtype=dtype,
         tokens=tokens,
         hidden=_column(frame, "hidden"),

@@ -7,11 +7,10 @@ kept apart as a stack of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
-from simulator.fitting.measured_kernels import read_table
+from simulator.fitting.measured_kernels import Tables, read_table
 from simulator.fitting.rows import FloatArray, TextArray
 from simulator.fitting.samples import KernelSamples
 
@@ -81,13 +80,13 @@ def _samples(
 
 
 def layer_samples(
-    folder: Path, table_device: str, bandwidth_bytes_per_s: float, family: str
+    folder: Tables, table_device: str, bandwidth_bytes_per_s: float, family: str
 ) -> KernelSamples:
     """Memory-bound operators of ``layer_ops`` (fp16); whole (model, tensor degree) pairs form a group.
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or mapping
         Where the tables are.
     table_device : str
         The device's name there.
@@ -133,7 +132,7 @@ def layer_samples(
 
 
 def eager_samples(
-    folder: Path, table_device: str, bandwidth_bytes_per_s: float, family: str
+    folder: Tables, table_device: str, bandwidth_bytes_per_s: float, family: str
 ) -> KernelSamples:
     """Eager PyTorch kernels of ``kernels_elementwise`` (fp32); whole shapes (rows x columns) form a group.
 

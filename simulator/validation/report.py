@@ -13,6 +13,8 @@ from hardware_specs.errors import Problem, ScenarioError
 from simulator.validation.cases import Case, parse_assumptions
 from simulator.validation.eager_model_rows import eager_model_case
 from simulator.validation.energy_rows import energy_case
+from simulator.validation.kernel_kinds import KERNEL_KINDS
+from simulator.validation.kernel_rows import kernel_scores
 from simulator.validation.layer_rows import layer_cases
 from simulator.validation.measured_table import Cell, Row, read_table
 from simulator.validation.predictions import predict
@@ -154,6 +156,9 @@ def validate(
             ]
         )
     read = read_table(Path(path), table)
+    if read.kind.name in KERNEL_KINDS:
+        chosen = _chosen(read.rows, sources)
+        return Validation(table=read.kind.name, scores=tuple(kernel_scores(read.kind.name, chosen, fidelity)))
     assumptions = parse_assumptions(assume or {}, read.kind)
     cases = _CASES[read.kind.name](_chosen(read.rows, sources), assumptions)
     ready = [case for case in cases if case.scenario]

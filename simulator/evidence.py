@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hardware_specs import CalibrationSpec, CollectiveFit, FitEvidence, load_calibration
+from hardware_specs.kernel_fits.families import NumberFormat
 from simulator.kernels.models import KERNEL_MODELS, MATMUL_FAMILIES
 from simulator.kernels.size_classes import CLASSES
 
@@ -24,6 +26,7 @@ __all__ = [
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.intp]
 DEFAULT_CALIBRATION = "default"
+NUMBER_FORMATS: tuple[str, ...] = get_args(NumberFormat)
 # A kernel family measured in one 16-bit type serves the other one, and the narrow ones last.
 SIMILAR: dict[str, tuple[str, ...]] = {
     "bf16": ("fp16", "any"),
@@ -34,6 +37,13 @@ SIMILAR: dict[str, tuple[str, ...]] = {
     "fp32": ("any", "tf32", "bf16", "fp16"),
     "fp64": ("any", "fp32", "bf16", "fp16"),
     "fp4": ("fp8", "any", "bf16", "fp16"),
+    # Formats: the type that they multiply in.
+    "fp8_block": ("fp8", "int8", "any"),
+    "w4a8_mxfp4_mxfp8": ("fp8", "int8", "any"),
+    "nvfp4": ("fp4", "fp8", "any"),
+    "int8_wo": ("bf16", "fp16", "any"),
+    "int4_wo": ("bf16", "fp16", "any"),
+    "w4a16_mxfp4": ("int4_wo", "bf16", "fp16", "any"),
 }
 # Half-width of a central 90 % interval of a normal distribution, in standard deviations.
 DEVIATIONS = 1.6448536269514722
@@ -93,7 +103,7 @@ def kernel_fit(calibration: CalibrationSpec, family: str, dtype: str) -> tuple[F
         fits, own = load_calibration(DEFAULT_CALIBRATION).kernels.of(family)[0], False
     for name in (dtype, *SIMILAR.get(dtype, ("any",))):
         if name in fits:
-            return fits[name], own and name in (dtype, "any")
+            return fits[name], own and (name == dtype or (name == "any" and dtype not in NUMBER_FORMATS))
     return next(iter(fits.values())), False
 
 

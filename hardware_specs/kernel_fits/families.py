@@ -47,8 +47,17 @@ SIBLINGS: dict[str, KernelFamily] = {
 # Families that a calibration may leave out: the default calibration has them, and few models need them.
 OPTIONAL: tuple[KernelFamily, ...] = ("scan", "grouped_matmul", "moe_dispatch")
 
+# Number formats with scales or packed weights, whose kernels are not those of the plain type.
+NumberFormat = Literal[
+    "fp8_block",  # fp8, a scale for each block of 128 x 128
+    "int8_wo",  # weights alone in 8 bits
+    "int4_wo",  # weights alone in 4 bits
+    "w4a16_mxfp4",
+    "w4a8_mxfp4_mxfp8",
+    "nvfp4",
+]
 F = TypeVar("F", bound=FitEvidence)
-ByDtype = dict[DType | Literal["any"], F]
+ByDtype = dict[DType | NumberFormat | Literal["any"], F]
 
 
 class KernelFits(Spec):

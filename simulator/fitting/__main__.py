@@ -25,6 +25,7 @@ from simulator.fitting.error_tables import (
 from simulator.fitting.fit_kernels import fit_kernel
 from simulator.fitting.measured_kernels import layer_matmul_rows, matmul_rows
 from simulator.fitting.scale_out_evidence import scale_out_table
+from simulator.fitting.stack_files import stack_files
 from simulator.fitting.write_calibration import calibration_file, write_calibration
 
 
@@ -46,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         derived = derived_files(options.measurements, fits)
         default = next(file for file in derived if file.name == "default")
         eager = [fit_eager_device(options.measurements, device) for device in EAGER_DEVICES]
-        files = [*map(calibration_file, fits), *derived, *(eager_file(fit, default) for fit in eager)]
+        means = {file.name: file for file in map(calibration_file, fits)}
+        files = [*means.values(), *derived, *(eager_file(fit, default) for fit in eager)]
+        files += stack_files(options.measurements, means, default)
     except (FileNotFoundError, ModuleNotFoundError) as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -14,7 +14,7 @@ from simulator.fitting.calibrate import TASKS
 from simulator.fitting.devices import A100, A100_PCIE
 from simulator.fitting.fit_streaming import FittedStreaming, borrowed, fit_eager, fit_layers
 from simulator.fitting.measured_kernels import read_table
-from simulator.fitting.robust_fit import Free
+from simulator.fitting.robust_fit import Free, significant
 from simulator.fitting.samples import KernelSamples, fit_samples
 from simulator.fitting.write_calibration import CalibrationFile
 from simulator.kernels.size_classes import matmul_class
@@ -206,7 +206,8 @@ def _launched(fit: StreamingFit, device: EagerDevice, fixed_s: float) -> Streami
     source = f"{fit.source}; fixed cost of a launch in layer_ops, {A100.layer_table}"
     if device.table != device.streaming_table:
         return borrowed(fit, f"efficiencies measured on {A100_PCIE.name}", "derived", fixed_s=fixed_s)
-    return fit.model_copy(update={"fixed_s": fixed_s, "source": source})
+    update = {"fixed_s": fixed_s, "source": source, "timing_s": significant(max(fit.fixed_s - fixed_s, 0.0))}
+    return fit.model_copy(update=update)
 
 
 def eager_file(fit: EagerFit, default: CalibrationFile) -> CalibrationFile:

@@ -40,8 +40,6 @@ DEFAULTS: Mapping[str, str | int | bool] = {
     "distribution": "balanced",
     "gated": True,
 }
-# Formats of experts, by the type whose coefficients they take.
-MOE_TYPES: Mapping[str, str] = {"fp8_block": "fp8", "nvfp4": "fp4", "w4a8_mxfp4_mxfp8": "fp8"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +185,7 @@ def _experts(
 
         yield SampledRows(
             families=("grouped_matmul", "moe_dispatch"),
-            dtype=MOE_TYPES.get(dtype, dtype if dtype in ("bf16", "fp8") else "bf16"),
+            dtype=dtype,
             numbers=places[rows.row.astype(np.int64)],
             measured_s=rows.measured_s,
             size_class=rows.size_class,

@@ -11,6 +11,7 @@ import yaml
 
 from hardware_specs.calibration import Task
 from hardware_specs.kernel_fits import FitEvidence, KernelFamily
+from hardware_specs.kernel_fits.families import NumberFormat
 from simulator.fitting.calibrate import DeviceFit
 from simulator.fitting.fit_collectives import FittedCollective
 from simulator.fitting.rows import Families
@@ -19,7 +20,7 @@ __all__ = ["CALIBRATION_DATE", "CalibrationFile", "calibration_file", "write_cal
 
 CALIBRATION_DATE = "2026-11"  # of the measured tables; bump when they are replaced
 FAMILY_ORDER: tuple[str, ...] = get_args(KernelFamily)
-DTYPE_ORDER = ("bf16", "fp16", "tf32", "fp32", "fp8", "int8", "any")
+DTYPE_ORDER = ("bf16", "fp16", "tf32", "fp32", "fp8", "int8", "fp4", *get_args(NumberFormat), "any")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,6 +70,8 @@ def _predicted(part: SampledRows, calibration: CalibrationSpec, fidelity: str) -
             for family, (fit, _) in fits.items()
         }
     )
+    if calibrated:
+        seconds = seconds + fits[part.families[0]][0].timing_s
     # A layer of experts is fitted as a whole: its families state one spread.
     known = family_evidence(*fits[part.families[0]])
     fitted = calibrated and known.label == "fitted"

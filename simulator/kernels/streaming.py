@@ -79,11 +79,11 @@ def streaming_time(
     device of the same kind has :math:`c_{1/2}` in proportion to its L2 per unit. At least
     ``max(F / P, (R + V) / W)``, since efficiencies are at most 1 and factors at least 1.
     """
-    longer = np.divide(row_bytes, resident_row_bytes) ** row_sharpness
-    missed = 1.0 - 1.0 / (1.0 + longer)
-    memory_s = (
-        read_bytes * (1.0 + rereads * missed) / read_efficiency + written_bytes / write_efficiency
-    ) / bandwidth_bytes_per_s
+    read = read_bytes / read_efficiency
+    if np.any(rereads):  # of the families only norms and softmax: powers are the dear part of the rule
+        longer = (row_bytes / resident_row_bytes) ** row_sharpness
+        read = read * (1.0 + rereads * (1.0 - 1.0 / (1.0 + longer)))
+    memory_s = (read + written_bytes / write_efficiency) / bandwidth_bytes_per_s
     # Less than a row is a row.
     idle = np.maximum(saturating_rows / np.maximum(rows, 1.0), 1.0)
     busy_s = np.maximum(flop / peak_flop_per_s, idle * memory_s)

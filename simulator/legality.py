@@ -165,17 +165,22 @@ def _kv_heads(c: Combination) -> BoolArray:
     return (np.mod(kv, tensor) != 0) & (np.mod(tensor, kv) != 0)
 
 
+def _inner(c: Combination) -> FloatArray:
+    """Inner width of the MLP, or of one expert."""
+    return np.where(c.model.experts > 0, c.model.moe_ffn, c.model.ffn)
+
+
 @legality_rule(
     "tensor divides ffn",
     lambda c: Problem(
         path="plan.tensor_parallel",
         value=_one(c.plan.tensor_parallel),
-        rule=f"must divide the {_one(c.model.ffn)} columns of the MLP",
-        fix=f"use {divisors(float(c.model.ffn[0]))}",
+        rule=f"must divide the {_one(_inner(c))} columns of {'an expert' if c.model.experts[0] else 'the MLP'}",
+        fix=f"use {divisors(float(_inner(c)[0]))}",
     ),
 )
 def _ffn(c: Combination) -> BoolArray:
-    return np.mod(c.model.ffn, c.plan.tensor_parallel) != 0
+    return np.mod(_inner(c), c.plan.tensor_parallel) != 0
 
 
 @legality_rule(

@@ -32,6 +32,8 @@ class LayerStructure:
         One fused attention kernel instead of the operators it replaces.
     causal, post_norm, separate_qkv, tanh_gelu, token_types, head_transform : bool
         Further features of the architecture, see `ModelSpec`.
+    experts, shared_experts : bool
+        Whether the MLP is a choice of experts, and whether some of them serve every token.
     eager : bool
         Each pointwise step is a kernel of its own.
     logits : str
@@ -61,16 +63,25 @@ class LayerStructure:
     tanh_gelu: bool = False
     token_types: bool = False
     head_transform: bool = False
+    experts: bool = False
+    shared_experts: bool = False
     eager: bool = False
     logits: Logits = "last"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSizes:
-    """Sizes of the model [1], each an array that broadcasts against the others."""
+    """Sizes of the model [1], each an array that broadcasts against the others.
+
+    ``experts``, ``topk``, ``moe_ffn`` and ``shared_ffn`` are as in `ModelSpec`, 0 without experts.
+    """
 
     hidden: FloatArray
     ffn: FloatArray
+    experts: FloatArray
+    topk: FloatArray
+    moe_ffn: FloatArray
+    shared_ffn: FloatArray
     vocab: FloatArray
     positions: FloatArray
     token_types: FloatArray

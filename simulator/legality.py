@@ -24,7 +24,8 @@ class Combination:
 
     ``supported`` is 1 where the device has units for the compute types; ``tasks`` and ``inference_only`` are
     0/1: whether the task trains and whether precision or compression allow inference only; ``encoder`` and
-    ``generates`` whether the model's tokens see each other and whether the task makes new ones;
+    ``generates`` whether the model's tokens see each other and whether the task makes new ones; ``eager`` whether
+    each pointwise step is a kernel of its own;
     ``context_parallel``, ``expert_parallel`` and ``uneven_stages`` are plan columns that nothing else reads yet.
     """
 
@@ -38,6 +39,7 @@ class Combination:
     learned_positions: FloatArray
     encoder: FloatArray
     generates: FloatArray
+    eager: FloatArray
     context_parallel: FloatArray
     expert_parallel: FloatArray
     uneven_stages: FloatArray
@@ -371,12 +373,27 @@ def _context(c: Combination) -> BoolArray:
     lambda c: Problem(
         path="plan.expert_parallel",
         value=_one(c.expert_parallel),
-        rule="the model has no experts to split",
-        fix="use 1",
+        rule="experts that are split over ranks are not modelled yet"
+        if c.model.experts[0]
+        else "the model has no experts to split",
+        fix="use 1, and tensor_parallel to split each expert" if c.model.experts[0] else "use 1",
     ),
 )
 def _experts(c: Combination) -> BoolArray:
     return c.expert_parallel > 1
+
+
+@legality_rule(
+    "experts run in grouped kernels",
+    lambda c: Problem(
+        path="plan.kernel_fusion",
+        value="eager",
+        rule="experts that run one after the other, as eager code does, are not modelled",
+        fix="use fused",
+    ),
+)
+def _eager_experts(c: Combination) -> BoolArray:
+    return (c.eager > 0) & (c.model.experts > 0)
 
 
 def redundant(c: Combination, generated: Collection[str]) -> BoolArray:

@@ -7,8 +7,10 @@ in one layout and read in the other, sharding inserts the exchange.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+import numpy as np
 
 from workloads.attention import AttentionShape
 from workloads.eager_steps import add_dropout, add_rms_norm_steps, add_step
@@ -78,14 +80,14 @@ class LayerSizes:
 
     hidden: FloatArray
     ffn: FloatArray
-    experts: FloatArray
-    topk: FloatArray
-    moe_ffn: FloatArray
-    shared_ffn: FloatArray
     vocab: FloatArray
     positions: FloatArray
     token_types: FloatArray
     attention: AttentionShape
+    experts: FloatArray = field(default_factory=lambda: np.zeros(1))
+    topk: FloatArray = field(default_factory=lambda: np.zeros(1))
+    moe_ffn: FloatArray = field(default_factory=lambda: np.zeros(1))
+    shared_ffn: FloatArray = field(default_factory=lambda: np.zeros(1))
 
 
 def token_layouts(sizes: LayerSizes) -> tuple[Extent, Extent]:

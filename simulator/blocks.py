@@ -209,6 +209,10 @@ def layer_sizes(inputs: Inputs) -> LayerSizes:
     return LayerSizes(
         hidden=model.hidden,
         ffn=model.ffn,
+        experts=model.experts,
+        topk=model.topk,
+        moe_ffn=model.moe_ffn,
+        shared_ffn=model.shared_ffn,
         vocab=model.vocab,
         positions=model.positions,
         token_types=model.token_types,

@@ -24,11 +24,15 @@ def column(values: ArrayLike) -> FloatArray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelColumns:
-    """Sizes of the model [1]; ``window`` is infinite without a sliding window."""
+    """Sizes of the model [1]; ``window`` is infinite without a sliding window, sizes of experts 0 without any."""
 
     n_layers: FloatArray
     hidden: FloatArray
     ffn: FloatArray
+    experts: FloatArray
+    topk: FloatArray
+    moe_ffn: FloatArray
+    shared_ffn: FloatArray
     vocab: FloatArray
     positions: FloatArray
     token_types: FloatArray

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.columns import PrecisionColumns
+from simulator.kernels.moe_routing import distinct_experts
 from simulator.kernels.scan import scan_flop
 from simulator.rules import rule
 from workloads.operator_graph import WEIGHT_KINDS, Operator, Tensor, elements, length
@@ -102,6 +103,10 @@ def _scan(op: Operator) -> FloatArray:
     return scan_flop(**{role: _extent(op, role) for role in roles})
 
 
+def _grouped(op: Operator) -> FloatArray:
+    return matmul_flop(batch=np.ones(1), m=_extent(op, "m"), n=_extent(op, "n"), k=_extent(op, "k"))
+
+
 def _attention(products: float) -> Callable[[Operator], FloatArray]:
     def count(op: Operator) -> FloatArray:
         return attention_flop(
@@ -138,6 +143,7 @@ def _none(op: Operator) -> FloatArray:
 OPERATOR_KINDS: dict[str, OperatorKind] = {
     "matmul": OperatorKind(flop=_matmul, family="matmul", peak="matmul"),
     # Both operands in the activations' type: runs at the peak of that type, whatever the recipe.
+    "grouped_matmul": OperatorKind(flop=_grouped, family="grouped_matmul", peak="matmul"),
     "wide_matmul": OperatorKind(flop=_matmul, family="matmul", peak="attention"),
     "batched_matmul": OperatorKind(flop=_matmul, family="batched_matmul", peak="attention"),
     "attention": OperatorKind(
@@ -164,6 +170,9 @@ OPERATOR_KINDS: dict[str, OperatorKind] = {
     "quantise": OperatorKind(flop=_per_element(2.0), family="pointwise", peak="vector"),
     "position_embedding": OperatorKind(flop=_per_element(1.0), family="pointwise", peak="vector"),
     "scan": OperatorKind(flop=_scan, family="scan", peak="attention"),
+    "moe_dispatch": OperatorKind(flop=_none, family="moe_dispatch", peak="vector"),
+    "expert_activation": OperatorKind(flop=_per_element(8.0), family="moe_dispatch", peak="vector"),
+    "moe_combine": OperatorKind(flop=_per_element(2.0), family="moe_dispatch", peak="vector"),
     "embedding": OperatorKind(flop=_none, family="embedding", peak="vector"),
     "optimizer": OperatorKind(flop=_per_element(12.0), family="optimizer", peak="vector"),
     "collective": OperatorKind(flop=_none, family="collective", peak="vector"),
@@ -193,7 +202,7 @@ def _operand_width(
     operator: Operator, tensor: Tensor, widths: Mapping[str, FloatArray], precision: PrecisionColumns
 ) -> FloatArray:
     """Bytes per element as this operator moves the tensor: products read weights in the compute type."""
-    if operator.kind == "matmul" and tensor.kind == "weights":
+    if operator.kind in ("matmul", "grouped_matmul") and tensor.kind == "weights":
         return precision.weights_operand
     return widths[tensor.kind]
 
@@ -201,6 +210,14 @@ def _operand_width(
 def _skipped(operator: Operator, tensor: Tensor) -> bool:
     """A lookup touches the rows that it needs, not the table that holds them."""
     return operator.kind in ("embedding", "position_embedding") and tensor.kind in WEIGHT_KINDS
+
+
+def _touched(operator: Operator, tensor: Tensor) -> FloatArray:
+    """Elements of a tensor that an operator moves [1]: of experts' matrices those of the experts hit."""
+    if operator.kind != "grouped_matmul" or tensor.kind not in WEIGHT_KINDS:
+        return elements(tensor)
+    routing = {role: _extent(operator, role) for role in ("tokens", "topk", "experts")}
+    return elements(tensor) * distinct_experts(**routing) / routing["experts"]
 
 
 def count(operator: Operator, precision: PrecisionColumns) -> Work:
@@ -235,7 +252,7 @@ def count(operator: Operator, precision: PrecisionColumns) -> Work:
     read, written = (
         sum(
             (
-                elements(t) * _operand_width(operator, t, widths, precision)
+                _touched(operator, t) * _operand_width(operator, t, widths, precision)
                 for t in tensors
                 if not _skipped(operator, t)
             ),

@@ -188,6 +188,7 @@ class Splitter:
             learned_positions=column(float(models[0].positions == "learned")),
             encoder=column(float(not models[0].causal)),
             generates=column(float(graphical.kind in ("decode", "generation"))),
+            eager=column(float(graphical.eager)),
             context_parallel=chunk.number("plan.context_parallel", 1.0),
             expert_parallel=chunk.number("plan.expert_parallel", 1.0),
             uneven_stages=chunk.number("plan.uneven_stages", 0.0),

@@ -229,11 +229,14 @@ def _utilisation(
     structure: Structure, inputs: Inputs, table: LayerTable, tokens: FloatArray, seconds: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     model, plan = inputs.model, inputs.plan
+    # A token meets the experts that it is sent to, the shared ones and the router.
+    inner = model.topk * model.moe_ffn + model.shared_ffn if structure.layer.experts else model.ffn
     # Parameters of the whole model: per-rank counts would count replicated norms once per rank.
     matrix = model.hidden * (
         2.0 * model.heads * model.head_dim
         + 2.0 * model.kv_heads * model.head_dim
-        + model.ffn * (3.0 if structure.layer.gated_mlp else 2.0)
+        + inner * (3.0 if structure.layer.gated_mlp else 2.0)
+        + model.experts
     )
     attended = np.minimum(inputs.task.kv_length, model.window)
     sizes = {

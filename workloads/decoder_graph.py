@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from workloads.attention_branch import add_attention
+from workloads.experts import add_experts
 from workloads.layer_parts import (
     LayerSizes,
     LayerStructure,
@@ -43,7 +44,10 @@ def decoder_layer(structure: LayerStructure, sizes: LayerSizes) -> Graph:
     hidden = dim("hidden", sizes.hidden)
     stream = Tensor("layer_input", "activations", (shard, hidden))
     build = GraphBuilder(inputs=(stream,))
-    for module, branch in (("attention", add_attention), ("mlp", add_mlp)):
+    for module, branch in (
+        ("attention", add_attention),
+        ("mlp", add_experts if structure.experts else add_mlp),
+    ):
         taken = stream
         if not structure.post_norm:
             taken = add_norm(build, structure, f"{module}_norm", module, stream, hidden)

@@ -7,8 +7,10 @@ in one layout and read in the other, sharding inserts the exchange.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+import numpy as np
 
 from workloads.attention import AttentionShape
 from workloads.eager_steps import add_dropout, add_rms_norm_steps, add_step
@@ -32,6 +34,8 @@ class LayerStructure:
         One fused attention kernel instead of the operators it replaces.
     causal, post_norm, separate_qkv, tanh_gelu, token_types, head_transform : bool
         Further features of the architecture, see `ModelSpec`.
+    experts, shared_experts : bool
+        Whether the MLP is a choice of experts, and whether some of them serve every token.
     eager : bool
         Each pointwise step is a kernel of its own.
     logits : str
@@ -61,13 +65,18 @@ class LayerStructure:
     tanh_gelu: bool = False
     token_types: bool = False
     head_transform: bool = False
+    experts: bool = False
+    shared_experts: bool = False
     eager: bool = False
     logits: Logits = "last"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSizes:
-    """Sizes of the model [1], each an array that broadcasts against the others."""
+    """Sizes of the model [1], each an array that broadcasts against the others.
+
+    ``experts``, ``topk``, ``moe_ffn`` and ``shared_ffn`` are as in `ModelSpec`, 0 without experts.
+    """
 
     hidden: FloatArray
     ffn: FloatArray
@@ -75,6 +84,10 @@ class LayerSizes:
     positions: FloatArray
     token_types: FloatArray
     attention: AttentionShape
+    experts: FloatArray = field(default_factory=lambda: np.zeros(1))
+    topk: FloatArray = field(default_factory=lambda: np.zeros(1))
+    moe_ffn: FloatArray = field(default_factory=lambda: np.zeros(1))
+    shared_ffn: FloatArray = field(default_factory=lambda: np.zeros(1))
 
 
 def token_layouts(sizes: LayerSizes) -> tuple[Extent, Extent]:

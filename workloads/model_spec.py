@@ -30,7 +30,7 @@ _DERIVED = ("head_dim", "kv_heads")  # filled in from other keys, so their absen
 
 
 class ModelSpec(BaseModel):
-    """A dense transformer: a decoder or, with ``causal`` false, an encoder.
+    """A transformer, dense or with experts: a decoder or, with ``causal`` false, an encoder.
 
     Keys that are left out take the defaults below; ``kv_heads`` becomes ``heads``, ``head_dim`` becomes
     ``hidden / heads`` (which must then be whole) and ``activation`` becomes ``silu`` in a gated MLP and
@@ -54,7 +54,16 @@ class ModelSpec(BaseModel):
     ffn : int
         Inner width of the MLP; a gated MLP has two input matrices of it. [1]
     gated_mlp : bool
-        Whether the MLP multiplies an activated gate with a second projection (SwiGLU and its like).
+        Whether the MLP (or an expert) multiplies an activated gate with a second projection (SwiGLU and its
+        like).
+    experts : int
+        MLPs of each layer that a router chooses from; 0 is one MLP for all tokens. [1]
+    topk : int
+        Different experts that each token is sent to. [1]
+    moe_ffn : int
+        Inner width of one expert; ``ffn`` where it is left out. [1]
+    shared_experts : int
+        Experts of that width, as one wider MLP, that every token passes beside those it is sent to. [1]
     activation : str
         ``silu``, ``gelu``, ``gelu_tanh`` (its tanh form; the same cost in one kernel, eight steps without) or
         ``relu``.
@@ -125,6 +134,10 @@ class ModelSpec(BaseModel):
     head_dim: Count
     ffn: Count
     gated_mlp: bool = True
+    experts: int = Field(0, ge=0, le=MAX_COUNT)
+    topk: int = Field(0, ge=0, le=MAX_COUNT)
+    moe_ffn: int = Field(0, ge=0, le=MAX_COUNT)
+    shared_experts: int = Field(0, ge=0, le=MAX_COUNT)
     activation: Literal["silu", "gelu", "gelu_tanh", "relu"]
     norm: Literal["rms", "layer"] = "rms"
     norm_position: Literal["pre", "post"] = "pre"
@@ -154,6 +167,11 @@ class ModelSpec(BaseModel):
     def position_rows(self) -> int:
         """Rows of the learned position table; 0 where positions have no weights. [1]"""
         return self.max_positions + self.position_offset if self.positions == "learned" else 0
+
+    @property
+    def shared_ffn(self) -> int:
+        """Inner width of the MLP that all tokens pass beside the experts; 0 is none. [1]"""
+        return self.shared_experts * self.moe_ffn
 
     @model_validator(mode="wrap")
     @classmethod
@@ -189,6 +207,8 @@ def _with_derived(data: Mapping[str, Any]) -> dict[str, Any]:
         values.setdefault("kv_heads", heads)
         if is_count(hidden) and hidden % heads == 0:
             values.setdefault("head_dim", hidden // heads)
+    if is_count(values.get("experts")) and not values.get("moe_ffn") and is_count(values.get("ffn")):
+        values["moe_ffn"] = values["ffn"]
     values.setdefault("activation", "gelu" if values.get("gated_mlp") is False else "silu")
     values.setdefault("positions", "rotary")
     return values

@@ -135,10 +135,6 @@ class KernelModel:
                 token_bytes=2.0 * head_dim * inputs.precision.kv_cache,
                 query_bytes=2.0 * head_dim * inputs.precision.activations,
             )
-        if "experts_hit" in self.inputs:
-            known["experts_hit"] = distinct_experts(
-                **{role: _length(operator.extents[role]) for role in ("tokens", "topk", "experts")}
-            )
         asked = {
             name: known[name] if name in known else _length(operator.extents[name])
             for name in sorted(self.inputs)

@@ -5,7 +5,7 @@ Every figure is an SI number with its basis and its source. Nothing here knows a
 
 from __future__ import annotations
 
-from hardware_specs.calibration import CalibrationSpec, CollectiveFit, KernelFit
+from hardware_specs.calibration import CalibrationSpec, CollectiveFit
 from hardware_specs.catalog import (
     calibration_for,
     catalog_hash,
@@ -16,9 +16,11 @@ from hardware_specs.catalog import (
     load_calibration,
     load_system,
 )
+from hardware_specs.device_names import NamedDevice, device_named, find_device
 from hardware_specs.errors import InfeasibleError, LlmsimError, Problem, ScenarioError, SpecError, near_names
 from hardware_specs.figure import Dimension, Figure
 from hardware_specs.figure_table import figure_dimension, figures, to_mapping, with_figures
+from hardware_specs.kernel_fits import FitEvidence, KernelFamily, KernelFits
 from hardware_specs.lint import LintWarning, detect_kind, lint
 from hardware_specs.schema import AcceleratorSpec, FabricSpec, SliceSpec, SystemSpec, dense_peak_flop_per_s
 from hardware_specs.strict_yaml import load_yaml, parse_yaml
@@ -38,10 +40,13 @@ __all__ = [
     "Dimension",
     "FabricSpec",
     "Figure",
+    "FitEvidence",
     "InfeasibleError",
-    "KernelFit",
+    "KernelFamily",
+    "KernelFits",
     "LintWarning",
     "LlmsimError",
+    "NamedDevice",
     "Problem",
     "ScenarioError",
     "SliceSpec",
@@ -51,9 +56,11 @@ __all__ = [
     "catalog_hash",
     "dense_peak_flop_per_s",
     "detect_kind",
+    "device_named",
     "exact_quantity",
     "figure_dimension",
     "figures",
+    "find_device",
     "format_quantity",
     "lint",
     "list_accelerators",

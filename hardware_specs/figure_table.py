@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from hardware_specs.calibration import CollectiveFit, KernelFit
+from hardware_specs.calibration import CollectiveFit
 from hardware_specs.errors import Problem, SpecError, near_names
 from hardware_specs.figure import Dimension, Figure, Spec
+from hardware_specs.kernel_fits.evidence import EVIDENCE_FIELDS, FitEvidence
 from hardware_specs.units import exact_quantity
 from hardware_specs.validation import build
 
@@ -19,6 +20,7 @@ __all__ = ["figure_dimension", "figures", "to_mapping", "with_figures"]
 
 _AnySpec = TypeVar("_AnySpec", bound=Spec)
 _REFERENCE_ONLY = frozenset({"datasheet_peak"})  # read by the linter, never by a cost rule
+_EVIDENCE = frozenset(EVIDENCE_FIELDS)  # statistics of a fit: no figures
 
 
 def figures(spec: Spec, *, reference: bool = False) -> dict[str, tuple[Figure, str]]:
@@ -130,12 +132,14 @@ def _leaves(spec: BaseModel, path: str, reference: bool) -> Iterator[tuple[str, 
         dimension = _dimension(field)
         if isinstance(value, BaseModel) and not isinstance(value, Figure):
             yield from _leaves(value, here, reference)
-        elif isinstance(value, dict) and name != "error":
+        elif isinstance(value, dict) and name not in _EVIDENCE:
             for key, item in value.items():
                 yield from _dict_leaves(item, f"{here}.{key}", dimension, reference)
         elif dimension is not None and isinstance(value, Figure):
             yield here, value, dimension
-        elif dimension is not None and isinstance(spec, (KernelFit, CollectiveFit)) and name != "error":
+        elif (
+            dimension is not None and isinstance(spec, (FitEvidence, CollectiveFit)) and name not in _EVIDENCE
+        ):
             yield here, Figure(value=value, basis=spec.basis, source=spec.source), dimension
 
 
@@ -155,7 +159,7 @@ def _paths(model: type[BaseModel], path: str) -> Iterator[tuple[str, str]]:
     """Every figure path that the schema allows, with its dimension."""
     for name, field in model.model_fields.items():
         here = f"{path}.{name}" if path else name
-        if name in _REFERENCE_ONLY or name == "error":
+        if name in _REFERENCE_ONLY or name in _EVIDENCE:
             continue
         yield from _annotation_paths(field.annotation, here, _dimension(field))
 

@@ -8,10 +8,12 @@ from typing import Any
 import yaml
 
 from hardware_specs import (
+    AcceleratorSpec,
     FabricSpec,
     LintWarning,
     dense_peak_flop_per_s,
     detect_kind,
+    find_device,
     format_quantity,
     list_accelerators,
     list_calibrations,
@@ -24,6 +26,7 @@ from hardware_specs import (
 )
 from hardware_specs.errors import Problem, SpecError, near_names
 from hardware_specs.lint import lint
+from simulator.device import WIDER
 from simulator.precision import RECIPES
 from workloads.catalog import lint_model, list_models, load_model
 from workloads.parameter_counts import parameters
@@ -49,6 +52,12 @@ def _models() -> tuple[list[str], list[list[str]]]:
     return ["model", "parameters", "layers", "hidden", "heads/kv", "ffn", "vocabulary"], rows
 
 
+def _shown_dtype(accelerator: AcceleratorSpec) -> str:
+    """bf16, or the type that stands in for it on a device without such units."""
+    has = accelerator.matmul_flop_per_unit_clock
+    return next((d for d in WIDER if d in has), next(iter(has)))
+
+
 def _accelerators() -> tuple[list[str], list[list[str]]]:
     rows = []
     for name in list_accelerators():
@@ -57,13 +66,14 @@ def _accelerators() -> tuple[list[str], list[list[str]]]:
             [
                 name,
                 a.generation,
-                format_quantity(dense_peak_flop_per_s(a, "bf16"), "flop_per_s"),
+                _shown_dtype(a),
+                format_quantity(dense_peak_flop_per_s(a, _shown_dtype(a)), "flop_per_s"),
                 format_quantity(a.memory_capacity.value, "bytes"),
                 format_quantity(a.memory_bandwidth.value, "bytes_per_s"),
                 format_quantity(a.power_limit.value, "w"),
             ]
         )
-    return ["accelerator", "generation", "dense bf16 peak", "memory", "bandwidth", "power limit"], rows
+    return ["accelerator", "generation", "type", "dense peak", "memory", "bandwidth", "power"], rows
 
 
 def _links(fabric: FabricSpec) -> str:
@@ -139,7 +149,9 @@ def entry(name: str) -> str:
         data = {field: getattr(p, field) for field in p.__slots__}
     else:
         known = [*list_models(), *list_systems(), *list_accelerators(), *list_calibrations(), *RECIPES]
-        near = near_names(name, known)
+        device = find_device(name)
+        meant = [n for n in (device.accelerator, device.system) if n] if device else []
+        near = list(dict.fromkeys([*meant, *near_names(name, known)]))[:5]
         fix = (
             f"did you mean {', '.join(near)}?"
             if near

@@ -24,13 +24,18 @@ def column(values: ArrayLike) -> FloatArray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelColumns:
-    """Sizes of the model [1]; ``window`` is infinite without a sliding window."""
+    """Sizes of the model [1]; ``window`` is infinite without a sliding window, sizes of experts 0 without any."""
 
     n_layers: FloatArray
     hidden: FloatArray
     ffn: FloatArray
+    experts: FloatArray
+    topk: FloatArray
+    moe_ffn: FloatArray
+    shared_ffn: FloatArray
     vocab: FloatArray
     positions: FloatArray
+    token_types: FloatArray
     heads: FloatArray
     kv_heads: FloatArray
     head_dim: FloatArray
@@ -89,19 +94,15 @@ class PrecisionColumns:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KernelColumns:
-    """Coefficients of one kernel family: efficiencies [1], fixed cost [s], sharpness of the p-norm [1]."""
-
-    compute_efficiency: FloatArray
-    memory_efficiency: FloatArray
-    fixed_s: FloatArray
-    sharpness: FloatArray
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceColumns:
-    """One accelerator: peaks of the compute types in use, memory, power, energy, kernel coefficients."""
+    """One accelerator: peaks of the compute types in use, memory, power, energy, kernel coefficients.
 
+    ``units`` compute units [1] at ``clock_hz`` [Hz]; ``kernels`` holds by kernel family its coefficients by name [SI],
+    ``doubts`` the relative standard deviations of its times by size class, and the "common" part of them [1].
+    """
+
+    units: FloatArray
+    clock_hz: FloatArray
     matmul_flop_per_s: FloatArray
     attention_flop_per_s: FloatArray
     vector_flop_per_s: FloatArray
@@ -117,7 +118,8 @@ class DeviceColumns:
     vector_j_per_flop: FloatArray
     memory_j_per_byte: FloatArray
     supported: FloatArray
-    kernels: Mapping[str, KernelColumns]
+    kernels: Mapping[str, Mapping[str, FloatArray]]
+    doubts: Mapping[str, Mapping[str, FloatArray]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,13 +206,8 @@ def take(columns: C, index: IndexArray) -> C:
 
 def n_rows(columns: Any) -> int:
     """Rows that a columns object stands for: the longest of its arrays."""
-    longest = 1
-    for f in fields(columns):
-        value = getattr(columns, f.name)
-        if isinstance(value, np.ndarray):
-            longest = max(longest, value.shape[0])
-        elif isinstance(value, Mapping):
-            longest = max([longest, *(n_rows(item) for item in value.values())])
-        else:
-            longest = max(longest, n_rows(value))
-    return longest
+    if isinstance(columns, np.ndarray):
+        return int(columns.shape[0])
+    if isinstance(columns, Mapping):
+        return max((n_rows(item) for item in columns.values()), default=1)
+    return max(n_rows(getattr(columns, f.name)) for f in fields(columns))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,20 @@ from numpy.typing import NDArray
 from hardware_specs import (
     CalibrationSpec,
     CollectiveFit,
-    KernelFit,
     SystemSpec,
     calibration_for,
     load_calibration,
 )
-from hardware_specs.calibration import KernelFamily
-from simulator.columns import DeviceColumns, FabricColumns, KernelColumns, TierColumns
+from simulator.columns import DeviceColumns, FabricColumns, TierColumns
+from simulator.evidence import (
+    FamilyEvidence,
+    collective_evidence,
+    doubts_by_family,
+    kernel_evidence,
+    kernel_fit,
+)
 from simulator.hardware_leaves import HardwareLeaves
+from simulator.kernels.models import KERNEL_MODELS, MATMUL_FAMILIES
 from simulator.placement import TOPOLOGIES
 from simulator.precision import DTYPE_BYTES, Precision
 from simulator.rules import rule
@@ -32,17 +38,6 @@ TaskClass = Literal["training", "inference"]
 
 # Where a type has no units of its own and the plan allows another one: the next wider first.
 WIDER: tuple[str, ...] = ("bf16", "fp16", "tf32", "fp32")
-# A kernel family measured in one 16-bit type serves the other one, and the narrow ones last.
-SIMILAR: dict[str, tuple[str, ...]] = {
-    "bf16": ("fp16", "any"),
-    "fp16": ("bf16", "any"),
-    "fp8": ("int8", "any", "bf16", "fp16"),
-    "int8": ("fp8", "any", "bf16", "fp16"),
-    "tf32": ("any", "bf16", "fp16", "fp32"),
-    "fp32": ("any", "tf32", "bf16", "fp16"),
-    "fp64": ("any", "fp32", "bf16", "fp16"),
-    "fp4": ("fp8", "any", "bf16", "fp16"),
-}
 
 
 @rule(
@@ -150,40 +145,45 @@ def _used_dtypes(machines: Machines) -> set[str]:
     return {dtype for dtype in found if dtype is not None}
 
 
-def kernel_fit(calibration: CalibrationSpec, family: KernelFamily, dtype: str) -> tuple[KernelFit, bool]:
-    """Coefficients of a family for a type, and whether they are those of the type itself."""
-    fits = dict(calibration.kernels[family])
-    for name in (dtype, *SIMILAR.get(dtype, ("any",))):
-        for key, fit in fits.items():
-            if key == name:
-                return fit, name in (dtype, "any")
-    return next(iter(fits.values())), False
-
-
-def _kernels(machines: Machines) -> dict[str, KernelColumns]:
+def _kernels(machines: Machines) -> dict[str, dict[str, FloatArray]]:
     """Coefficients by family: those of the matmul type for products, of the attention type for the rest."""
     leaves, columns = machines.leaves, {}
     shape = np.broadcast_shapes(leaves.index.shape, machines.precision_index.shape)
     calibrations = [calibration_of(system, machines.task) for system in leaves.systems]
-    for family in get_args(KernelFamily):
-        coefficients = np.ones((4, *shape))
+    for family, model in KERNEL_MODELS.items():
+        names = model.fit.coefficient_names()
+        coefficients = np.ones((len(names), *shape))
         for s, system in enumerate(leaves.systems):
             for p, precision in enumerate(machines.precisions):
-                wanted = precision.matmul if family == "matmul" else precision.attention
+                wanted = precision.matmul if family in MATMUL_FAMILIES else precision.attention
                 dtype = compute_dtype(system, wanted, machines.fallback) or wanted
-                fit, _ = kernel_fit(calibrations[s], family, dtype)
-                numbers = (fit.compute_efficiency, fit.memory_efficiency, fit.fixed_s, fit.sharpness)
-                if machines.fidelity != "calibrated":
-                    numbers = (1.0, 1.0, 0.0, np.inf)
+                numbers = (
+                    kernel_fit(calibrations[s], family, dtype)[0].coefficients()
+                    if machines.fidelity == "calibrated"
+                    else model.fit.ideal()
+                )
                 here = (leaves.index == s) & (machines.precision_index == p)
-                coefficients = np.where(here, np.array(numbers)[:, None], coefficients)
-        columns[family] = KernelColumns(
-            compute_efficiency=coefficients[0],
-            memory_efficiency=coefficients[1],
-            fixed_s=coefficients[2],
-            sharpness=coefficients[3],
-        )
+                values = np.array([numbers[name] for name in names])
+                coefficients = np.where(here, values[:, None], coefficients)
+        columns[family] = dict(zip(names, coefficients, strict=True))
     return columns
+
+
+def _evidence(machines: Machines) -> tuple[list[dict[str, FamilyEvidence]], IndexArray]:
+    """What is known of each pair of system and precision, and the pair of each row."""
+    found = []
+    for system in machines.leaves.systems:
+        calibration = calibration_of(system, machines.task)
+        for precision in machines.precisions:
+            ran = as_executed(precision, system, machines.fallback)
+            found.append(
+                {
+                    **kernel_evidence(calibration, ran.matmul, ran.attention),
+                    "collective_inner": collective_evidence([calibration.scale_up]),
+                    "collective_outer": collective_evidence([calibration.scale_out]),
+                }
+            )
+    return found, machines.leaves.index * len(machines.precisions) + machines.precision_index
 
 
 def device_columns(machines: Machines) -> DeviceColumns:
@@ -210,6 +210,8 @@ def device_columns(machines: Machines) -> DeviceColumns:
     energies = {dtype: leaves.get(f"accelerator.energy_per_flop.{dtype}") for dtype in used}
     matmul, attention = (_by_dtype(machines, c, peaks) for c in ("matmul", "attention"))
     return DeviceColumns(
+        units=leaves.get("accelerator.units"),
+        clock_hz=leaves.get("accelerator.clock"),
         matmul_flop_per_s=matmul,
         attention_flop_per_s=attention,
         vector_flop_per_s=leaves.get("accelerator.units")
@@ -228,6 +230,7 @@ def device_columns(machines: Machines) -> DeviceColumns:
         memory_j_per_byte=leaves.get("accelerator.energy_per_memory_byte"),
         supported=(~np.isnan(matmul) & ~np.isnan(attention)).astype(np.float64),
         kernels=_kernels(machines),
+        doubts=doubts_by_family(machines.fidelity == "calibrated", *_evidence(machines)),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hardware_specs.errors import Problem, ScenarioError
-from simulator.device import calibration_of, compute_dtype, kernel_fit
+from hardware_specs.kernel_fits import OPTIONAL, SIBLINGS
+from simulator.device import calibration_of, compute_dtype
 from simulator.evaluate import ENERGIES, TIMES, Detail, Totals, evaluate
+from simulator.evidence import FamilyEvidence, collective_evidence, kernel_evidence
 from simulator.feasibility import reasons, smallest_change
+from simulator.intervals import COVERAGE, bounds
 from simulator.memory import OWNERS, STAGES
 from simulator.operator_rows import detail_rows
 from simulator.partition import Partition, Splitter
 from simulator.refusals import refusals
 from simulator.resolved import resolved_scenario
-from simulator.rules import Recorder, recording
+from simulator.rules import Recorder, at, recording
 from simulator.scenario import Scenario
 from simulator.space import Space, space_from
 
@@ -34,6 +37,10 @@ def llmsim_version() -> str:
         return version("llmsim")
     except PackageNotFoundError:
         return "0+source"
+
+
+# Operators beyond the fitted sizes that a note names; the table has them all.
+SHOWN_BEYOND = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +73,9 @@ class Estimate:
         Rows of the operator table.
     scenario : mapping
         The scenario with every default.
-    interval : None
-        Reserved for stated-coverage intervals.
+    interval : mapping or None
+        By quantity its ``low``, ``high`` [unit of the quantity] and ``coverage`` [1]; None where no coefficient
+        is used.
     """
 
     step_time_s: float
@@ -90,7 +98,7 @@ class Estimate:
     memory_bandwidth_bytes_per_s: float
     operator_rows: tuple[Mapping[str, Any], ...] = field(repr=False)
     scenario: Mapping[str, Any] = field(repr=False)
-    interval: None = None
+    interval: Mapping[str, Mapping[str, float]] | None = None
 
     @cached_property
     def operators(self) -> pd.DataFrame:
@@ -123,7 +131,7 @@ class Estimate:
             "devices": self.devices,
             "peak_flop_per_s": self.peak_flop_per_s,
             "memory_bandwidth_bytes_per_s": self.memory_bandwidth_bytes_per_s,
-            "interval": self.interval,
+            "interval": None if self.interval is None else {k: dict(v) for k, v in self.interval.items()},
         }
 
 
@@ -145,8 +153,8 @@ def single_partition(space: Space) -> Partition:
     return split.partitions[0]
 
 
-def _kinds(partition: Partition) -> tuple[dict[str, str], dict[str, str]]:
-    """Compute type by peak class, and evidence class by kernel family."""
+def _kinds(partition: Partition) -> tuple[dict[str, str], dict[str, FamilyEvidence]]:
+    """Compute type by peak class, and evidence by kernel family: none where no coefficient is used."""
     system, precision = partition.systems[0], partition.precisions[0]
     fallback = partition.graphical.fallback
     dtypes = {
@@ -156,18 +164,17 @@ def _kinds(partition: Partition) -> tuple[dict[str, str], dict[str, str]]:
         return {**dtypes, "vector": "fp32"}, {}
     task = "training" if partition.graphical.kind == "training" else "inference"
     calibration = calibration_of(system, "training" if task == "training" else "inference")
-    evidence: dict[str, str] = {}
-    for family in calibration.kernels:
-        fit, exact = kernel_fit(calibration, family, dtypes["matmul" if family == "matmul" else "attention"])
-        evidence[family] = "fitted" if fit.basis == "measured" and exact else "assumed"
     tiers = [calibration.scale_up]
     if _one(partition.inputs.plan.devices) > _one(partition.inputs.fabric.accelerators_per_node):
         tiers.append(calibration.scale_out)
-    evidence["collective"] = "fitted" if all(t.basis == "measured" for t in tiers) else "assumed"
+    evidence = {
+        **kernel_evidence(calibration, dtypes["matmul"], dtypes["attention"]),
+        "collective": collective_evidence(tiers),
+    }
     return {**dtypes, "vector": "fp32"}, evidence
 
 
-def _notes(partition: Partition, totals: Totals, evidence: Mapping[str, str]) -> list[str]:
+def _notes(partition: Partition, totals: Totals, evidence: Mapping[str, FamilyEvidence]) -> list[str]:
     out: list[str] = []
     precision, system, device = partition.precisions[0], partition.systems[0], partition.inputs.device
     for operator_class in ("matmul", "attention"):
@@ -184,8 +191,10 @@ def _notes(partition: Partition, totals: Totals, evidence: Mapping[str, str]) ->
             f"average device power {device_power:.0f} W is above the limit of {_one(device.power_limit_w):.0f} W: "
             "the clock would drop, and the step would take longer than shown"
         )
-    assumed = sorted(name for name, kind in evidence.items() if kind == "assumed")
-    if partition.graphical.fidelity == "calibrated" and len(assumed) > len(evidence) / 2:
+    # Families that borrow from a similar one everywhere say nothing about this device.
+    own = {name: known for name, known in evidence.items() if name not in SIBLINGS and name not in OPTIONAL}
+    assumed = [name for name, known in own.items() if known.label == "assumed"]
+    if partition.graphical.fidelity == "calibrated" and len(assumed) > len(own) / 2:
         out.append(
             f"no calibration for {system.accelerator.name}: coefficients are assumed from its generation"
         )
@@ -197,8 +206,47 @@ def _notes(partition: Partition, totals: Totals, evidence: Mapping[str, str]) ->
     return out
 
 
+def _intervals(totals: Totals) -> dict[str, dict[str, float]]:
+    """By quantity its lowest and highest value at the stated coverage; the token rate mirrors the step."""
+    times = {
+        "step_time_s": (totals.step_time_s, totals.step_doubt),
+        "time_to_first_token_s": (totals.time_to_first_token_s, totals.first_token_doubt),
+        "time_per_output_token_s": (totals.time_per_output_token_s, totals.output_token_doubt),
+    }
+    found = {}
+    for quantity, (seconds, doubt) in times.items():
+        if _maybe(seconds) is not None:
+            with at(f"interval.{quantity}"):
+                low, high = bounds(seconds, doubt)
+            found[quantity] = {"low": _one(low), "high": _one(high), "coverage": COVERAGE}
+    step, tokens = found["step_time_s"], _one(totals.tokens_per_s) * _one(totals.step_time_s)
+    found["tokens_per_s"] = {
+        "low": tokens / step["high"],
+        "high": tokens / step["low"],
+        "coverage": COVERAGE,
+    }
+    return found
+
+
+def _beyond(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A note on operators whose sizes nobody fitted, the longest first."""
+    outside = sorted((r for r in rows if r["beyond"]), key=lambda r: -float(r["exposed_s"]))
+    if not outside:
+        return []
+    share = sum(r["exposed_s"] for r in outside) / sum(r["exposed_s"] for r in rows)
+    shown = "; ".join(f"{r['name']}: {r['beyond']}" for r in outside[:SHOWN_BEYOND])
+    more = f"; and {len(outside) - SHOWN_BEYOND} more" if len(outside) > SHOWN_BEYOND else ""
+    return [
+        f"extrapolated: operators that take {share:.0%} of the time have sizes outside the measured ones, so "
+        f"intervals may be too narrow ({shown}{more})"
+    ]
+
+
 def _rows(
-    partition: Partition, details: list[Detail], evidence: dict[str, str], dtypes: dict[str, str]
+    partition: Partition,
+    details: list[Detail],
+    evidence: Mapping[str, FamilyEvidence],
+    dtypes: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     generation = partition.graphical.kind == "generation"
     rows: list[dict[str, Any]] = []
@@ -224,6 +272,7 @@ def estimate_space(space: Space) -> tuple[Estimate, Partition]:
     device = partition.inputs.device
     energy = {name: _one(totals.energy[name]) for name in ENERGIES}
     feasible = bool(_one(totals.feasible))
+    rows = _rows(partition, details, evidence, dtypes)
     estimate = Estimate(
         step_time_s=_one(totals.step_time_s),
         tokens_per_s=_one(totals.tokens_per_s),
@@ -247,11 +296,12 @@ def estimate_space(space: Space) -> tuple[Estimate, Partition]:
         feasible=feasible,
         reasons=() if feasible else tuple(reasons(totals)),
         smallest_change=None if feasible else _smallest_change(space),
-        notes=tuple(_notes(partition, totals, evidence)),
+        notes=(*_notes(partition, totals, evidence), *_beyond(rows)),
         devices=devices,
         peak_flop_per_s=_one(device.matmul_flop_per_s),
         memory_bandwidth_bytes_per_s=_one(device.memory_bandwidth_bytes_per_s),
-        operator_rows=tuple(_rows(partition, details, evidence, dtypes)),
+        operator_rows=tuple(rows),
+        interval=_intervals(totals) if evidence else None,
         scenario=resolved_scenario(space, partition),
     )
     return estimate, partition

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,15 @@ from simulator.columns import Inputs
 from simulator.counting import OPERATOR_KINDS
 from simulator.data_parallel import replica_group, unit_exchanges
 from simulator.evaluate import Detail
+from simulator.evidence import FamilyEvidence
+from simulator.kernels.models import KERNEL_MODELS
+from simulator.kernels.size_classes import size_class
+from workloads.operator_graph import Operator
 
 FloatArray = NDArray[np.float64]
 Row = dict[str, Any]
+ZERO: FloatArray = np.zeros(1)
+ONE: FloatArray = np.ones(1)
 
 
 def _one(value: FloatArray) -> float:
@@ -34,10 +40,13 @@ def _bound(cost: OperatorCost, inputs: Inputs) -> str:
         kind.peak, device.vector_flop_per_s
     )
     terms = {
-        "compute": _one(cost.work.flop) / _one(peak * fit.compute_efficiency),
+        "compute": _one(cost.work.flop) / _one(peak * fit.get("compute_efficiency", ONE)),
         "memory": _one(cost.work.moved_bytes)
-        / _one(device.memory_bandwidth_bytes_per_s * fit.memory_efficiency),
-        "latency": _one(fit.fixed_s * cost.operator.scale),
+        / _one(
+            device.memory_bandwidth_bytes_per_s
+            * fit.get("memory_efficiency", fit.get("read_efficiency", ONE))
+        ),
+        "latency": _one(fit.get("fixed_s", ZERO) * cost.operator.scale),
     }
     return max(terms, key=lambda name: terms[name])
 
@@ -53,8 +62,8 @@ def _block_rows(
     prefix: str,
     weights: FloatArray,
     inputs: Inputs,
-    dtypes: dict[str, str],
-    evidence: dict[str, str],
+    dtypes: Mapping[str, str],
+    evidence: Mapping[str, FamilyEvidence],
 ) -> Iterator[Row]:
     for cost in block.operators:
         numbers = np.zeros(5)
@@ -79,12 +88,33 @@ def _block_rows(
             "exposed_s": numbers[4],
             "bound": _bound(cost, inputs),
             "dtype": dtypes.get(kind.peak, "fp32"),
-            "evidence": evidence.get(kind.family, "datasheet"),
+            **_doubt(op, kind.family, evidence.get(kind.family)),
         }
 
 
+def _doubt(operator: Operator, family: str, evidence: FamilyEvidence | None) -> Row:
+    """Evidence class of an operator's coefficients, half-width of its time, and sizes beyond the fitted ones."""
+    if evidence is None:
+        return {"evidence": "datasheet", "spread": None, "common": None, "beyond": ""}
+    sizes = KERNEL_MODELS[family].sizes(operator) if family in KERNEL_MODELS else {}
+    return {
+        "evidence": evidence.label,
+        "spread": evidence.half_width(size_class(family, sizes)),
+        "common": evidence.common,
+        "beyond": ", ".join(evidence.beyond(sizes)),
+    }
+
+
 def _plain_row(
-    name: str, module: str, phase: str, kind: str, stream: str, count: float, busy: float, exposed: float
+    name: str,
+    module: str,
+    phase: str,
+    kind: str,
+    stream: str,
+    count: float,
+    busy: float,
+    exposed: float,
+    evidence: FamilyEvidence | None,
 ) -> Row:
     return {
         "name": name,
@@ -100,7 +130,10 @@ def _plain_row(
         "exposed_s": exposed,
         "bound": "network" if phase == "communication" else "none",
         "dtype": "",
-        "evidence": "",
+        "evidence": "" if evidence is None else evidence.label,
+        "spread": None if evidence is None else evidence.half_width("all"),
+        "common": None if evidence is None else evidence.common,
+        "beyond": "",
     }
 
 
@@ -113,7 +146,13 @@ def _slowest(detail: Detail, inputs: Inputs) -> tuple[FloatArray, FloatArray, Fl
     return n, (stage == 0).astype(np.float64), last.astype(np.float64)
 
 
-def _data_rows(detail: Detail, inputs: Inputs, micro_batches: float, n_layers: float) -> Iterator[Row]:
+def _data_rows(
+    detail: Detail,
+    inputs: Inputs,
+    micro_batches: float,
+    n_layers: float,
+    evidence: FamilyEvidence | None,
+) -> Iterator[Row]:
     """Data-parallel exchanges: inside the layers, and at the end of the step."""
     step = detail.step
     in_layers = micro_batches * _one(step.stages.at_slowest(step.stages.data_s))
@@ -133,6 +172,7 @@ def _data_rows(detail: Detail, inputs: Inputs, micro_batches: float, n_layers: f
             micro_batches * n_layers,
             max(busy, in_layers),
             in_layers,
+            evidence,
         )
     if step.end is None:
         return
@@ -145,12 +185,25 @@ def _data_rows(detail: Detail, inputs: Inputs, micro_batches: float, n_layers: f
     for name, collective, busy, exposed in closing:
         if busy > 0:
             yield _plain_row(
-                name, "parameters", "communication", collective, "data_parallel", 1.0, busy, _one(exposed)
+                name,
+                "parameters",
+                "communication",
+                collective,
+                "data_parallel",
+                1.0,
+                busy,
+                _one(exposed),
+                evidence,
             )
 
 
 def detail_rows(
-    detail: Detail, inputs: Inputs, *, prefix: str, dtypes: dict[str, str], evidence: dict[str, str]
+    detail: Detail,
+    inputs: Inputs,
+    *,
+    prefix: str,
+    dtypes: Mapping[str, str],
+    evidence: Mapping[str, FamilyEvidence],
 ) -> list[Row]:
     """Rows of one pass.
 
@@ -163,7 +216,7 @@ def detail_rows(
     prefix : str
         Put in front of names ("decode." in generation).
     dtypes, evidence : mapping
-        Compute type by peak class, evidence class by kernel family.
+        Compute type by peak class, evidence by kernel family (empty where no coefficient is used).
 
     Returns
     -------
@@ -191,7 +244,7 @@ def detail_rows(
         rows += _block_rows(step.optimizer, f"{prefix}optimizer", weights, inputs, dtypes, evidence)
     total_weight = float(weights.sum())
     if total_weight > 0:
-        rows += _data_rows(detail, inputs, _one(micro), _one(n_layers))
+        rows += _data_rows(detail, inputs, _one(micro), _one(n_layers), evidence.get("collective"))
         for name, kind, seconds in (
             ("pipeline.p2p", "send", step.pipeline_p2p_s),
             ("pipeline.bubble", "bubble", step.bubble_s),
@@ -199,9 +252,11 @@ def detail_rows(
             amount = float(np.sum(np.broadcast_to(seconds, weights.shape) * weights))
             if amount > 0:
                 phase = "bubble" if kind == "bubble" else "communication"
+                known = None if kind == "bubble" else evidence.get("collective")
+                row_name = f"{prefix}{name}"
                 rows.append(
                     _plain_row(
-                        f"{prefix}{name}", "pipeline", phase, kind, "pipeline", total_weight, amount, amount
+                        row_name, "pipeline", phase, kind, "pipeline", total_weight, amount, amount, known
                     )
                 )
     return rows

@@ -179,7 +179,7 @@ class Splitter:
             quantised=any(p.quantises for p in executed),
             rewrites=choice.graphical.compression.rewrites,
         )
-        axes = self._layer_axes(choice.graphical.kind, derived)
+        axes = self._layer_axes(choice, derived)
         size = 1
         for axis in axes:
             size *= rows.lengths[axis]
@@ -204,12 +204,15 @@ class Splitter:
         factors = [f.restricted(rows) for f in own]
         return self.partition(partition.choice, partition.numbers[rows], factors)
 
-    def _layer_axes(self, kind: str, derived: int | None) -> tuple[int, ...]:
+    def _layer_axes(self, choice: StructuralChoice, derived: int | None) -> tuple[int, ...]:
         """Axes that blocks depend on, those of the hardware included."""
+        kind = choice.graphical.kind
         axes = {i for i, _, _ in self.variants.figure_axes.values()}
         for group in (self.variants.models, self.variants.systems, self.variants.precisions):
             axes.update(group.axes)
         keys = [*(f"task.{k}" for k in TASK_KEYS[kind] if "batch" not in k), *LAYER_PLAN_KEYS]
+        if choice.graphical.eager:  # whether gradients accumulate depends on the number of micro-batches
+            keys += ["task.global_batch_size", "plan.data_parallel", "plan.pipeline_parallel"]
         if derived is None:
             keys.append("plan.micro_batch_size")
         else:

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from hardware_specs import SystemSpec
 from simulator.axis_tables import Factor, Level, Rows, UndecidedError
-from simulator.columns import DeviceColumns, FabricColumns, Inputs, ModelColumns, TierColumns, column
+from simulator.columns import (
+    DeviceColumns,
+    FabricColumns,
+    Inputs,
+    ModelColumns,
+    TaskColumns,
+    TierColumns,
+    column,
+)
 from simulator.conditions import DEGREES, SIZES, holds
 from simulator.device import Fidelity, Machines, as_executed, device_columns, fabric_columns
 from simulator.hardware_leaves import HardwareLeaves, Override
@@ -137,7 +145,7 @@ class ColumnMaker:
         """Columns that legality looks at; raises what resolving raises."""
         chunk, kind = self._values(rows), choice.graphical.kind
         model, learned = self._model(choice, rows)
-        task, _ = task_columns(chunk, kind)
+        task, _ = _task(chunk, choice)
         return Combination(
             model=model,
             task=task,
@@ -145,6 +153,9 @@ class ColumnMaker:
             fabric=self._fabric(choice, rows),
             supported=self._device(choice, rows).supported,
             training=column(float(kind == "training")),
+            encoder=column(float(not choice.layer.causal)),
+            generates=column(float(kind in ("decode", "generation"))),
+            eager=column(float(choice.graphical.eager)),
             inference_only=self._inference_only(choice, rows),
             learned_positions=learned,
             context_parallel=chunk.number("plan.context_parallel", 1.0),
@@ -180,7 +191,7 @@ class ColumnMaker:
         ``derived`` is the axis of micro-batches that follow from others, or None. Raises nothing.
         """
         chunk, kind, v = self._values(rows), choice.graphical.kind, self.variants
-        task, output = task_columns(chunk, kind)
+        task, output = _task(chunk, choice)
         plan = plan_columns(chunk, kind, task.batch)
         if derived is not None:
             sizes = rows.occurring[derived].astype(np.float64)
@@ -211,8 +222,10 @@ class ColumnMaker:
         axes = sorted({*self._machine_axes(), *self.variants.precisions.axes})
         if rows.mask(axes) & rows.unknown:
             unknown = _unknown(rows, axes)
-            names = [f.name for f in fields(DeviceColumns) if f.name != "kernels"]
-            return DeviceColumns(**{name: unknown for name in names}, kernels={})
+            tables = [f.name for f in fields(DeviceColumns) if "Mapping" in str(f.type)]
+            names = [f.name for f in fields(DeviceColumns) if f.name not in tables]
+            made: dict[str, Any] = {**dict.fromkeys(names, unknown), **{name: {} for name in tables}}
+            return DeviceColumns(**made)
         return self._made("device", choice, rows, axes, lambda machines, _: device_columns(machines))
 
     def _fabric(self, choice: StructuralChoice, rows: Rows) -> FabricColumns:
@@ -299,6 +312,12 @@ class ColumnMaker:
         for name in SIZES:
             out[f"model.{name}"] = getattr(c.model, name)
         return out
+
+
+def _task(chunk: RowValues, choice: StructuralChoice) -> tuple[TaskColumns, FloatArray]:
+    """What a step processes, and tokens to generate [1]; an encoder keeps no keys and values."""
+    task, output = task_columns(chunk, choice.graphical.kind)
+    return (task if choice.layer.causal else replace(task, cached_length=np.zeros(1))), output
 
 
 def _at(values: Any, level: Level) -> Any:

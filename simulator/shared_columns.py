@@ -201,7 +201,10 @@ class SharedColumn(NDArrayOperatorsMixin):
         self, out: Any, ufunc: np.ufunc, inputs: tuple[Any, ...], where: Any, mask: int
     ) -> SharedColumn:
         """A ufunc with ``out=`` (and ``where=``): the output's values are those of a new column."""
-        mask |= out.mask if type(out) is SharedColumn else 0
+        if type(out) is SharedColumn:
+            mask |= out.mask
+        elif out.shape != (1,):
+            mask = self.rows.all.mask
         level = self.rows.level(mask)
         args = [v.at(level) if type(v) is SharedColumn else v for v in inputs]
         before = out.at(level) if type(out) is SharedColumn else out
@@ -252,6 +255,14 @@ def _where(condition: Any, *branches: Any) -> Any:
     return SharedColumn(rows, mask, np.where(c, a, b))
 
 
+def _select(conditions: Any, choices: Any, default: Any = 0) -> Any:
+    """The first choice whose condition holds, as nested choices of two."""
+    found = default
+    for condition, choice in zip(reversed(conditions), reversed(choices), strict=True):
+        found = np.where(condition, choice, found)
+    return found
+
+
 def _like(make: Callable[..., Any]) -> Callable[..., Any]:
     def handler(column: Any, *args: Any, **kwargs: Any) -> Any:
         return column._share(make(column._known(), *args, **kwargs))
@@ -298,6 +309,7 @@ def _broadcast_to(column: Any, shape: Any, subok: bool = False) -> Any:
 
 _HANDLERS: dict[Any, Callable[..., Any]] = {
     np.where: _where,
+    np.select: _select,
     np.clip: _elementwise(np.clip),
     np.round: _elementwise(np.round),
     np.nan_to_num: _elementwise(np.nan_to_num),

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from hardware_specs.calibration import Task
+from hardware_specs.kernel_fits import FitEvidence
+from simulator.fitting.attention_families import attention_families, fit_attention_of
 from simulator.fitting.devices import H100, MeasuredDevice
+from simulator.fitting.fit_attention import FittedAttention
 from simulator.fitting.fit_collectives import FittedCollective, fit_collective, fit_in_switch_gain
-from simulator.fitting.fit_families import (
-    Families,
-    FittedRows,
-    fit_attention,
-    fit_matmuls,
-    fit_streaming_families,
-    stack_names,
-)
-from simulator.fitting.fit_kernels import FittedKernel, significant
+from simulator.fitting.fit_families import FittedRows, fit_matmuls, stack_names
+from simulator.fitting.fit_kernels import as_evidence
+from simulator.fitting.fit_moe import moe_families
+from simulator.fitting.fit_streaming import FittedStreaming, fit_streaming_families
 from simulator.fitting.measured_collectives import CollectiveRows, across_node_rows, captured_rows, nccl_rows
+from simulator.fitting.robust_fit import significant
+from simulator.fitting.rows import Families
 
 __all__ = ["TASKS", "DeviceFit", "calibrate_device"]
 
 TASKS: tuple[Task, ...] = ("training", "inference")
+# TensorRT-LLM also rotates and writes the cache inside its attention: its rows have fits of their own.
+ATTENTION_STACKS = ("vllm", "sglang")
 STACK_SUFFIX = {"training": "pytorch", "inference": "serving"}
 
 # Rings of many nodes over rails reach more than one message between two GPUs (0.75 of the port in
@@ -44,14 +47,16 @@ class DeviceFit:
         training or inference.
     stack : str
         Software of the rows.
-    kernels : mapping of family to mapping of dtype to FittedKernel
+    kernels : mapping of family to mapping of dtype to FitEvidence
         As in a calibration file.
     scale_up, scale_out : FittedCollective
         Both tiers of the fabric.
     evidence : tuple of FittedRows
         Fits on rows of their own, in the order of fitting.
-    unseen : tuple of FittedRows
-        Rows of stacks that were not fitted, to score.
+    attention : tuple of FittedAttention
+        The same of attention.
+    streaming : tuple of FittedStreaming
+        The same of families that only move memory.
     collectives, unseen_collectives : CollectiveRows
         Rows behind ``scale_up``, and rows of a stack that was not fitted.
     """
@@ -63,7 +68,8 @@ class DeviceFit:
     scale_up: FittedCollective
     scale_out: FittedCollective
     evidence: tuple[FittedRows, ...]
-    unseen: tuple[FittedRows, ...]
+    attention: tuple[FittedAttention, ...]
+    streaming: tuple[FittedStreaming, ...]
     collectives: CollectiveRows
     unseen_collectives: CollectiveRows
 
@@ -73,23 +79,23 @@ class DeviceFit:
         return f"{self.device.name}-{STACK_SUFFIX[self.task]}"
 
 
-def _borrowed(fit: FittedKernel, why: str, basis: str = "assumed") -> FittedKernel:
-    return replace(fit, basis=basis, source=why, rows=0, error={})
+def _borrowed(fit: FitEvidence, why: str) -> FitEvidence:
+    return type(fit).of(fit.coefficients(), basis="assumed", source=why)
 
 
-def _families(evidence: list[FittedRows], device: MeasuredDevice) -> Families:
-    kernels: Families = {}
-    for item in evidence:
-        kernels.setdefault(item.family, {})[item.dtype] = item.fit
-    for family in ("matmul", "attention_prefill", "attention_decode"):
-        fits = kernels[family]
-        fits["fp16"] = replace(fits["bf16"], source=f"as bf16, same units and rate: {fits['bf16'].source}")
-        fits["any"] = _borrowed(fits["bf16"], "coefficients of bf16; no row of another type")
-    matmul = kernels["matmul"]
-    matmul["tf32"] = _borrowed(matmul["bf16"], "coefficients of bf16; no row with TF32")
-    if "int8" in device.peak_flop_per_s and "int8" not in matmul:
-        matmul["int8"] = _borrowed(matmul["fp8"], "coefficients of fp8, same rate; no row with int8")
-    return kernels
+def _products(fitted: list[FittedRows], device: MeasuredDevice) -> Families:
+    fits: dict[str, FitEvidence] = {item.dtype: as_evidence(item.fit, item.rows) for item in fitted}
+    wide = fits["bf16"]
+    fits["fp16"] = wide.model_copy(update={"source": f"as bf16, same units and rate: {wide.source}"})
+    fits["any"] = _borrowed(wide, "coefficients of bf16; no row of another type")
+    fits["tf32"] = _borrowed(wide, "coefficients of bf16; no row with TF32")
+    if "int8" in device.peak_flop_per_s and "int8" not in fits:
+        fits["int8"] = _borrowed(fits["fp8"], "coefficients of fp8, same rate; no row with int8")
+    return {"matmul": fits}
+
+
+def _streaming(fitted: Sequence[FittedStreaming]) -> Families:
+    return {item.family: {item.dtype: item.fit} for item in fitted}
 
 
 def _scale_out(folder: Path, device: MeasuredDevice, base_latency_s: float) -> FittedCollective:
@@ -144,8 +150,13 @@ def calibrate_device(folder: Path, device: MeasuredDevice, task: Task) -> Device
     """
     streaming = fit_streaming_families(folder, device, task)
     matmuls = fit_matmuls(folder, device, task, streaming[0].fit)
-    attention, unseen = fit_attention(folder, device, task)
-    evidence = [*matmuls, *attention, *streaming]
+    attention = fit_attention_of(folder, device.kernel_table, ATTENTION_STACKS, task)
+    kernels: Families = {
+        **_products(matmuls, device),
+        **attention_families(attention),
+        **_streaming(streaming),
+        **moe_families(folder, device.kernel_table, task),
+    }
     rows = nccl_rows(folder, device, in_switch_reduction=device.in_switch_reduction)
     library = ", ".join(np.unique(rows.stack))
     source = f"collectives, {device.collective_table}, 2-8 ranks on NVSwitch, 16-bit elements: {library}"
@@ -153,16 +164,17 @@ def calibrate_device(folder: Path, device: MeasuredDevice, task: Task) -> Device
     if device.in_switch_reduction:
         scale_up = fit_in_switch_gain(rows, scale_up)
     software = stack_names(matmuls[0].rows)
-    attention_software = stack_names(attention[0].rows)
+    attention_software = ", ".join(str(name) for name in np.unique(attention[0].samples.stack))
     return DeviceFit(
         device=device,
         task=task,
         stack=f"matmul: {software}; attention: {attention_software}; {library}",
-        kernels=_families(evidence, device),
+        kernels=kernels,
         scale_up=_with_share(scale_up, device),
         scale_out=_with_share(_scale_out(folder, device, scale_up.base_latency_s), device),
-        evidence=tuple(evidence),
-        unseen=tuple(unseen),
+        evidence=tuple(matmuls),
+        attention=tuple(attention),
+        streaming=tuple(streaming),
         collectives=rows,
         unseen_collectives=captured_rows(folder, device, in_switch_reduction=device.in_switch_reduction),
     )

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
+from hardware_specs.figure import Basis
+from hardware_specs.kernel_fits import RooflineFit
+from simulator.fitting.robust_fit import ROBUST_SCALE, significant, spread_90
 from simulator.fitting.rows import FloatArray, KernelRows, cell_weights
-from simulator.kernel_time import kernel_time
+from simulator.fitting.samples import ONE_STACK_COMMON
+from simulator.kernels.roofline import kernel_time
 
 __all__ = [
     "Coefficients",
     "ErrorLine",
     "FittedKernel",
+    "as_evidence",
     "error_lines",
     "errors_by_class",
     "fit_kernel",
     "predict",
-    "significant",
 ]
 
-ROBUST_SCALE = 0.1  # log ratio above which a row counts by its absolute error, not its square
 UNBIASED_CLASS = "large"  # the class that decides a training step
 STARTING_SHARPNESS = (1.3, 3.0, 8.0)
 LOWER = (0.01, 0.01, 0.0, 1.0)  # ec, em, t0 in us, p
@@ -69,6 +73,26 @@ class FittedKernel:
         return (self.compute_efficiency, self.memory_efficiency, self.fixed_s, self.sharpness)
 
 
+def as_evidence(fit: FittedKernel, rows: KernelRows) -> RooflineFit:
+    """The fit as a calibration holds it; the spread is that of left-out rows under coefficients without them [1]."""
+    values = fit.blind or fit.coefficients
+    apart = rows.left_out if rows.left_out.any() else ~rows.left_out
+    kept = rows.where(apart)
+    spread = {"all": spread_90(predict(kept, values), kept.measured_s)}
+    return RooflineFit(
+        compute_efficiency=fit.compute_efficiency,
+        memory_efficiency=fit.memory_efficiency,
+        fixed_s=fit.fixed_s,
+        sharpness=fit.sharpness,
+        basis=cast("Basis", fit.basis),
+        source=fit.source,
+        rows=fit.rows,
+        error=dict(fit.error),
+        spread=spread,
+        common=ONE_STACK_COMMON,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorLine:
     """Error over some rows [1]: mean absolute, and signed (geometric mean of predicted / measured - 1)."""
@@ -94,11 +118,6 @@ def predict(rows: KernelRows, coefficients: Coefficients) -> FloatArray:
         fixed_s=fixed_s,
         sharpness=sharpness,
     )
-
-
-def significant(value: float) -> float:
-    """Round to four significant digits, more than any of these coefficients is known to."""
-    return float(f"{value:.4g}")
 
 
 def fit_kernel(rows: KernelRows, *, source: str, shape: FittedKernel | None = None) -> FittedKernel:

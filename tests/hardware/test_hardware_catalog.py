@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 import yaml
+from published_figures import MEMORY_AND_POWER, PEAKS, SCALE_OUT, SCALE_UP
 
 from hardware_specs import (
     SpecError,
@@ -30,96 +31,14 @@ from hardware_specs import (
 from hardware_specs.calibration import Task
 from hardware_specs.catalog_files import catalog_file
 
-ACCELERATORS = [
-    "a100-sxm-40gb",
-    "a100-sxm-80gb",
-    "b200-sxm",
-    "h100-sxm",
-    "h200-sxm",
-    "h800-sxm",
-    "mi300x",
-    "tpu-v5p",
-    "xeon-8480",
-]
-SYSTEMS = [
-    "dgx-a100-40gb",
-    "dgx-a100-80gb",
-    "dgx-b200",
-    "dgx-h100",
-    "dgx-h200",
-    "dgx-h800",
-    "mi300x-8",
-    "tpu-v5p",
-    "xeon-2s",
-]
-
-# dense peaks in TFLOP/s: data sheets that print peaks with sparsity are halved here, by hand
-PEAKS = {
-    # 108 SMs x 1.41 GHz x {2048, 1024, 4096, 128, 128}
-    "a100-sxm-80gb": {"bf16": 312, "fp16": 312, "tf32": 156, "int8": 624, "fp32": 19.5, "fp64": 19.5},
-    # 1979 / 2, 989 / 2, 3958 / 2; 67 of CUDA cores and of fp64 tensor cores
-    "h100-sxm": {
-        "bf16": 989.4,
-        "fp16": 989.4,
-        "tf32": 494.7,
-        "fp8": 1979,
-        "int8": 1979,
-        "fp32": 67,
-        "fp64": 67,
-    },
-    "h200-sxm": {"bf16": 989.4, "fp8": 1979, "int8": 1979},
-    "h800-sxm": {"bf16": 989.4, "fp8": 1979, "fp64": 1.0},
-    # HGX B200, 8 GPUs: 36 PF sparse bf16 -> 36 / 2 / 8 = 2.25; 72 / 2 / 8 = 4.5; fp4 72 dense / 8 = 9
-    "b200-sxm": {"bf16": 2250, "tf32": 1125, "fp8": 4500, "int8": 4500, "fp4": 9000, "fp32": 75, "fp64": 37},
-    "mi300x": {"bf16": 1307.4, "fp8": 2614.9, "int8": 2614.9, "tf32": 653.7, "fp32": 163.4, "fp64": 163.4},
-    "tpu-v5p": {"bf16": 459, "int8": 918},
-    # 56 cores x 2.0 GHz x 1024 FLOP = 114.7
-    "xeon-8480": {"bf16": 114.7, "int8": 229.4, "fp32": 7.17},
-}
-
-# capacity [GB], bandwidth [GB/s], power limit [W]
-MEMORY_AND_POWER = {
-    "a100-sxm-40gb": (40, 1555, 400),
-    "a100-sxm-80gb": (80, 2039, 400),
-    "h100-sxm": (80, 3350, 700),
-    "h200-sxm": (141, 4800, 700),
-    "h800-sxm": (80, 3350, 700),
-    "b200-sxm": (180, 7700, 1000),
-    "mi300x": (192, 5300, 750),
-    "tpu-v5p": (95 * 1.073741824, 2765, 320),
-    "xeon-8480": (512 * 1.073741824, 8 * 38.4, 350),  # 8 channels x 8 B x 4.8 GT/s
-}
-
-# scale-up: links, one-way GB/s of one link, both-way total of one accelerator as data sheets print it
-SCALE_UP = {
-    "dgx-a100-40gb": (12, 25, 600),
-    "dgx-a100-80gb": (12, 25, 600),
-    "dgx-h100": (18, 25, 900),
-    "dgx-h200": (18, 25, 900),
-    "dgx-h800": (8, 25, 400),
-    "dgx-b200": (18, 50, 1800),
-    "mi300x-8": (7, 64, 896),
-    "tpu-v5p": (6, 100, 1200),
-    "xeon-2s": (4, 32, 256),
-}
-
-# NICs per node, Gbit/s of one, accelerators of a node
-SCALE_OUT = {
-    "dgx-a100-40gb": (8, 200, 8),
-    "dgx-a100-80gb": (8, 200, 8),
-    "dgx-h100": (8, 400, 8),
-    "dgx-h200": (8, 400, 8),
-    "dgx-h800": (8, 400, 8),
-    "dgx-b200": (8, 400, 8),
-    "mi300x-8": (8, 400, 8),
-    "tpu-v5p": (1, 200, 4),  # 50 Gbit/s per chip
-    "xeon-2s": (1, 200, 2),
-}
+ACCELERATORS, SYSTEMS = list_accelerators(), list_systems()
 
 
 def test_the_catalog_holds_what_it_promises() -> None:
-    assert set(ACCELERATORS) <= set(list_accelerators())
-    assert set(SYSTEMS) <= set(list_systems())
+    # every entry is checked against figures that were typed a second time
+    assert set(ACCELERATORS) == set(MEMORY_AND_POWER) == {*PEAKS, "a100-sxm-40gb"}
+    assert set(SYSTEMS) == set(SCALE_UP)
+    assert {name for name in SYSTEMS if load_system(name).scale_out} == set(SCALE_OUT)
     assert "default" in list_calibrations()
 
 
@@ -169,7 +88,7 @@ def test_links_are_one_way(name: str) -> None:
     assert fabric.links.value * fabric.link_bandwidth.value == pytest.approx(both_ways * 1e9 / 2, rel=0.01)
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", SCALE_OUT)
 def test_nics_belong_to_nodes(name: str) -> None:
     nics, gbit, accelerators = SCALE_OUT[name]
     system = load_system(name)
@@ -180,8 +99,22 @@ def test_nics_belong_to_nodes(name: str) -> None:
 
 
 def test_reduction_in_the_switch_came_with_hopper() -> None:
-    inside = {name: load_system(name).scale_up.in_switch_reduction for name in SYSTEMS}
-    assert [name for name, able in inside.items() if able] == ["dgx-b200", "dgx-h100", "dgx-h200", "dgx-h800"]
+    for name in SYSTEMS:
+        system = load_system(name)
+        able = system.scale_up.topology == "switch" and system.accelerator.generation in (
+            "hopper",
+            "blackwell",
+        )
+        assert system.scale_up.in_switch_reduction == able, name
+
+
+@pytest.mark.parametrize("name", ["tpu-v5e", "tpu-v6e"])
+def test_flat_tpu_slices(name: str) -> None:
+    # a pod is 16 x 16; only there do both axes close
+    shapes = {part.devices: (part.shape, part.wrap) for part in load_system(name).slices}
+    assert sorted(shapes) == [1, 4, 8, 16, 32, 64, 128, 256]
+    assert shapes[128] == ([8, 16], False)
+    assert shapes[256] == ([16, 16], True)
 
 
 def test_tpu_slices() -> None:
@@ -206,6 +139,37 @@ def test_every_file_is_clean_and_bears_its_name(kind: str) -> None:
         for figure, _ in figures(spec, reference=True).values():
             assert len(figure.source) >= 8
             assert figure.source != "given by the user"
+
+
+@pytest.mark.parametrize("name", ACCELERATORS)
+def test_figures_agree_with_each_other(name: str) -> None:
+    accelerator = load_accelerator(name)
+    vector = accelerator.vector_flop_per_unit_clock.value
+    rates: dict[str, float] = {k: v.value for k, v in accelerator.matmul_flop_per_unit_clock.items()}
+    # fewer bits are never slower, and matrix units never slower than plain code
+    ladder = [rates[d] for d in ("fp64", "fp32", "tf32", "bf16", "fp8", "fp4") if d in rates]
+    assert ladder == sorted(ladder)
+    assert all(rates[d] >= vector for d in ("fp32", "tf32", "bf16", "fp16") if d in rates)
+    # a published peak is dense: what 2:4 sparsity adds is stated apart
+    for dtype, published in accelerator.datasheet_peak.items():
+        assert dense_peak_flop_per_s(accelerator, dtype) == pytest.approx(published.value, rel=0.015)
+    # balance: every part reads 1 to 45 bytes per 1000 FLOP of its best peak of 16 bits or more; GB/s for TB/s would not
+    best = max(dense_peak_flop_per_s(accelerator, d) for d in ("fp32", "fp16", "bf16") if d in rates)
+    assert 1e-3 < accelerator.memory_bandwidth.value / best < 45e-3
+
+
+def test_families_share_the_assumed_calibration_of_their_generation() -> None:
+    named = {name for c in list_calibrations() for name in load_calibration(c).applies_to}
+    for name in set(ACCELERATORS) - named:
+        accelerator = load_accelerator(name)
+        own = accelerator.generation in list_calibrations()
+        assert calibration_for(accelerator).name == (accelerator.generation if own else "default")
+    generation = {name: load_accelerator(name).generation for name in ACCELERATORS}
+    for sibling, known in (("tpu-v5e", "tpu-v5p"), ("gb200", "b200-sxm"), ("mi325x", "mi300x")):
+        assert generation[sibling] == generation[known]
+    # boards of the same years that are other chips do not
+    assert generation["rtx-pro-6000"] != generation["b200-sxm"]
+    assert generation["a40"] != generation["a100-sxm-80gb"]
 
 
 def test_aliases_load_the_same_entry_and_do_not_clash() -> None:

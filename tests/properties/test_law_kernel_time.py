@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from law_scenarios import laws
 
-from simulator.kernel_time import kernel_time
+from simulator.kernels.roofline import kernel_time
 
 work = st.floats(0.0, 1e18)
 rates = st.floats(1e6, 1e18)

@@ -172,7 +172,7 @@ def test_counting_sees_no_rate() -> None:
     reached = _reached("simulator.counting", at_load_only=False)
     rates = {
         "simulator.device",
-        "simulator.kernel_time",
+        "simulator.kernels.models",
         "simulator.collective_time",
         "hardware_specs.schema",
     }

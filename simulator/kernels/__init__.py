@@ -1,0 +1,1 @@
+"""How long kernels run: a closed form for each family, over arrays of shapes and devices."""

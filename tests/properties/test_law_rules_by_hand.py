@@ -31,6 +31,20 @@ SCAN = {
     "tokens": 1000.0, "chunk": 256.0, "flop": 3e9, "moved_bytes": 1e6, "peak_flop_per_s": 1e12,
     "bandwidth_bytes_per_s": 1e9, "compute_efficiency": 0.5, "memory_efficiency": 0.5, "fixed_s": 1e-3, "step_s": 1e-4,
 }  # fmt: skip
+PROMPTS = {
+    "flop": 4 * 2 * 8256 * 64.0, "moved_bytes": 1e4, "batch": 1, "query_length": 128, "kv_length": 128, "kv_span": 128,
+    "heads": 2, "kv_heads": 1, "head_dim": 64, "pairs": 8256, "peak_flop_per_s": 1e12, "bandwidth_bytes_per_s": 1e9,
+    "units": 4, "clock_hz": 1e9, "compute_efficiency": 0.5, "memory_efficiency": 0.5, "fixed_s": 1e-6,
+    "sharpness": np.inf, "score_clocks": 0.1, "mask_clocks": 0.5, "imbalance": 0.25, "query_tile": 64,
+    "kv_tile": 64, "packs_groups": 0,
+}  # fmt: skip
+CACHE = {
+    "flop": 1e6, "moved_bytes": 1e4, "batch": 4, "kv_length": 1000, "heads": 8, "kv_heads": 2, "token_bytes": 10,
+    "query_bytes": 5, "peak_flop_per_s": 1e12, "bandwidth_bytes_per_s": 1e9, "units": 16, "compute_efficiency": 1,
+    "memory_efficiency": 0.5, "fixed_s": 3e-6, "sharpness": np.inf, "stream_fraction": 0.125, "task_s": 1e-6,
+    "row_tile_s": 0.5e-6, "split_s": 2e-6, "split_step_s": 0.1e-6, "sequence_s": 0.1e-6, "regroup_s": 5e-6,
+    "kv_tile": 100, "group_limit": 1e9, "split_limit": 128,
+}  # fmt: skip
 LINK = {
     "ranks": 4, "stride": 1, "accelerators_per_node": 8, "topology": SWITCH, "link_bytes_per_s": 25e9, "links": 12,
     "axis_0": 4, "axis_1": 4, "axis_2": 8, "wrap": 1,
@@ -117,6 +131,17 @@ CASES = [
         {"batch": 1, "tokens": 1, "heads": 3, "head_dim": 2, "state": 5, "groups": 1, "chunk": 4},
         2 * 60,
     ),
+    # 128 rows see (128 + 1) / 2 keys and 64 + 62 scores per row beside the mask: 16 320 computed, 16 128 on the edge.
+    # A score takes 4 x 64 x 4 / 0.5e12 = 2.048 ns and 0.1 clocks, 2.148 ns; on the edge 0.5 ns more. Two heads on
+    # four units: (16 320 x 2.148 + 16 128 x 0.5) / 2 ns = 21.55968 us; a quarter of a tile of 64 x 128: 4.399104 us.
+    ("prefill_attention_time", PROMPTS, 1e-6 + 21.55968e-6 + 4.399104e-6),
+    ("prefill_attention_time", {**PROMPTS, "flop": 0.0, "moved_bytes": 0.0}, 0.0),
+    # A token takes 10 B / 0.125 GB/s = 80 ns, a query head 40 ns. Eight tasks of a group of four: 1 + 0.5 + 0.16 us
+    # and the stream. Two parts of 500 tokens each fill 16 units: 1.66 + 40 us, combined in 2 + 0.2 us = 43.86 us;
+    # whole 81.66 us, four parts 2 x 25.66 + 2.4 us. Fixed 3 us, four sequences 0.4 us, copies 5 us.
+    ("decode_attention_time", CACHE, 43.86e-6 + 8.4e-6),
+    ("decode_attention_time", {**CACHE, "split_limit": 1}, 81.66e-6 + 8.4e-6),
+    ("decode_attention_time", {**CACHE, "flop": 0.0, "moved_bytes": 0.0}, 0.0),
     # latency 10 + 6 x 1 = 16 us; 8 MB / 0.5 GB/s = 16 ms
     ("collective_time", TRANSFER, 16.016e-3),
     # and half the root of 16e-6 x 16e-3 = 2.56e-7, which is 5.0596e-4

@@ -31,7 +31,8 @@ def calibration_table(rows: Iterable[Mapping[str, Any]], title: str) -> Renderab
     Returns
     -------
     RenderableType
-        Two lines for a family and one for each size class: mean errors [%] and the 90 % spread [%].
+        A line for each family and one for each of its size classes: mean errors [%], fitted rows and left-out ones, and the
+        spread that holds 90 % of the errors [%].
         Raises nothing.
     """
     from rich import box
@@ -39,7 +40,7 @@ def calibration_table(rows: Iterable[Mapping[str, Any]], title: str) -> Renderab
 
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("family, type, size", overflow="fold", min_width=24)
-    for name in ("rows", "left out", "MAPE %", "left out %", "90 % spread %"):
+    for name in ("rows", "left out", "MAPE %", "left out %", "spread %"):
         table.add_column(name, justify="right")
     for row in rows:
         few = f" (curve of {row['like']})" if row["like"] else ""

@@ -86,7 +86,8 @@ def too_few(family: str, dtype: str, rows: int, like: CalibrationSpec | None) ->
             "" if like else " and give --like CALIBRATION"
         )
     else:
-        fix = f"measure {FULL_ROWS - rows} more shapes, or give --like CALIBRATION (such as default) to keep the shape of its curve"
+        kept = "give --like CALIBRATION (such as default) to keep the shape of its curve"
+        fix = f"measure {FULL_ROWS - rows} more shapes, or {kept}"
     return Problem(path=f"{family} {dtype}", value=str(rows), rule=rule, fix=fix)
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 
 from hardware_specs.errors import Problem
 from hardware_specs.kernel_fits import KernelFamily, StreamingFit
+from simulator.fitting.measured_attention import BYTES as ATTENTION_BYTES
 from simulator.fitting.measured_attention import (
     AttentionDevice,
     AttentionRows,
     attention_samples,
 )
-from simulator.fitting.measured_attention import BYTES as ATTENTION_BYTES
 from simulator.fitting.measured_moe import MOE_FORMATS, MoeRows, moe_rows
 from simulator.fitting.measured_streaming import EAGER_BYTES, EAGER_READS, eager_samples
 from simulator.fitting.samples import KernelSamples, join_samples

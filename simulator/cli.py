@@ -11,6 +11,7 @@ import sys
 import typer
 
 from hardware_specs.errors import InfeasibleError, LlmsimError
+from simulator.commands.calibrate import calibrate
 from simulator.commands.catalog import lint, list_, show
 from simulator.commands.many import query, search, sweep
 from simulator.commands.measured import validate
@@ -38,6 +39,7 @@ app.command(name="list")(list_)
 app.command()(show)
 app.command()(lint)
 app.command()(validate)
+app.command()(calibrate)
 
 
 def main() -> None:

@@ -31,8 +31,8 @@ def calibration_table(rows: Iterable[Mapping[str, Any]], title: str) -> Renderab
     Returns
     -------
     RenderableType
-        A line for each family and one for each of its size classes: mean errors [%], fitted rows and left-out ones, and the
-        spread that holds 90 % of the errors [%].
+        A line for each family and one for each of its size classes: mean errors [%], fitted rows and left-out ones, and
+        the spread that holds 90 % of the errors [%].
         Raises nothing.
     """
     from rich import box

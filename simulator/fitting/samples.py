@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -18,6 +19,7 @@ from simulator.kernels.models import KERNEL_MODELS
 __all__ = [
     "KernelSamples",
     "class_errors",
+    "evidence_of",
     "fit_samples",
     "fold_of",
     "join_samples",
@@ -175,16 +177,50 @@ def fit_samples(
     )
     fit = KERNEL_MODELS[samples.family].fit
     predicted = predict_samples(samples, coefficients)
-    evidence = {
+    return fit.of(coefficients, **evidence_of(samples, predicted, left_out, source=source, basis=basis))
+
+
+def evidence_of(
+    samples: KernelSamples,
+    predicted_s: FloatArray,
+    left_out: BoolArray,
+    *,
+    source: str,
+    basis: Basis = "measured",
+) -> dict[str, Any]:
+    """Fields of `FitEvidence` for coefficients that were fitted to the rows that are not left out.
+
+    Parameters
+    ----------
+    samples : KernelSamples
+        All rows.
+    predicted_s : ndarray, shape (rows,)
+        Their times under the coefficients [s].
+    left_out : ndarray of bool, shape (rows,)
+        Rows that the fit did not see.
+    source, basis : str
+        Written beside the coefficients.
+
+    Returns
+    -------
+    dict
+        Rows, errors by size class, spread, common part and range.
+
+    Raises
+    ------
+    ValueError
+        If there is no row.
+    """
+    kept = samples.where(~left_out)
+    return {
         "basis": basis,
         "source": source,
         "rows": len(kept),
-        "error": class_errors(samples, predicted, left_out),
-        "spread": _spread(samples, predicted, left_out),
-        "common": _common(samples, predicted),
+        "error": class_errors(samples, predicted_s, left_out),
+        "spread": _spread(samples, predicted_s, left_out),
+        "common": _common(samples, predicted_s),
         "fitted_range": _ranges(kept),
     }
-    return fit.of(coefficients, **evidence)
 
 
 def class_errors(samples: KernelSamples, predicted: FloatArray, left_out: BoolArray) -> dict[str, float]:
@@ -231,5 +267,5 @@ def _ranges(samples: KernelSamples) -> dict[str, list[float]]:
     return {
         name: [float(np.min(v)), float(np.max(v))]
         for name, v in samples.inputs.items()
-        if name not in WORK and name not in DEVICE
+        if name not in WORK and name not in DEVICE and not name.endswith("_bytes")
     }

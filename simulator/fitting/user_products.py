@@ -13,10 +13,11 @@ import numpy as np
 
 from hardware_specs.kernel_fits import FitEvidence, StreamingFit
 from hardware_specs.schema import AcceleratorSpec, dense_peak_flop_per_s
-from simulator.fitting.measured_kernels import MIN_WEIGHT_SIDE, Tables, read_table
-from simulator.fitting.robust_fit import Free
+from simulator.fitting.fit_gemm import fit_gemm_rows
+from simulator.fitting.measured_gemm import NARROW_SIDE
+from simulator.fitting.measured_kernels import Tables, read_table
 from simulator.fitting.rows import FloatArray
-from simulator.fitting.samples import KernelSamples, fit_samples
+from simulator.fitting.samples import KernelSamples
 from simulator.kernels.size_classes import matmul_class
 
 __all__ = ["PRODUCT_TYPES", "QUANTISING", "ProductType", "fit_products", "product_samples"]
@@ -47,18 +48,11 @@ PRODUCT_TYPES: Mapping[str, ProductType] = {
 QUANTISING = ("vllm", "sglang", "trtllm")
 WIDE_BYTES = 2.0  # of an activation before it is quantised
 SLOW_PATH_ROWS = 4096  # vLLM's fp8 products of more rows fall to a kernel that takes twice the time
-# A smooth roofline; starting values cover kernels timed on the device and from the host.
-PRODUCT = (
-    Free(name="compute_efficiency", start=(0.7,), lower=0.01, upper=1.0),
-    Free(name="memory_efficiency", start=(0.7,), lower=0.01, upper=1.0),
-    Free(name="fixed_s", start=(5e-6, 40e-6), lower=0.0, upper=400e-6, scale=1e-6),
-    Free(name="sharpness", start=(1.3, 3.0, 8.0), lower=1.0, upper=12.0),
-)
 
 
 def fit_products(samples: KernelSamples, *, source: str) -> FitEvidence:
     """All coefficients of a product from rows of one type; ValueError if no row is left to fit."""
-    return fit_samples(samples, PRODUCT, fixed={}, source=source)
+    return fit_gemm_rows(samples, source=source, fixed={}).gemm
 
 
 def product_samples(
@@ -103,7 +97,7 @@ def product_samples(
     frame = frame[frame.batch == 1 if family == "matmul" else frame.batch > 1]
     frame = frame[(frame.quality != "suspect_above_hbm_peak") & frame.weights_rotated.astype(bool)]
     if form.operand_bytes <= WIDE_BYTES and family == "matmul":
-        frame = frame[(frame.n >= MIN_WEIGHT_SIDE) & (frame.k >= MIN_WEIGHT_SIDE)]
+        frame = frame[(frame.n >= NARROW_SIDE) & (frame.k >= NARROW_SIDE)]
     if form.dtype == "fp8":
         frame = frame[~((frame.framework == "vllm") & (frame.m > SLOW_PATH_ROWS))]
     batch, m, n, k, latency = (
@@ -116,6 +110,7 @@ def product_samples(
         "peak_flop_per_s": dense_peak_flop_per_s(accelerator, form.dtype),
         "bandwidth_bytes_per_s": bandwidth,
         "operand_bytes": form.operand_bytes,
+        "second_operand_bytes": form.operand_bytes,
     }
     pairs = [f"{a:.0f}x{b:.0f}" for a, b in zip(n, k, strict=True)]
     if family == "batched_matmul":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from hardware_specs import load_accelerator
 from hardware_specs.figure import Basis
 from hardware_specs.kernel_fits import GemmFit, QuantiseFit
 from simulator.fitting.measured_gemm import gemm_samples, narrow
+from simulator.fitting.measured_kernels import Tables
 from simulator.fitting.robust_fit import Free, robust_fit
 from simulator.fitting.rows import FloatArray
 from simulator.fitting.samples import KernelSamples, evidence_of, predict_samples, sample_weights
@@ -32,8 +32,8 @@ NARROW_WEIGHT = 0.1  # of a row with n or k below 512
 # Hopper's and Blackwell's matrix units take tiles whose height is any multiple of 8 (PTX ISA, wgmma and tcgen05:
 # N from 8 to 256 in steps of 8); libraries for the other generations are built with 64 and 128.
 FINE_GENERATIONS = ("hopper", "blackwell")
-# Kernels that widen weights inside, and those of 8-bit integers, have variants for few rows: one instruction of mma.sync
-# is 16 x 8 (PTX ISA, mma), and TensorRT-LLM has vector kernels below 16 rows.
+# Kernels that widen weights inside, and those of 8-bit integers, have variants for few rows: one instruction of
+# mma.sync is 16 x 8 (PTX ISA, mma), and TensorRT-LLM has vector kernels below 16 rows.
 SHALLOW_FORMATS = ("int8_wo", "int4_wo", "sq")
 QUANTISE = "quantise."
 FREE = (
@@ -195,12 +195,12 @@ def fit_gemm_rows(
     )
 
 
-def fit_gemm(folder: Path, accelerator: str, dtype: str, stacks: Sequence[str] = ()) -> FittedGemm:
+def fit_gemm(folder: Tables, accelerator: str, dtype: str, stacks: Sequence[str] = ()) -> FittedGemm:
     """Fit the products of one accelerator and number format from ``kernels_gemm``.
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or mapping
         Where the tables are.
     accelerator : str
         Catalog name.

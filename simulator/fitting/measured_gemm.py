@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hardware_specs import AcceleratorSpec, load_accelerator
 from simulator.fitting.devices import of_device
-from simulator.fitting.measured_kernels import read_table
+from simulator.fitting.measured_kernels import Tables, read_table
 from simulator.fitting.rows import BoolArray, FloatArray
 from simulator.fitting.samples import KernelSamples
 from simulator.kernels.size_classes import matmul_class
@@ -77,8 +76,9 @@ def product_figures(board: AcceleratorSpec, compute: str, rows: int) -> dict[str
     Raises KeyError if the accelerator has no units for the type ``compute``.
     """
     units, clock = board.units.value, board.clock.value
+    rates = {str(dtype): rate.value for dtype, rate in board.matmul_flop_per_unit_clock.items()}
     figures = {
-        "peak_flop_per_s": units * clock * board.matmul_flop_per_unit_clock[compute].value,
+        "peak_flop_per_s": units * clock * rates[compute],
         "bandwidth_bytes_per_s": board.memory_bandwidth.value,
         "units": units,
         "clock_hz": clock,
@@ -114,13 +114,13 @@ def _warm(frame: pd.DataFrame, weights: FloatArray, cache_bytes: float) -> BoolA
 
 
 def gemm_samples(
-    folder: Path, accelerator: str, dtype: str, stacks: Sequence[str] = (), *, family: str = "matmul"
+    folder: Tables, accelerator: str, dtype: str, stacks: Sequence[str] = (), *, family: str = "matmul"
 ) -> KernelSamples:
     """Products of one accelerator and number format.
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or mapping
         Where the tables are.
     accelerator : str
         Catalog name.

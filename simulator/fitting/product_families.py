@@ -128,6 +128,8 @@ def product_families(found: list[FittedProducts], device: MeasuredDevice) -> Fam
     }
     if passes:
         first = next(iter(passes))
-        stand_in = _borrowed(passes[first], f"coefficients of {first}; no pass into another type was measured")
+        stand_in = _borrowed(
+            passes[first], f"coefficients of {first}; no pass into another type was measured"
+        )
         families["quantise"] = {**passes, "any": stand_in}
     return families

@@ -37,16 +37,19 @@ class GemmFit(FitEvidence):
         description="operand bytes that one unit takes in per clock from the last cache [byte]",
     )
     tile_s: Seconds = Field(
-        default=0.0, description="time to start and end a tile of 128 x 128 results, in proportion to its area [s]"
+        default=0.0,
+        description="time to start and end a tile of 128 x 128 results, in proportion to its area [s]",
     )
     split_s: Seconds = Field(
-        default=0.0, description="time to add up the parts of a product that is split along its inner length [s]"
+        default=0.0,
+        description="time to add up the parts of a product that is split along its inner length [s]",
     )
     tail: Fraction = Field(
         default=0.0, description="tiles that the last unit still works on when the others are done, [0, 1]"
     )
     memory_ramp_s: Seconds = Field(
-        default=0.0, description="r in the time sqrt(r B/W) by which short streams miss the sustained bandwidth [s]"
+        default=0.0,
+        description="r in the time sqrt(r B/W) by which short streams miss the sustained bandwidth [s]",
     )
     rereads: Count = Field(
         default=0.0,

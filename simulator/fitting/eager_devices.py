@@ -10,8 +10,8 @@ from hardware_specs import load_accelerator
 from hardware_specs.kernel_fits import FitEvidence, StreamingFit
 from simulator.fitting.calibrate import TASKS
 from simulator.fitting.devices import A100, A100_PCIE
-from simulator.fitting.fit_streaming import FittedStreaming, borrowed, fit_eager, fit_layers
 from simulator.fitting.fit_gemm import FREE, REREADS, RESIDENT, FittedGemm, fit_gemm_rows
+from simulator.fitting.fit_streaming import FittedStreaming, borrowed, fit_eager, fit_layers
 from simulator.fitting.measured_gemm import gemm_samples
 from simulator.fitting.robust_fit import significant
 from simulator.fitting.write_calibration import CalibrationFile
@@ -113,7 +113,10 @@ def fit_eager_device(folder: Path, device: EagerDevice) -> EagerFit:
     source = f"kernels_gemm, {device.table}: {STACK}"
     products = {
         family: fit_gemm_rows(
-            gemm_samples(folder, device.accelerator, "fp32", family=family), source=source, fixed={}, free=PRODUCT
+            gemm_samples(folder, device.accelerator, "fp32", family=family),
+            source=source,
+            fixed={},
+            free=PRODUCT,
         )
         for family in ("matmul", "batched_matmul")
     }

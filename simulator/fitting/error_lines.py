@@ -48,7 +48,9 @@ def error_lines(samples: KernelSamples, predicted_s: FloatArray, *, by_stack: bo
         for size_class in np.unique(samples.size_class):
             here = (samples.left_out == left_out) & (samples.size_class == size_class)
             found = {str(s): log_ratio[here & (samples.stack == s)] for s in np.unique(samples.stack[here])}
-            groups = {s: [part] for s, part in found.items()} if by_stack else {TOGETHER: list(found.values())}
+            groups = (
+                {s: [part] for s, part in found.items()} if by_stack else {TOGETHER: list(found.values())}
+            )
             lines += [_line(s, str(size_class), left_out, parts) for s, parts in groups.items() if parts]
     return lines
 

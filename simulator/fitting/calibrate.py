@@ -135,7 +135,7 @@ def calibrate_device(folder: Path, device: MeasuredDevice, task: Task) -> Device
     products = fit_products(folder, device, task)
     attention = fit_attention_of(folder, device.kernel_table, ATTENTION_STACKS, task)
     kernels: Families = {
-        **product_families(products, device),
+        **product_families(products),
         **attention_families(attention),
         **_streaming(streaming),
         **moe_families(folder, device.kernel_table, task),

@@ -32,7 +32,7 @@ NARROW_WEIGHT = 0.1  # of a row with n or k below 512
 # Hopper's and Blackwell's matrix units take tiles whose height is any multiple of 8 (PTX ISA, wgmma and tcgen05:
 # N from 8 to 256 in steps of 8); libraries for the other generations are built with 64 and 128.
 FINE_GENERATIONS = ("hopper", "blackwell")
-# Kernels that widen weights inside, and those of 8-bit integers, have variants for few rows: one instruction of
+# Kernels that widen weights inside, and those of 8-bit integers, have variants for few rows: an instruction of
 # mma.sync is 16 x 8 (PTX ISA, mma), and TensorRT-LLM has vector kernels below 16 rows.
 SHALLOW_FORMATS = ("int8_wo", "int4_wo", "sq")
 QUANTISE = "quantise."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hardware_specs import AcceleratorSpec, load_accelerator
+from hardware_specs.schema import dense_peak_flop_per_s
 from simulator.fitting.devices import of_device
 from simulator.fitting.measured_kernels import Tables, read_table
 from simulator.fitting.rows import BoolArray, FloatArray
@@ -73,12 +74,11 @@ GEMM_FORMATS: Mapping[str, GemmFormat] = {
 def product_figures(board: AcceleratorSpec, compute: str, rows: int) -> dict[str, FloatArray]:
     """Figures of a catalog accelerator that the products' rule asks for, each of shape ``(rows,)`` [SI].
 
-    Raises KeyError if the accelerator has no units for the type ``compute``.
+    Raises SpecError if the accelerator has no units for the type ``compute``.
     """
     units, clock = board.units.value, board.clock.value
-    rates = {str(dtype): rate.value for dtype, rate in board.matmul_flop_per_unit_clock.items()}
     figures = {
-        "peak_flop_per_s": units * clock * rates[compute],
+        "peak_flop_per_s": dense_peak_flop_per_s(board, compute),
         "bandwidth_bytes_per_s": board.memory_bandwidth.value,
         "units": units,
         "clock_hz": clock,

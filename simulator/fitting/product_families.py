@@ -7,6 +7,7 @@ measured in training have the coefficients of serving.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 from hardware_specs import device_named, load_accelerator
 from hardware_specs.calibration import Task
 from hardware_specs.kernel_fits import FitEvidence
-from simulator.fitting.devices import H100, MeasuredDevice
+from simulator.fitting.devices import MeasuredDevice
 from simulator.fitting.fit_gemm import FREE, FittedGemm, fit_gemm, fit_gemm_rows, tile_steps
 from simulator.fitting.layer_sums import layer_product_samples
 from simulator.fitting.measured_gemm import gemm_samples
@@ -24,8 +25,15 @@ from simulator.fitting.samples import KernelSamples
 
 __all__ = ["FittedProducts", "fit_products", "product_families", "stack_names"]
 
-# The dtype of a calibration, and what the table calls it.
-NARROW_FORMATS = {"fp8": "fp8", "int8": "sq"}
+# Formats by the table's name that stand for a measured device, with the stacks that count (all without a name):
+# vLLM's rows in fp8_block ran from the host, which took 57 us or more for each.
+NARROW_FORMATS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "a100-sxm": {"sq": (), "int8_wo": (), "int4_wo": ()},
+    "h100-sxm": {"fp8": (), "fp8_block": ("trtllm", "sglang")},
+}
+# What a calibration calls them, where it differs; formats of training are those that PyTorch multiplies in.
+CALIBRATION_DTYPE = {"sq": "int8"}
+TRAINING_FORMATS = ("sq", "fp8")
 COMPUTE_ONLY = tuple(f for f in FREE if f.name == "compute_efficiency")
 
 
@@ -100,12 +108,11 @@ def fit_products(folder: Path, device: MeasuredDevice, task: Task) -> list[Fitte
         FittedProducts(dtype="bf16", fitted=wide),
         FittedProducts(dtype="fp32", fitted=_eager(folder, device, wide)),
     ]
-    for dtype, table in NARROW_FORMATS.items():
-        if (dtype == "fp8") == (device is H100):
-            fitted = fit_gemm(folder, accelerator, table)
-            found.append(
-                FittedProducts(dtype=dtype, fitted=_unmeasured(fitted) if task == "training" else fitted)
-            )
+    for table, stacks in NARROW_FORMATS[device.name].items():
+        if task == "inference" or table in TRAINING_FORMATS:
+            fitted = fit_gemm(folder, accelerator, table, stacks)
+            chosen = _unmeasured(fitted) if task == "training" else fitted
+            found.append(FittedProducts(dtype=CALIBRATION_DTYPE.get(table, table), fitted=chosen))
     return found
 
 
@@ -113,14 +120,14 @@ def _borrowed(fit: FitEvidence, why: str) -> FitEvidence:
     return type(fit).of(fit.coefficients(), basis="assumed", source=why)
 
 
-def product_families(found: list[FittedProducts], device: MeasuredDevice) -> Families:
-    """Coefficients of "matmul" and "quantise" by dtype, with the stated stand-ins; raises nothing."""
+def product_families(found: Sequence[FittedProducts]) -> Families:
+    """Coefficients of "matmul" and "quantise" by dtype, with the stated stand-ins; KeyError without bf16."""
     products: dict[str, FitEvidence] = {item.dtype: item.fitted.gemm for item in found}
     wide = products["bf16"]
     products["fp16"] = wide.model_copy(update={"source": f"as bf16, same units and rate: {wide.source}"})
     products["any"] = _borrowed(wide, "coefficients of bf16; no row of another type")
     products["tf32"] = _borrowed(wide, "coefficients of bf16; no row with TF32")
-    if "int8" in device.peak_flop_per_s and "int8" not in products:
+    if "fp8" in products and "int8" not in products:
         products["int8"] = _borrowed(products["fp8"], "coefficients of fp8, same rate; no row with int8")
     families: Families = {"matmul": products}
     passes: dict[str, FitEvidence] = {

@@ -112,7 +112,8 @@ def gemm_time(
     memory_ramp_s, rereads, resident_bytes : ndarray
         :math:`r` [s], :math:`q` [1], :math:`R` [byte].
     row_step, least_rows, granularity : ndarray
-        Step of tile heights, least height, and :math:`g` [1]; see `hardware_specs.kernel_fits.gemm.GemmFit`.
+        Step of tile heights, least height, and :math:`g` [1]. All are described in
+        `hardware_specs.kernel_fits.gemm.GemmFit`.
 
     Returns
     -------
@@ -126,12 +127,12 @@ def gemm_time(
 
     Notes
     -----
-    :math:`N` tiles of height :math:`\bar a` (rows spread evenly over the least number of tiles of at most a rows,
-    rounded up to the row step, and to the least height) and width c' are in flight,
-    :math:`k_s = 32 \lceil k / 32 s \rceil`. Units take the next tile as they come, so there are no whole waves, but one tile of full height is the least; full height
-    is what keeps the time from falling when one more row adds a tile. The result is at least
-    ``max(F/P, B/W)``, never decreasing in sizes, never increasing in bandwidth, clock and peak, nor in units when
-    the peak follows them.
+    :math:`N` tiles are in flight, of width c' and height :math:`\bar a`: rows spread evenly over the least number
+    of tiles of at most a rows, rounded up to the row step and to the least height;
+    :math:`k_s = 32 \lceil k / 32 s \rceil`. Units take the next tile as they come, so there are no whole waves, but
+    one tile of full height is the least; full height is what keeps the time from falling when one more row adds a
+    tile. The result is at least ``max(F/P, B/W)``, never decreasing in sizes, never increasing in bandwidth, clock
+    and peak, nor in units when the peak follows them.
     """
     unit_flop_per_s = compute_efficiency * peak_flop_per_s / units
     feed_bytes_per_s = feed_bytes_per_clock * clock_hz

@@ -11,8 +11,9 @@ import sys
 import typer
 
 from hardware_specs.errors import InfeasibleError, LlmsimError
+from simulator.commands.calibrate import calibrate
 from simulator.commands.catalog import lint, list_, show
-from simulator.commands.many import search, sweep
+from simulator.commands.many import query, search, sweep
 from simulator.commands.measured import validate
 from simulator.commands.one import compare, explain, report, run
 
@@ -30,6 +31,7 @@ BAD_INPUT, UNMET = 2, 1
 app.command()(run)
 app.command()(sweep)
 app.command()(search)
+app.command()(query)
 app.command()(explain)
 app.command()(compare)
 app.command()(report)
@@ -37,6 +39,7 @@ app.command(name="list")(list_)
 app.command()(show)
 app.command()(lint)
 app.command()(validate)
+app.command()(calibrate)
 
 
 def main() -> None:

@@ -116,9 +116,9 @@ def precision_columns(precisions: Sequence[Precision], index: IndexArray) -> Pre
 def _pair(
     chunk: RowValues, table: Mapping[str, tuple[float, float]], key: str, default: str
 ) -> tuple[FloatArray, FloatArray]:
-    values, index = chunk.raw(key, default)
+    values, axis = chunk.raw(key, default)
     both = np.array([table[v] for v in values]).T
-    return (both[0], both[1]) if index is None else (both[0][index], both[1][index])
+    return chunk.spread(both[0], axis), chunk.spread(both[1], axis)
 
 
 def task_columns(chunk: RowValues, kind: str) -> tuple[TaskColumns, FloatArray]:

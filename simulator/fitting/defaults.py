@@ -28,6 +28,7 @@ from simulator.fitting.write_calibration import CalibrationFile
 __all__ = ["DERIVED_DEVICES", "DerivedDevice", "best_matmul_fraction", "derived_files"]
 
 MEAN_RULE = "mean of both tasks' calibrations of a100-sxm and h100-sxm; nothing was measured on this device"
+COARSEST = ("row_step", "least_rows")  # a mean of steps is no step
 NO_SHARE = "; no compute share: assumed that engines of their own run the exchanges"
 FACTS = ("query_tile", "kv_tile", "packs_groups", "group_limit", "split_limit")
 FLOP_PER_SCORE = 4.0 * 128.0  # both products at a head of 128
@@ -79,13 +80,15 @@ def _mean(values: Sequence[float]) -> float:
 def _mean_fit(fits: Sequence[FitEvidence]) -> FitEvidence:
     """Geometric mean of shares, arithmetic mean of what may be zero: times, counts and weights.
 
-    Facts of a kernel, such as a tile, have no mean: the middle one is taken.
+    Facts of a kernel, such as a tile, have no mean: the middle one is taken, and of steps the coarsest.
     """
     means = {}
     for name in type(fits[0]).coefficient_names():
         values = [getattr(f, name) for f in fits]
         if name in FACTS:
             means[name] = sorted(values)[len(values) // 2]
+        elif name in COARSEST:
+            means[name] = max(values)
         else:
             means[name] = _geometric_mean(values) if name.endswith("_efficiency") else _mean(values)
     return type(fits[0]).of(means, basis="assumed", source=MEAN_RULE)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from simulator.collective_time import collective_time
-from simulator.fitting.fit_kernels import ErrorLine
+from simulator.fitting.error_lines import ErrorLine
 from simulator.fitting.measured_collectives import CollectiveRows, ring_traffic
 from simulator.fitting.robust_fit import significant
 from simulator.fitting.rows import FloatArray

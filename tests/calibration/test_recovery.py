@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from simulator.fitting.fit_kernels import error_lines, predict
 
 from simulator.fitting import KernelRows, fit_collective, fit_in_switch_gain, fit_kernel
 from simulator.fitting.fit_collectives import FittedCollective, predict_collective
-from simulator.fitting.fit_kernels import error_lines, predict
 from simulator.fitting.measured_collectives import CollectiveRows, ring_traffic
 from simulator.fitting.rows import cell_weights, join_rows, left_out_by_group
 

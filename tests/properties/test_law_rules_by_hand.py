@@ -94,7 +94,7 @@ TOKEN = {
     "token_bytes": 4, "query_bytes": 50, "peak_flop_per_s": 1e9, "bandwidth_bytes_per_s": 1e9, "units": 8,
     "compute_efficiency": 0.5, "memory_efficiency": 0.5, "fixed_s": 1e-6, "sharpness": 2.0,
     "stream_fraction": 0.1, "task_s": 1e-6, "row_tile_s": 2e-6, "split_s": 3e-6, "split_step_s": 0.5e-6,
-    "sequence_s": 0.25e-6, "regroup_s": 2e-6, "kv_tile": 100, "group_limit": 1e9,
+    "sequence_s": 0.25e-6, "regroup_s": 2e-6, "kv_tile": 100, "group_limit": 1e9, "split_limit": 128,
 }  # fmt: skip
 ENERGY = {"micro_batches": 4, "ranks": 8, "n_layers": 10, "layer_j": 2, "ends_j": 5, "per_step_j": 100}
 

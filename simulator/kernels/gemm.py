@@ -100,7 +100,8 @@ def gemm_time(
     batch, m, n, k : ndarray, any shapes that broadcast
         :math:`b_a` products; rows and columns of a result, length of the inner products [1].
     flop, moved_bytes : ndarray
-        :math:`F = 2 b_a m n k` [FLOP], and :math:`B`, each operand and each result counted once at its stored width [byte].
+        :math:`F = 2 b_a m n k` [FLOP], and :math:`B`, each operand and each result counted once at its stored width
+        [byte].
     operand_bytes, second_operand_bytes : ndarray
         :math:`b, b'` bytes per element of the m x k and the k x n operand as units take them in; the second is
         narrower where weights are widened inside the kernel [byte].

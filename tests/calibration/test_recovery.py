@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from simulator.fitting.fit_kernels import error_lines, predict
 
 from simulator.fitting import fit_collective, fit_in_switch_gain
 from simulator.fitting.fit_collectives import FittedCollective, predict_collective

@@ -69,7 +69,8 @@ def test_large_products_have_little_bias(fits: list[DeviceFit]) -> None:
         lines = error_lines(wide.samples, wide.predicted_s(), by_stack=False)
         large = {line.left_out: line for line in lines if line.size_class == "large"}
         assert abs(large[False].bias) < 0.02, (fit.name, large)
-        assert abs(large[True].bias) < 0.07, (fit.name, large)  # whole shapes that the fit did not see
+        # Whole shapes that the fit did not see; the four models of the layers are all seen.
+        assert True not in large or abs(large[True].bias) < 0.07, (fit.name, large)
 
 
 def test_training_is_fitted_to_pytorch_alone(fits: list[DeviceFit]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hardware_specs.kernel_fits import StreamingFit
+from hardware_specs.kernel_fits import GemmFit, StreamingFit
 from simulator.fitting.devices import A100
 from simulator.fitting.fit_streaming import fit_streaming, fit_streaming_families
 from simulator.fitting.layer_sums import OPERATORS_OF_A_LAYER, layer_rows, layer_sums, stack_factor
@@ -48,7 +48,14 @@ LAYER_TRUTH = {
     "fixed_s": 2e-6,
     "saturating_rows": 120.0,
 }
-PRODUCTS = {"compute_efficiency": 0.6, "memory_efficiency": 0.8, "fixed_s": 5e-6, "sharpness": 2.0}
+PRODUCTS = {
+    # Plain products: no tiles, splits or ramps beside the four numbers.
+    **GemmFit.ideal(),
+    "compute_efficiency": 0.6,
+    "memory_efficiency": 0.8,
+    "fixed_s": 5e-6,
+    "sharpness": 2.0,
+}
 
 
 def timed(samples: KernelSamples, truth: dict[str, float], noise: float = 0.01) -> np.ndarray:

@@ -142,7 +142,7 @@ def _attention(
     tables: Mapping[str, pd.DataFrame], accelerator: AcceleratorSpec, places: NDArray[np.int64]
 ) -> Iterator[SampledRows]:
     frame = tables["kernels_attention"]
-    device = AttentionDevice(table=accelerator.name, accelerator=accelerator.name)
+    device = AttentionDevice(table=accelerator.name, accelerator=accelerator.name, own=accelerator)
     keys = frame[["framework", "kind", "phase", "dtype", "kv_dtype"]].drop_duplicates()
     for stack, kind, phase, dtype, kv_dtype in keys.itertuples(index=False):
         rows = AttentionRows(

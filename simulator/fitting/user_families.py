@@ -144,7 +144,7 @@ def _attention(tables: UserTables, found: UserFamilies) -> None:
         if _lacks_units(tables, dtype, dtype, "kernels_attention", found):
             continue
         rows = AttentionRows(
-            device=AttentionDevice(table=name, accelerator=name),
+            device=AttentionDevice(table=name, accelerator=name, own=tables.accelerator),
             phase=phase,
             dtype=dtype,
             kv_dtype=kv_dtype,

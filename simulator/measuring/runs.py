@@ -1,0 +1,244 @@
+"""Whole runs: forward passes, training steps and decode steps of small decoders, timed and their peak memory taken."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from simulator.measuring.device_clock import clock_of
+from simulator.measuring.machine import Machine
+from simulator.measuring.operators import TORCH_TYPES
+from simulator.measuring.peak_memory import peak_bytes
+from simulator.measuring.run_tasks import RunTask
+from simulator.measuring.table_file import GrowingTable
+from simulator.measuring.timing import Effort, Timing, timed
+from simulator.measuring.transformer import Decoder, empty_caches
+
+__all__ = ["RUN_COLUMNS", "Prepared", "measure_runs", "prepared", "run_row", "runs_in"]
+
+MILLI, MIB = 1e-3, 2.0**20
+NAMES = (
+    "id",
+    "phase",
+    "mode",
+    "strategy",
+    "dtype",
+    "seq_len",
+    "batch",
+    "processes",
+    "n_layers",
+    "hidden",
+    "heads",
+    "ffn",
+    "vocab",
+)
+RUN_COLUMNS = (
+    *NAMES,
+    "device",
+    "framework",
+    "version",
+    "source",
+    "machine",
+    "measured_ms",
+    "measured_peak_memory_mib",
+    "spread",
+    "repeats",
+    "waited_share",
+    "quality",
+)
+CLIP = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A run ready to be timed: one step, and the tensors that live before it."""
+
+    step: Callable[[], object]
+    held: Callable[[], Iterable[Any]]
+
+
+def _compiled(model: Any, mode: str) -> Any:
+    return torch.compile(model, dynamic=False) if mode == "compile" else model
+
+
+def _training(task: RunTask, model: Any, device: str, wrap: Callable[[Any], Any]) -> Prepared:
+    wrapped = _compiled(wrap(model), task.mode)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
+    batch = task.batch // task.processes
+    tokens, targets = (
+        torch.randint(0, task.size.vocab, (batch, task.seq_len), device=device) for _ in range(2)
+    )
+
+    def step() -> object:
+        logits = wrapped(tokens)
+        loss = functional.cross_entropy(logits.view(-1, task.size.vocab), targets.view(-1))
+        del logits
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return None
+
+    def held() -> Iterator[Any]:
+        yield from (tokens, targets, *model.parameters())
+        for state in optimizer.state.values():
+            yield from (value for value in state.values() if torch.is_tensor(value))
+
+    return Prepared(step=step, held=held)
+
+
+def _inference(task: RunTask, model: Any, device: str) -> Prepared:
+    model.eval()
+    run = _compiled(model, task.mode)
+    decode = task.phase == "decode"
+    tokens = torch.randint(
+        0, task.size.vocab, (task.batch, 1 if decode else task.seq_len), device=device
+    )
+    caches = (
+        empty_caches(task.size, task.batch, task.seq_len + 1, TORCH_TYPES[task.dtype], device)
+        if decode
+        else None
+    )
+
+    def step() -> object:
+        with torch.no_grad():
+            return run(tokens, caches, task.seq_len) if decode else run(tokens)
+
+    def held() -> Iterator[Any]:
+        yield from (tokens, *model.parameters())
+        for pair in caches or ():
+            yield from pair
+
+    return Prepared(step=step, held=held)
+
+
+def prepared(task: RunTask, device: str, wrap: Callable[[Any], Any] = lambda model: model) -> Prepared:
+    """Build a run.
+
+    Parameters
+    ----------
+    task : RunTask
+        Which.
+    device : str
+        PyTorch device.
+    wrap : callable
+        What spreads the model over ranks.
+
+    Returns
+    -------
+    Prepared
+        One step does all that a loop repeats; a decode step overwrites the same place of its cache.
+
+    Raises
+    ------
+    RuntimeError
+        If memory runs out.
+    """
+    torch.manual_seed(0)
+    model = Decoder(task.size, task.seq_len + 1).to(device=device, dtype=TORCH_TYPES[task.dtype])
+    if task.phase == "train":
+        return _training(task, model, device, wrap)
+    return _inference(task, model, device)
+
+
+@contextmanager
+def _no_pauses() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def run_row(
+    task: RunTask, machine: Machine, timing: Timing, peak: int | None, *, most_ms: float | None = None
+) -> dict[str, Any]:
+    """A row of the table; ``most_ms`` is the slowest rank's time [ms]. Raises nothing."""
+    ms = timing.seconds / MILLI if most_ms is None else most_ms
+    return {
+        **task.columns(),
+        "device": machine.name,
+        "framework": "pytorch",
+        "version": machine.torch,
+        "source": "llmsim measure",
+        "machine": machine.id,
+        "measured_ms": f"{ms:.6g}",
+        "measured_peak_memory_mib": None if peak is None else f"{peak / MIB:.6g}",
+        "spread": f"{timing.spread:.4f}",
+        "repeats": timing.repeats,
+        "waited_share": f"{timing.waited_share:.4f}",
+        "quality": timing.quality,
+    }
+
+
+def runs_in(folder: Path) -> GrowingTable:
+    """The growing table of runs in a folder, opened; SpecError for a file that cannot be continued."""
+    table = GrowingTable(folder / "measured_runs.csv", RUN_COLUMNS, ("id",))
+    table.open()
+    return table
+
+
+def time_run(ready: Prepared, machine: Machine, effort: Effort) -> Timing:
+    """Timing of a step after two steps of warm-up; RuntimeError if the step fails."""
+    exact = machine.device == "cpu" and machine.threads == 1
+    clock = clock_of(machine.device, machine.threads)
+    with _no_pauses():
+        ready.step()
+        return timed(ready.step, clock, effort, exact_waits=exact)
+
+
+def measure_runs(
+    folder: Path,
+    machine: Machine,
+    tasks: Iterable[RunTask],
+    effort: Effort,
+    *,
+    told: Callable[[str], None] = lambda text: None,
+) -> dict[str, int]:
+    """Measure the runs of one process that the folder's table does not have.
+
+    Parameters
+    ----------
+    folder, machine, tasks, effort, told
+        As for `simulator.measuring.operator_rows.measure_operators`.
+
+    Returns
+    -------
+    dict of str to int
+        Rows "measured", "known" before, "failed" and "noisy" [1].
+
+    Raises
+    ------
+    SpecError
+        If the table cannot be continued.
+    """
+    table = runs_in(folder)
+    known = {row["id"] for row in table.rows}
+    counts = dict.fromkeys(("measured", "known", "failed", "noisy"), 0)
+    for task in tasks:
+        if task.id in known:
+            counts["known"] += 1
+        else:
+            try:
+                ready = prepared(task, machine.device)
+                timing = time_run(ready, machine, effort)
+                peak = peak_bytes(ready.step, ready.held(), machine.device)
+            except RuntimeError:
+                counts["failed"] += 1
+            else:
+                table.add(run_row(task, machine, timing, peak))
+                counts["measured"] += 1
+            ready = None  # so that the next model starts from free memory
+            if task.mode == "compile":
+                torch.compiler.reset()
+        told(task.id)
+    counts["noisy"] = sum(row["quality"] == "noisy" for row in table.rows)
+    return counts

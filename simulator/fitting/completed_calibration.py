@@ -45,6 +45,7 @@ def completed(
     stack: str,
     tasks: Sequence[Task],
     base: CalibrationSpec,
+    scale_up: CollectiveFit | None = None,
 ) -> CalibrationSpec:
     """A calibration of the fitted families, all others as in ``base``.
 
@@ -61,6 +62,8 @@ def completed(
     base : CalibrationSpec
         Where the rest comes from: "derived" if it serves this accelerator, else "assumed". fp16 and bf16 stand
         for one another, and ``any`` for the widest type that was fitted.
+    scale_up : CollectiveFit, optional
+        Collectives inside a node, where they were measured.
 
     Returns
     -------
@@ -93,7 +96,7 @@ def completed(
         stack=stack,
         date=date.today().isoformat(),
         kernels=KernelFits.model_validate(kernels),
-        scale_up=_unmeasured_tier(base.scale_up, base.name, basis),
+        scale_up=scale_up or _unmeasured_tier(base.scale_up, base.name, basis),
         scale_out=_unmeasured_tier(base.scale_out, base.name, basis),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +12,10 @@ from simulator.fitting.devices import MeasuredDevice
 from simulator.fitting.measured_kernels import read_table
 from simulator.fitting.rows import BoolArray, FloatArray, TextArray, left_out_by_group
 
-__all__ = ["CollectiveRows", "across_node_rows", "captured_rows", "nccl_rows", "ring_traffic"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["CollectiveRows", "across_node_rows", "captured_rows", "nccl_rows", "ring_traffic", "user_rows"]
 
 IN_SWITCH_MIN_RANKS = 5  # NCCL 2.2x keeps the ring at four ranks and fewer
 
@@ -132,6 +136,19 @@ def nccl_rows(folder: Path, device: MeasuredDevice, *, in_switch_reduction: bool
         frame.latency_us.to_numpy(dtype=np.float64) * 1e-6,
         ("nccl-" + frame.version).to_numpy(dtype=np.str_),
         reduced if in_switch_reduction else np.zeros_like(reduced),
+    )
+
+
+def user_rows(frame: pd.DataFrame, link_bytes_per_s: float) -> CollectiveRows:
+    """Rows of a user's table of collectives, none of them reduced in a switch; KeyError for a missing column."""
+    return _rows(
+        frame["op"].to_numpy(dtype=np.str_),
+        frame["n_gpus"].to_numpy(dtype=np.float64),
+        frame["bytes"].to_numpy(dtype=np.float64),
+        link_bytes_per_s,
+        frame["latency_us"].to_numpy(dtype=np.float64) * 1e-6,
+        frame["impl"].to_numpy(dtype=np.str_) if "impl" in frame else np.full(len(frame), "unstated"),
+        np.zeros(len(frame), dtype=np.bool_),
     )
 
 

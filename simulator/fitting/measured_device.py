@@ -19,7 +19,7 @@ from simulator.measuring.machine import Machine
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["device_from_rows", "figures_text", "system_from_rows"]
+__all__ = ["ceiling", "device_from_rows", "figures_text", "system_from_rows"]
 
 FloatArray = NDArray[np.float64]
 MICRO = 1e-6
@@ -30,7 +30,8 @@ VENDORS = {"amd": "AMD", "intel": "Intel", "nvidia": "NVIDIA", "apple": "Apple",
 NOT_OWN = ("schema_version", "name", "kind", "generation", "vendor", "aliases")
 
 
-def _rounded_up(value: float) -> float:
+def ceiling(value: float) -> float:
+    """The next larger number of two digits, so that no row is above its device; ValueError for one below zero."""
     step = 10.0 ** (math.floor(math.log10(value)) + 1 - DIGITS)
     return float(f"{math.ceil(value / step) * step:.6g}")
 
@@ -137,8 +138,8 @@ def device_from_rows(
     if "kernels_gemm" not in frames:
         rule, fix = "has no row of a product, which a device's peaks come from", "run llmsim measure first"
         raise SpecError([Problem(path="kernels_gemm.csv", value="", rule=rule, fix=fix)])
-    peaks = {dtype: _rounded_up(rate) for dtype, rate in product_ceilings(frames["kernels_gemm"]).items()}
-    stream = _rounded_up(stream_ceiling(frames))
+    peaks = {dtype: ceiling(rate) for dtype, rate in product_ceilings(frames["kernels_gemm"]).items()}
+    stream = ceiling(stream_ceiling(frames))
     units, clock = float(machine.units), machine.clock_hz
     rows = f"llmsim measure, torch {machine.torch}, {machine.threads} threads"
     per_clock = {
@@ -220,7 +221,7 @@ def system_from_rows(
         "accelerators_per_node": _measured(machine.processes, "", rows),
         "scale_up": {
             "topology": "fully_connected",
-            "link_bandwidth": _measured(_rounded_up(link) / 1e9, "GB/s", f"{rows}: the quickest collective")
+            "link_bandwidth": _measured(ceiling(link) / 1e9, "GB/s", f"{rows}: the quickest collective")
             if link
             else _assumed("1 GB/s", "no collective was measured"),
             "links": _assumed("1", "ranks exchange through memory"),

@@ -14,7 +14,7 @@ from simulator.fitting.measured_kernels import Tables, read_table
 from simulator.fitting.rows import FloatArray, TextArray
 from simulator.fitting.samples import KernelSamples
 
-__all__ = ["EAGER_BYTES", "EAGER_READS", "LAYER_FAMILIES", "eager_samples", "layer_samples"]
+__all__ = ["ARITHMETIC", "EAGER_BYTES", "EAGER_READS", "EAGER_WRITES", "LAYER_FAMILIES", "eager_samples", "layer_samples"]
 
 LARGE_S = 100e-6  # above this the fixed cost is a few percent
 SMALL_S = 20e-6  # below this a whole microsecond is more than 5 %
@@ -45,6 +45,8 @@ EAGER_READS: Mapping[str, Mapping[str, int]] = {
     "embedding": {"embedding": 1},
     "optimizer": {"adamw": 3, "grad_norm": 1, "clip": 1},
 }
+# What a processor spends arithmetic on that no stream hides.
+ARITHMETIC = ("gelu", "relu", "tanh", "pow", "powu")
 EAGER_WRITES: Mapping[str, float] = {"adamw": 2.0, "grad_norm": 1e-3}
 
 

@@ -14,6 +14,7 @@ from hardware_specs.errors import InfeasibleError, LlmsimError
 from simulator.commands.calibrate import calibrate
 from simulator.commands.catalog import lint, list_, show
 from simulator.commands.many import query, search, sweep
+from simulator.commands.measure import measure
 from simulator.commands.measured import validate
 from simulator.commands.one import compare, explain, report, run
 
@@ -38,6 +39,7 @@ app.command()(report)
 app.command(name="list")(list_)
 app.command()(show)
 app.command()(lint)
+app.command()(measure)
 app.command()(validate)
 app.command()(calibrate)
 

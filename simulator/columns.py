@@ -74,6 +74,7 @@ class PlanColumns:
     overlap_param_gather: FloatArray
     overlap_tensor_parallel: FloatArray
     overlap_pipeline_p2p: FloatArray
+    free_gradients: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

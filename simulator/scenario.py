@@ -102,6 +102,11 @@ class Plan(_Keys):
         False, description="tensor-parallel exchanges beside the kernels that do not wait for them"
     )
     overlap_pipeline_p2p: bool = Field(False, description="stage-to-stage messages beside compute")
+    free_gradients: bool = Field(
+        False,
+        description="gradients are given back after each step (zero_grad of PyTorch): with one micro-batch they "
+        "grow while activations shrink",
+    )
     offload: Literal["none"] = Field("none", description="tensors kept on the host")
     precision: str | dict[str, str] = Field(
         "bf16", description="a recipe, or types by tensor and operator class"

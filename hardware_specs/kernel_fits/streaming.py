@@ -48,7 +48,8 @@ class StreamingFit(FitEvidence):
         default=0.0, description="further share of its time that a stream takes which no cache holds"
     )
     resident_bytes: Annotated[float, Dimension("bytes", positive=True, bare=True)] = Field(
-        default=1e12, description="bytes of a kernel of which half stays in a cache from one kernel to the next"
+        default=1e12,
+        description="bytes of a kernel of which half stays in a cache from one kernel to the next",
     )
 
     @classmethod

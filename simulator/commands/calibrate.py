@@ -184,8 +184,10 @@ def calibrate(
     write_files(target.absolute().parent, written)
     _show(calibration, fitted, found, target, base.name)
     if own:
-        emit(f"Made {accelerator.name}.yaml and {accelerator.name}-system.yaml beside it; in a scenario\n\n"
-             f"system: {target.parent / f'{accelerator.name}-system.yaml'}\n\nis this machine with its calibration.")
+        emit(
+            f"Made {accelerator.name}.yaml and {accelerator.name}-system.yaml beside it; in a scenario\n\n"
+            f"system: {target.parent / f'{accelerator.name}-system.yaml'}\n\nis this machine with its calibration."
+        )
 
 
 def _fitted(action: Callable[[], list[FittedFamily]]) -> list[FittedFamily]:

@@ -25,7 +25,9 @@ FloatArray = NDArray[np.float64]
 MICRO = 1e-6
 # What the quickest rows reached, to two digits up: no row may be faster than its device.
 DIGITS = 2
-PLACEHOLDER = "not measured: a placeholder, so energies of this device mean nothing; state the figure of its data sheet"
+PLACEHOLDER = (
+    "not measured: a placeholder, so energies of this device mean nothing; state the figure of its data sheet"
+)
 VENDORS = {"amd": "AMD", "intel": "Intel", "nvidia": "NVIDIA", "apple": "Apple", "arm": "Arm"}
 NOT_OWN = ("schema_version", "name", "kind", "generation", "vendor", "aliases")
 
@@ -144,7 +146,10 @@ def device_from_rows(
     rows = f"llmsim measure, torch {machine.torch}, {machine.threads} threads"
     per_clock = {
         dtype: _measured(
-            rate / (units * clock), "", rows, f"so that units x clock x this is the measured {rate:.3g} FLOP/s"
+            rate / (units * clock),
+            "",
+            rows,
+            f"so that units x clock x this is the measured {rate:.3g} FLOP/s",
         )
         for dtype, rate in peaks.items()
     }

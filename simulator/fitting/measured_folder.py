@@ -199,6 +199,10 @@ def machine_files(found: MeasuredFolder, calibration_file: str, link_bytes_per_s
         found.machine, f"{name}.yaml", calibration_file, found.accelerator, link_bytes_per_s
     )
     return {
-        f"{name}.yaml": figures_text(found.keys, "A device as llmsim measure found it; state what its data sheet says."),
-        f"{name}-system.yaml": figures_text(system, "The machine that llmsim measure ran on, with its calibration."),
+        f"{name}.yaml": figures_text(
+            found.keys, "A device as llmsim measure found it; state what its data sheet says."
+        ),
+        f"{name}-system.yaml": figures_text(
+            system, "The machine that llmsim measure ran on, with its calibration."
+        ),
     }

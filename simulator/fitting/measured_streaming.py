@@ -14,7 +14,15 @@ from simulator.fitting.measured_kernels import Tables, read_table
 from simulator.fitting.rows import FloatArray, TextArray
 from simulator.fitting.samples import KernelSamples
 
-__all__ = ["ARITHMETIC", "EAGER_BYTES", "EAGER_READS", "EAGER_WRITES", "LAYER_FAMILIES", "eager_samples", "layer_samples"]
+__all__ = [
+    "ARITHMETIC",
+    "EAGER_BYTES",
+    "EAGER_READS",
+    "EAGER_WRITES",
+    "LAYER_FAMILIES",
+    "eager_samples",
+    "layer_samples",
+]
 
 LARGE_S = 100e-6  # above this the fixed cost is a few percent
 SMALL_S = 20e-6  # below this a whole microsecond is more than 5 %

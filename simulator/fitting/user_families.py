@@ -76,7 +76,9 @@ def families_of(tables: UserTables, quantise: StreamingFit) -> UserFamilies:
         ``problems`` names types that the device has no matmul units for. Raises nothing.
     """
     found = UserFamilies(processor=tables.accelerator.kind == "cpu")
-    found._leave("all families", tables.noisy, "noisy: repeats disagree, or the machine did other work beside them")
+    found._leave(
+        "all families", tables.noisy, "noisy: repeats disagree, or the machine did other work beside them"
+    )
     if "kernels_gemm" in tables.frames:
         _products(tables, quantise, found)
     if "kernels_attention" in tables.frames:

@@ -65,6 +65,11 @@ class Machine:
     libraries: str
 
     @property
+    def exact_waits(self) -> bool:
+        """Whether the system tells exactly how long a row waited for a core: one thread on the processor itself."""
+        return self.device == "cpu" and self.threads == 1 and self.processes == 1
+
+    @property
     def id(self) -> str:
         """Digits that stand for this machine and its settings in each row."""
         text = "|".join(str(getattr(self, name)) for name in IDENTITY)

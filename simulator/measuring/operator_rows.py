@@ -10,9 +10,10 @@ from typing import Any
 from simulator.measuring.device_clock import captured, clock_of
 from simulator.measuring.machine import Machine
 from simulator.measuring.operators import Bench
+from simulator.measuring.quiet import SHAPE, QuietGate, quality_of
 from simulator.measuring.shapes import Limits, attention_shapes, operator_shapes, product_shapes
 from simulator.measuring.table_file import GrowingTable
-from simulator.measuring.timing import Clock, Effort, Timing, robust_timing, timed
+from simulator.measuring.timing import Clock, Effort, Timing, timed
 
 __all__ = ["NOISE", "OperatorTask", "TABLES", "measure_operators", "operator_tasks"]
 
@@ -36,10 +37,6 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     ),
     "kernels_elementwise": ("op", "dtype", "rows", "cols"),
 }
-# A reference product that takes this much longer than at its best says that the machine is busy with other things.
-SLOW_REFERENCE = 1.10
-REFERENCE_RUNS = 5
-REFERENCE = {"m": 256, "n": 512, "k": 512}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +75,9 @@ def operator_tasks(dtypes: Sequence[str], limits: Limits, *, groups: bool) -> It
         families.append([OperatorTask(table="kernels_elementwise", shape=shape) for shape in elementwise])
     total = [len(family) for family in families]
     order = sorted(
-        ((place + 0.5) / total[f], f, place) for f, family in enumerate(families) for place in range(len(family))
+        ((place + 0.5) / total[f], f, place)
+        for f, family in enumerate(families)
+        for place in range(len(family))
     )
     yield from (families[f][place] for _, f, place in order)
 
@@ -86,17 +85,15 @@ def operator_tasks(dtypes: Sequence[str], limits: Limits, *, groups: bool) -> It
 class _Meter:
     """Times rows on one device, and how busy the machine was beside each."""
 
-    def __init__(self, machine: Machine, effort: Effort, bench: Bench, *, graphs: bool) -> None:
+    def __init__(
+        self, folder: Path, machine: Machine, effort: Effort, bench: Bench, *, graphs: bool, patience_s: float
+    ) -> None:
         self.machine, self.effort, self.bench, self.graphs = machine, effort, bench, graphs
-        self.exact = machine.device == "cpu" and machine.threads == 1
+        self.exact = machine.exact_waits
         self.clock: Clock = clock_of(machine.device, machine.threads)
-        self._reference = bench.product({**REFERENCE, "dtype": "fp32"})
-        self._best_reference_s = min(self.reference_s() for _ in range(5))
-
-    def reference_s(self) -> float:
-        """The reference product, timed shortly [s]."""
-        samples = [self.clock.repeat(self._reference, 1) for _ in range(REFERENCE_RUNS)]
-        return robust_timing(samples, 1, exact_waits=self.exact).seconds
+        self.gate = QuietGate(
+            bench.product(SHAPE), self.clock, exact_waits=self.exact, folder=folder, patience_s=patience_s
+        )
 
     def time(self, task: OperatorTask) -> tuple[Timing, float]:
         """Timing of a row, and the reference's time beside it over its best [1]."""
@@ -105,17 +102,15 @@ class _Meter:
             "kernels_attention": self.bench.attention,
             "kernels_elementwise": self.bench.elementwise,
         }
+        self.gate.wait()
         call = makers[task.table](task.shape)
         if self.graphs and self.machine.device == "cuda":
             call = captured(call)
         found = timed(call, self.clock, self.effort, exact_waits=self.exact)
-        reference = self.reference_s()
-        self._best_reference_s = min(self._best_reference_s, reference)
-        return found, reference / self._best_reference_s
+        return found, self.gate.ratio()
 
 
 def _row(task: OperatorTask, machine: Machine, timing: Timing, reference: float) -> dict[str, Any]:
-    busy = reference > SLOW_REFERENCE
     return {
         "device": machine.name,
         "framework": "pytorch",
@@ -130,7 +125,7 @@ def _row(task: OperatorTask, machine: Machine, timing: Timing, reference: float)
         "calls": timing.calls,
         "waited_share": f"{timing.waited_share:.4f}",
         "reference_ratio": f"{reference:.4f}",
-        "quality": "noisy" if busy else timing.quality,
+        "quality": quality_of(timing.quality, timing.waited_share, reference),
     }
 
 
@@ -149,6 +144,7 @@ def measure_operators(
     effort: Effort,
     *,
     graphs: bool = False,
+    patience_s: float = 60.0,
     told: Callable[[str], None] = lambda text: None,
 ) -> dict[str, int]:
     """Measure the rows that the folder's tables do not have, then the noisy ones once more.
@@ -165,6 +161,8 @@ def measure_operators(
         Time of each.
     graphs : bool
         CUDA only: time captured graphs, without the host's launches.
+    patience_s : float
+        Time to wait in all for a quiet machine [s].
     told : callable
         Called with a name after each row.
 
@@ -180,14 +178,23 @@ def measure_operators(
     """
     tables = {name: table_in(folder, name) for name in TABLES}
     known = {name: table.known() for name, table in tables.items()}
+    noisy_before = {
+        (name, table.key(row))
+        for name, table in tables.items()
+        for row in table.rows
+        if row["quality"] == "noisy"
+    }
     counts = dict.fromkeys(("measured", "known", "again", "failed", "noisy"), 0)
     cold_bytes = max(4.0 * machine.cache_bytes, 1.6e8)
-    meter = _Meter(machine, effort, Bench(machine.device, cold_bytes), graphs=graphs)
+    bench = Bench(machine.device, cold_bytes)
+    meter = _Meter(folder, machine, effort, bench, graphs=graphs, patience_s=patience_s)
     noisy: list[tuple[OperatorTask, float]] = []
     for task in tasks:
         table = tables[task.table]
         if table.key(task.shape) in known[task.table]:
             counts["known"] += 1
+            if (task.table, table.key(task.shape)) in noisy_before:
+                noisy.append((task, float("inf")))
         else:
             try:
                 row = _row(task, machine, *meter.time(task))

@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["PHASES", "SIZES", "DecoderSize", "RunTask", "run_tasks"]
 
-PHASES = ("forward", "train", "decode")
+PHASES = ("prefill", "train", "decode")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ SIZES: tuple[DecoderSize, ...] = (
     DecoderSize(n_layers=8, hidden=512, heads=8, ffn=2048, vocab=16384),
     DecoderSize(n_layers=12, hidden=768, heads=12, ffn=3072, vocab=16384),
 )
-# Sequence and batch of forward passes and training steps; context and batch of decode steps.
+# Sequence and batch of prompts and training steps; context and batch of decode steps.
 SPANS, CONTEXTS = ((128, 1), (128, 8), (512, 1)), ((256, 1), (128, 8))
 QUICK_SPANS, QUICK_CONTEXTS = ((128, 1), (256, 2)), ((128, 4),)
 
@@ -43,7 +43,7 @@ class RunTask:
     size : DecoderSize
         The model.
     phase, mode, strategy : str
-        forward, train or decode; eager or compile; single, ddp or fsdp.
+        prefill, train or decode; eager or compile; single, ddp or fsdp.
     dtype : str
         Type of weights and activations.
     seq_len, batch : int
@@ -67,7 +67,7 @@ class RunTask:
         s = self.size
         shape = f"l{s.n_layers}h{s.hidden}a{s.heads}f{s.ffn}v{s.vocab}"
         ranks = f"-{self.strategy}{self.processes}" if self.strategy != "single" else ""
-        return f"{self.phase}-{self.mode}-{self.dtype}-{shape}-s{self.seq_len}b{self.batch}{ranks}"
+        return f"{self.phase}/{self.mode}/{self.dtype}/{shape}/s{self.seq_len}b{self.batch}{ranks}"
 
     def columns(self) -> dict[str, Any]:
         """The columns of the table that say which run it is; raises nothing."""

@@ -1,4 +1,4 @@
-"""Whole runs: forward passes, training steps and decode steps of small decoders, timed and their peak memory taken."""
+"""Whole runs: prompts, training steps and decode steps of small decoders, timed and their peak memory taken."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from torch.nn import functional
 
 from simulator.measuring.device_clock import clock_of
 from simulator.measuring.machine import Machine
-from simulator.measuring.operators import TORCH_TYPES
+from simulator.measuring.operators import TORCH_TYPES, Bench
 from simulator.measuring.peak_memory import peak_bytes
+from simulator.measuring.quiet import SHAPE, QuietGate, quality_of
 from simulator.measuring.run_tasks import RunTask
 from simulator.measuring.table_file import GrowingTable
 from simulator.measuring.timing import Effort, Timing, timed
@@ -51,9 +52,11 @@ RUN_COLUMNS = (
     "spread",
     "repeats",
     "waited_share",
+    "reference_ratio",
     "quality",
 )
 CLIP = 1.0
+REFERENCE_BYTES = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,22 +101,23 @@ def _inference(task: RunTask, model: Any, device: str) -> Prepared:
     model.eval()
     run = _compiled(model, task.mode)
     decode = task.phase == "decode"
-    tokens = torch.randint(
-        0, task.size.vocab, (task.batch, 1 if decode else task.seq_len), device=device
-    )
+    tokens = torch.randint(0, task.size.vocab, (task.batch, 1 if decode else task.seq_len), device=device)
     caches = (
         empty_caches(task.size, task.batch, task.seq_len + 1, TORCH_TYPES[task.dtype], device)
         if decode
-        else None
+        else []
     )
 
     def step() -> object:
         with torch.no_grad():
-            return run(tokens, caches, task.seq_len) if decode else run(tokens)
+            if decode:
+                return run(tokens, caches, task.seq_len)
+            kept: list[list[Any]] = [[] for _ in range(task.size.n_layers)]
+            return run(tokens, kept, 0), kept
 
     def held() -> Iterator[Any]:
         yield from (tokens, *model.parameters())
-        for pair in caches or ():
+        for pair in caches:
             yield from pair
 
     return Prepared(step=step, held=held)
@@ -159,10 +163,9 @@ def _no_pauses() -> Iterator[None]:
 
 
 def run_row(
-    task: RunTask, machine: Machine, timing: Timing, peak: int | None, *, most_ms: float | None = None
+    task: RunTask, machine: Machine, timing: Timing, peak: int | None, ratio: float
 ) -> dict[str, Any]:
-    """A row of the table; ``most_ms`` is the slowest rank's time [ms]. Raises nothing."""
-    ms = timing.seconds / MILLI if most_ms is None else most_ms
+    """A row of the table; ``ratio`` is that of the reference beside the run [1]. Raises nothing."""
     return {
         **task.columns(),
         "device": machine.name,
@@ -170,12 +173,13 @@ def run_row(
         "version": machine.torch,
         "source": "llmsim measure",
         "machine": machine.id,
-        "measured_ms": f"{ms:.6g}",
+        "measured_ms": f"{timing.seconds / MILLI:.6g}",
         "measured_peak_memory_mib": None if peak is None else f"{peak / MIB:.6g}",
         "spread": f"{timing.spread:.4f}",
         "repeats": timing.repeats,
         "waited_share": f"{timing.waited_share:.4f}",
-        "quality": timing.quality,
+        "reference_ratio": f"{ratio:.4f}",
+        "quality": quality_of(timing.quality, timing.waited_share, ratio),
     }
 
 
@@ -186,13 +190,21 @@ def runs_in(folder: Path) -> GrowingTable:
     return table
 
 
+def gate_in(folder: Path, machine: Machine, patience_s: float) -> QuietGate:
+    """The gate of a folder's machine; RuntimeError if the reference fails."""
+    bench = Bench(machine.device, REFERENCE_BYTES)
+    clock = clock_of(machine.device, machine.threads)
+    return QuietGate(
+        bench.product(SHAPE), clock, exact_waits=machine.exact_waits, folder=folder, patience_s=patience_s
+    )
+
+
 def time_run(ready: Prepared, machine: Machine, effort: Effort) -> Timing:
     """Timing of a step after two steps of warm-up; RuntimeError if the step fails."""
-    exact = machine.device == "cpu" and machine.threads == 1
     clock = clock_of(machine.device, machine.threads)
     with _no_pauses():
         ready.step()
-        return timed(ready.step, clock, effort, exact_waits=exact)
+        return timed(ready.step, clock, effort, exact_waits=machine.exact_waits)
 
 
 def measure_runs(
@@ -201,13 +213,14 @@ def measure_runs(
     tasks: Iterable[RunTask],
     effort: Effort,
     *,
+    patience_s: float = 60.0,
     told: Callable[[str], None] = lambda text: None,
 ) -> dict[str, int]:
     """Measure the runs of one process that the folder's table does not have.
 
     Parameters
     ----------
-    folder, machine, tasks, effort, told
+    folder, machine, tasks, effort, patience_s, told
         As for `simulator.measuring.operator_rows.measure_operators`.
 
     Returns
@@ -221,22 +234,25 @@ def measure_runs(
         If the table cannot be continued.
     """
     table = runs_in(folder)
-    known = {row["id"] for row in table.rows}
+    quiet = {row["id"] for row in table.rows if row["quality"] != "noisy"}
+    gate = gate_in(folder, machine, patience_s)
     counts = dict.fromkeys(("measured", "known", "failed", "noisy"), 0)
     for task in tasks:
-        if task.id in known:
+        if task.id in quiet:
             counts["known"] += 1
         else:
             try:
                 ready = prepared(task, machine.device)
+                gate.wait()
                 timing = time_run(ready, machine, effort)
+                ratio = gate.ratio()
                 peak = peak_bytes(ready.step, ready.held(), machine.device)
             except RuntimeError:
                 counts["failed"] += 1
             else:
-                table.add(run_row(task, machine, timing, peak))
+                table.put(run_row(task, machine, timing, peak, ratio))
                 counts["measured"] += 1
-            ready = None  # so that the next model starts from free memory
+                del ready  # so that the next model starts from free memory
             if task.mode == "compile":
                 torch.compiler.reset()
         told(task.id)

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["OPERATIONS", "Limits", "attention_shapes", "collective_shapes", "operator_shapes", "product_shapes"]
+__all__ = [
+    "OPERATIONS",
+    "Limits",
+    "attention_shapes",
+    "collective_shapes",
+    "operator_shapes",
+    "product_shapes",
+]
 
 FloatArray = NDArray[np.float64]
 Shape = dict[str, str | int]
@@ -21,8 +28,7 @@ OPERATIONS: Mapping[str, float] = {
     "add": 0.5,
     "mul": 0.25,
     "copy": 0.35,
-    "gelu": 0.6,
-    "silu": 0.5,
+    "gelu": 1.0,
     "ln": 1.0,
     "rms_norm": 1.0,
     "softmax": 0.5,

@@ -69,9 +69,7 @@ class GrowingTable:
             if len(record) != len(self.columns):
                 rule = f"does not have the {len(self.columns)} cells of the header"
                 fix = "remove the line, its shape is then measured again"
-                raise SpecError(
-                    [Problem(path=str(self.path), value=f"row {number}", rule=rule, fix=fix)]
-                )
+                raise SpecError([Problem(path=str(self.path), value=f"row {number}", rule=rule, fix=fix)])
             self.rows.append(dict(zip(self.columns, record, strict=True)))
         if rest:
             self.dropped = 1

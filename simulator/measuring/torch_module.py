@@ -22,12 +22,12 @@ def check_torch() -> None:
 
 def _present(torch: Any) -> list[str]:
     """Devices that this build of PyTorch can use here."""
-    backends = {
-        "cuda": lambda: torch.cuda.is_available(),
-        "mps": lambda: torch.backends.mps.is_available(),
-        "xpu": lambda: hasattr(torch, "xpu") and torch.xpu.is_available(),
+    there = {
+        "cuda": bool(torch.cuda.is_available()),
+        "mps": bool(torch.backends.mps.is_available()),
+        "xpu": hasattr(torch, "xpu") and bool(torch.xpu.is_available()),
     }
-    return ["cpu", *(name for name, there in backends.items() if there())]
+    return ["cpu", *(name for name, found in there.items() if found)]
 
 
 def chosen_device(name: str) -> str:

@@ -28,10 +28,16 @@ class Layer(nn.Module):
         return x.view(x.shape[0], x.shape[1], self.heads, self.width).transpose(1, 2)
 
     def forward(self, x: Any, cache: Any = None, position: int = 0) -> Any:
-        """Output of the layer; with a cache one more token, whose keys and values are put into it."""
+        """Output of the layer.
+
+        A prompt (position 0) leaves its keys and values in the list that it is given; behind a prompt ``cache`` is that
+        pair, with a place for one more token.
+        """
         normed = self.attention_norm(x)
         query, key, value = (self._heads(made(normed)) for made in (self.query, self.key, self.value))
-        if cache is None:
+        if cache is None or not position:
+            if cache is not None:
+                cache.append((key, value))
             context = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         else:
             keys, values = cache
@@ -55,7 +61,7 @@ class Decoder(nn.Module):
         self.head = nn.Linear(size.hidden, size.vocab, bias=False)
 
     def forward(self, tokens: Any, caches: Any = None, position: int = 0) -> Any:
-        """Logits of every token given, of shape (batch, tokens, vocab)."""
+        """Logits of every token given, of shape (batch, tokens, vocab); caches as the layers take them."""
         places = self.positions.weight[position : position + tokens.shape[1]]
         x = self.embedding(tokens) + places
         for number, layer in enumerate(self.layers):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hardware_specs import (
     CalibrationSpec,
+    SystemSpec,
     calibration_for,
     find_device,
     list_calibrations,
@@ -19,6 +20,7 @@ from hardware_specs import (
 )
 from simulator.evidence import family_evidence, kernel_fit
 from simulator.fitting.kernel_tables import SampledRows, sampled_rows
+from simulator.fitting.noise import NOISY
 from simulator.kernels.models import KERNEL_MODELS
 from simulator.validation.cases import Case
 from simulator.validation.measured_table import Row
@@ -92,11 +94,19 @@ def _predicted(part: SampledRows, calibration: CalibrationSpec, fidelity: str) -
     )
 
 
-def _parts(kind: str, frame: pd.DataFrame, fidelity: str) -> Iterator[tuple[str, _Predicted]]:
+def _parts(
+    kind: str, frame: pd.DataFrame, fidelity: str, own: SystemSpec | None
+) -> Iterator[tuple[str, _Predicted]]:
     """Predictions by device and stack, with the text of the device."""
     frame = frame.assign(framework=frame.get("framework", "unstated"))
     frame["framework"] = frame["framework"].fillna("unstated")
     for (device, framework), rows in frame.groupby(["device", "framework"], sort=False):
+        if own is not None and str(device) == own.accelerator.name and own.calibration:
+            # Noisy rows were no part of the fit and say nothing about it.
+            quiet = rows[rows["quality"] != NOISY] if "quality" in rows else rows
+            for part in sampled_rows(kind, quiet, own.accelerator):
+                yield str(device), _predicted(part, load_calibration(own.calibration), fidelity)
+            continue
         named = find_device(str(device))
         if named is None:
             continue
@@ -106,7 +116,9 @@ def _parts(kind: str, frame: pd.DataFrame, fidelity: str) -> Iterator[tuple[str,
             yield str(device), _predicted(part, calibration, fidelity)
 
 
-def kernel_scores(kind: str, rows: Sequence[Row], fidelity: str) -> list[Score]:
+def kernel_scores(
+    kind: str, rows: Sequence[Row], fidelity: str, own: SystemSpec | None = None
+) -> list[Score]:
     """Score every row of a table of kernels.
 
     Parameters
@@ -117,6 +129,8 @@ def kernel_scores(kind: str, rows: Sequence[Row], fidelity: str) -> list[Score]:
         Typed rows of the table.
     fidelity : str
         "calibrated", "datasheet" or "bound": the last two use ideal coefficients.
+    own : SystemSpec, optional
+        System of the user's, with its calibration: rows of its accelerator are scored with it.
 
     Returns
     -------
@@ -133,7 +147,7 @@ def kernel_scores(kind: str, rows: Sequence[Row], fidelity: str) -> list[Score]:
     """
     frame = _table(rows)
     found: dict[int, tuple[float, float, float, str]] = {}
-    for _, done in _parts(kind, frame, fidelity):
+    for _, done in _parts(kind, frame, fidelity, own):
         values = zip(done.numbers, done.seconds, done.low_s, done.high_s, done.size_class, strict=True)
         for number, seconds, low, high, size in values:
             found[int(number)] = (float(seconds), float(low), float(high), size)
@@ -170,6 +184,8 @@ def _quantity(row: Row) -> str:
 
 
 def _why_not(row: Row) -> str:
+    if row.text("quality") == NOISY:
+        return "quality noisy: measured beside other work"
     if find_device(row.text("device")) is None:
         return f"device {row.text('device')!r} is not in the catalog"
     if row.text("quality").startswith("suspect"):

@@ -1,4 +1,4 @@
-"""Fitted coefficients of a device and its software: kept apart from datasheet figures."""
+"""Fitted coefficients of the kernels of a device and its software: kept apart from datasheet figures."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
-from hardware_specs.collective_fit import CollectiveFit
 from hardware_specs.figure import Spec
 from hardware_specs.kernel_fits import KernelFits
 from hardware_specs.schema import Name
 
-__all__ = ["CalibrationSpec", "CollectiveFit", "Task"]
+__all__ = ["CalibrationSpec", "Task"]
 
 Task = Literal["training", "inference"]
 
@@ -32,5 +31,3 @@ class CalibrationSpec(Spec):
     stack: str = Field(min_length=1, description="software it was measured with, with versions")
     date: str = Field(min_length=4, description="when it was measured or written")
     kernels: KernelFits
-    scale_up: CollectiveFit
-    scale_out: CollectiveFit

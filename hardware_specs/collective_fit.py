@@ -1,37 +1,67 @@
-"""Fitted coefficients of collectives on one tier of a fabric."""
+"""Fitted coefficients of collectives on one tier of a fabric: per algorithm that the software offers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import Field
 
 from hardware_specs.figure import Basis, Dimension, Spec
+from hardware_specs.kernel_fits.evidence import FitEvidence
 
-__all__ = ["CollectiveFit"]
+__all__ = ["OPTIONAL_ALGORITHMS", "AlgorithmFit", "CollectiveFit"]
 
 Efficiency = Annotated[float, Dimension("fraction", positive=True)]
 Seconds = Annotated[float, Dimension("s", bare=True)]
-Source = Annotated[str, Field(min_length=8)]
-Errors = dict[str, Annotated[float, Dimension("count")]]
+Ratio = Annotated[float, Dimension("count")]
+# Beside the ring and direct messages, which every library has.
+OPTIONAL_ALGORITHMS = ("tree", "in_switch", "one_shot", "two_shot", "halving_doubling")
 
 
-class CollectiveFit(Spec):
-    """Coefficients of ``T = L + t + ramp sqrt(L t)`` with L = base + step x hops, t = bytes / bandwidth."""
+class AlgorithmFit(FitEvidence):
+    """Coefficients of ``T = L + t + ramp sqrt(base t)`` with L = base + step x exchanges, t = bytes / (e W)."""
 
     efficiency: Efficiency = Field(description="sustained share of the link bandwidth, (0, 1]")
     base_latency_s: Seconds = Field(description="fixed time of one collective [s]")
     step_latency_s: Seconds = Field(description="time added by each exchange that waits for the last [s]")
-    ramp: Annotated[float, Dimension("count")] = Field(description="weight of the chunk-pipelining term")
-    in_switch_gain: Annotated[float, Dimension("count", positive=True)] = Field(
-        default=1.0,
-        description="efficiency of an all-reduce that the switch adds up, over that of the ring (often "
-        "below 1: each rank then sends its message once, not twice)",
+    ramp: Ratio = Field(default=0.0, description="weight of the chunk-pipelining term")
+    own_chunk: Ratio = Field(
+        default=0.0, description="cost of moving a rank's own chunk, over that of sending one [1]"
     )
+    bridge_efficiency: Efficiency = Field(
+        default=1.0, description="sustained share of the bandwidth through a host bridge, (0, 1]"
+    )
+
+
+class CollectiveFit(Spec):
+    """Algorithms of one tier, each with its coefficients; one that is absent is not offered by the software."""
+
+    ring: AlgorithmFit = Field(description="neighbours in a ring; on a torus one ring per axis")
+    direct: AlgorithmFit = Field(description="each rank to each other: all-to-all, send and receive")
+    tree: AlgorithmFit | None = Field(default=None, description="pipelined double binary tree")
+    in_switch: AlgorithmFit | None = Field(default=None, description="the switch adds up and multicasts")
+    one_shot: AlgorithmFit | None = Field(default=None, description="each rank reads all whole buffers")
+    two_shot: AlgorithmFit | None = Field(default=None, description="direct reduce-scatter, then all-gather")
+    halving_doubling: AlgorithmFit | None = Field(default=None, description="recursive halving and doubling")
     compute_share: Annotated[float, Dimension("fraction")] = Field(
         default=0.0, description="share of the compute units that a running exchange occupies, [0, 1]"
     )
-    basis: Basis
-    source: Source = Field(description="data set the coefficients were fitted on")
-    rows: Annotated[int, Field(ge=0)] = Field(default=0, description="rows fitted")
-    error: Errors = Field(default_factory=dict, description="mean error as a fraction, by size class")
+    compute_share_source: str = Field(default="", description="where the share comes from")
+
+    @property
+    def basis(self) -> Basis:
+        """How the share of the compute units came about."""
+        return "assumed"
+
+    @property
+    def source(self) -> str:
+        """Where the share of the compute units comes from."""
+        return self.compute_share_source
+
+    def algorithms(self) -> Iterator[tuple[str, AlgorithmFit]]:
+        """Name and coefficients of each algorithm that the software offers; raises nothing."""
+        for name in ("ring", "direct", *OPTIONAL_ALGORITHMS):
+            fit = getattr(self, name)
+            if fit is not None:
+                yield name, fit

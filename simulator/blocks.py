@@ -107,8 +107,12 @@ def operator_seconds(
     if family == "view":
         return ZERO, ZERO, ZERO
     if family == "collective":
-        group = place(inputs.plan.tensor_parallel, ONE, inputs.plan.devices, inputs.fabric)
-        done = exchange(operator.collective, work.message_bytes, group, inputs.fabric)
+        group = place(
+            inputs.plan.tensor_parallel, inputs.plan.tensor_stride, inputs.plan.devices, inputs.fabric
+        )
+        done = exchange(
+            operator.collective, work.message_bytes, group, inputs.fabric, inputs.plan.collective_algorithm
+        )
         return done.seconds, done.inner_bytes, done.outer_bytes
     seconds = KERNEL_MODELS[family].seconds(operator, work, _peak(inputs.device, operator), inputs)
     return seconds, ZERO, ZERO

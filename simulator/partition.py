@@ -14,7 +14,8 @@ from hardware_specs import SystemSpec
 from simulator.blocks import Structure
 from simulator.columns import DeviceColumns, FabricColumns, Inputs, PlanColumns, column, take
 from simulator.conditions import DEGREES, SIZES, holds
-from simulator.device import Fidelity, Machines, as_executed, device_columns, fabric_columns
+from simulator.device import Fidelity, Machines, as_executed, device_columns
+from simulator.fabric import fabric_columns
 from simulator.hardware_leaves import HardwareLeaves, Override
 from simulator.legality import Combination, first_broken, redundant
 from simulator.precision import Precision
@@ -40,6 +41,8 @@ EXCLUDED_BY_CONDITION, REDUNDANT = -2, -3
 LAYER_PLAN_KEYS = (
     "devices",
     "plan.tensor_parallel",
+    "plan.placement",
+    "plan.collective_algorithm",
     "plan.sequence_parallel",
     "plan.recompute",
     "plan.overlap_tensor_parallel",

@@ -15,7 +15,6 @@ from simulator.fitting.calibrate import TASKS, calibrate_device
 from simulator.fitting.defaults import derived_files
 from simulator.fitting.devices import MEASURED_DEVICES
 from simulator.fitting.error_tables import coefficient_table, comparison_table, error_table
-from simulator.fitting.scale_out_evidence import scale_out_table
 from simulator.fitting.write_calibration import calibration_file, write_calibration
 
 
@@ -41,7 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for fit in fits:
         for table in (coefficient_table(fit), comparison_table(fit), error_table(fit)):
             sys.stdout.write("\n".join(table) + "\n\n")
-    sys.stdout.write("\n".join(scale_out_table(options.measurements)) + "\n\n")
     for file in files if options.out is not None else []:
         sys.stdout.write(f"wrote {write_calibration(file, options.out)}\n")
     return 0

@@ -1,15 +1,12 @@
-"""Fit all coefficients of one measured device and task from the tables in a folder."""
+"""Fit the kernels of one measured device and task from the tables in a folder."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from hardware_specs.calibration import Task
-from simulator.fitting.devices import H100, MeasuredDevice
-from simulator.fitting.fit_collectives import FittedCollective, fit_collective, fit_in_switch_gain
+from simulator.fitting.devices import MeasuredDevice
 from simulator.fitting.fit_families import (
     Families,
     FittedRows,
@@ -19,23 +16,16 @@ from simulator.fitting.fit_families import (
     stack_names,
 )
 from simulator.fitting.fit_kernels import FittedKernel
-from simulator.fitting.measured_collectives import CollectiveRows, across_node_rows, captured_rows, nccl_rows
-from simulator.fitting.robust_fit import significant
 
 __all__ = ["TASKS", "DeviceFit", "calibrate_device"]
 
 TASKS: tuple[Task, ...] = ("training", "inference")
 STACK_SUFFIX = {"training": "pytorch", "inference": "serving"}
 
-# Rings of many nodes over rails reach more than one message between two GPUs (0.75 of the port in
-# collectives.parquet): 46-48 of 50 GB/s per port (NVIDIA/nccl-tests issue 290), 85-96 of 100 GB/s on A100
-# nodes (issue 119); 32 B200 over EFA reach 0.74 (micro.csv). The middle of these is used.
-SCALE_OUT_EFFICIENCY = 0.85
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceFit:
-    """All coefficients of one device for one task.
+    """All kernel coefficients of one device for one task.
 
     Attributes
     ----------
@@ -47,26 +37,18 @@ class DeviceFit:
         Software of the rows.
     kernels : mapping of family to mapping of dtype to FittedKernel
         As in a calibration file.
-    scale_up, scale_out : FittedCollective
-        Both tiers of the fabric.
     evidence : tuple of FittedRows
         Fits on rows of their own, in the order of fitting.
     unseen : tuple of FittedRows
         Rows of stacks that were not fitted, to score.
-    collectives, unseen_collectives : CollectiveRows
-        Rows behind ``scale_up``, and rows of a stack that was not fitted.
     """
 
     device: MeasuredDevice
     task: Task
     stack: str
     kernels: Families
-    scale_up: FittedCollective
-    scale_out: FittedCollective
     evidence: tuple[FittedRows, ...]
     unseen: tuple[FittedRows, ...]
-    collectives: CollectiveRows
-    unseen_collectives: CollectiveRows
 
     @property
     def name(self) -> str:
@@ -93,34 +75,8 @@ def _families(evidence: list[FittedRows], device: MeasuredDevice) -> Families:
     return kernels
 
 
-def _scale_out(folder: Path, device: MeasuredDevice, base_latency_s: float) -> FittedCollective:
-    """Latency and ramp from messages between two nodes of H100; efficiency from published rings."""
-    fit = fit_collective(
-        across_node_rows(folder, H100), source="collectives, h100_dgx", one_step_base_s=base_latency_s
-    )
-    return replace(
-        fit,
-        efficiency=SCALE_OUT_EFFICIENCY,
-        basis="assumed",
-        source=f"{fit.rows} messages between two h100_dgx nodes in collectives give latency and ramp (and "
-        f"{significant(fit.efficiency)} of one port); efficiency assumed, rings reach 0.92-0.96 of a port "
-        "(NVIDIA/nccl-tests issue 290), 0.85-0.96 (issue 119), 0.74 on EFA (micro.csv, 32 B200)",
-        rows=0,
-        error={},
-    )
-
-
-def _with_share(fit: FittedCollective, device: MeasuredDevice) -> FittedCollective:
-    share = f"{device.exchange_units} NCCL channels of one block on {device.units} units"
-    return replace(
-        fit,
-        compute_share=significant(device.exchange_units / device.units),
-        source=f"{fit.source}; compute share assumed: {share} ({device.exchange_source})",
-    )
-
-
 def calibrate_device(folder: Path, device: MeasuredDevice, task: Task) -> DeviceFit:
-    """Fit every family and both fabric tiers of one device.
+    """Fit every kernel family of one device.
 
     Parameters
     ----------
@@ -147,23 +103,13 @@ def calibrate_device(folder: Path, device: MeasuredDevice, task: Task) -> Device
     matmuls = fit_matmuls(folder, device, task, streaming[0].fit)
     attention, unseen = fit_attention(folder, device, task)
     evidence = [*matmuls, *attention, *streaming]
-    rows = nccl_rows(folder, device, in_switch_reduction=device.in_switch_reduction)
-    library = ", ".join(np.unique(rows.stack))
-    source = f"collectives, {device.collective_table}, 2-8 ranks on NVSwitch, 16-bit elements: {library}"
-    scale_up = fit_collective(rows, source=source)
-    if device.in_switch_reduction:
-        scale_up = fit_in_switch_gain(rows, scale_up)
     software = stack_names(matmuls[0].rows)
     attention_software = stack_names(attention[0].rows)
     return DeviceFit(
         device=device,
         task=task,
-        stack=f"matmul: {software}; attention: {attention_software}; {library}",
+        stack=f"matmul: {software}; attention: {attention_software}",
         kernels=_families(evidence, device),
-        scale_up=_with_share(scale_up, device),
-        scale_out=_with_share(_scale_out(folder, device, scale_up.base_latency_s), device),
         evidence=tuple(evidence),
         unseen=tuple(unseen),
-        collectives=rows,
-        unseen_collectives=captured_rows(folder, device, in_switch_reduction=device.in_switch_reduction),
     )

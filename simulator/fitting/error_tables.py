@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 
 from simulator.fitting.calibrate import DeviceFit
-from simulator.fitting.fit_collectives import collective_error_lines
 from simulator.fitting.fit_families import FittedRows
 from simulator.fitting.fit_kernels import Coefficients, ErrorLine, error_lines
 
@@ -33,13 +32,6 @@ def coefficient_table(fit: DeviceFit) -> list[str]:
             ec, em, t0, p = kernel.coefficients
             numbers = f"{ec:6.3f} {em:6.3f} {t0 * 1e6:6.2f} {p:6.2f} {kernel.rows:7d}"
             lines.append(f"{family:18} {dtype:6} {numbers}  {kernel.basis}")
-    for name, tier in (("scale_up", fit.scale_up), ("scale_out", fit.scale_out)):
-        lines.append(
-            f"{name:18} e {tier.efficiency:.3f}  a {tier.base_latency_s * 1e6:.2f} us  "
-            f"al {tier.step_latency_s * 1e6:.2f} us  kappa {tier.ramp:.2f}  "
-            f"in-switch gain {tier.in_switch_gain:.3f}  share of units {tier.compute_share:.3f}  "
-            f"rows {tier.rows}  {tier.basis}"
-        )
     return lines
 
 
@@ -72,11 +64,7 @@ def error_table(fit: DeviceFit) -> list[str]:
         lines += _error_lines(
             f"{item.family:18} {item.dtype:6}", error_lines(item.rows, item.fit.coefficients)
         )
-    lines += _error_lines(
-        f"{'collective':18} {'nccl':6}", collective_error_lines(fit.collectives, fit.scale_up)
-    )
-    captured = collective_error_lines(fit.unseen_collectives, fit.scale_up)
-    return lines + _error_lines(f"{'collective':18} {'torch':6}", captured)
+    return lines
 
 
 def _score(item: FittedRows, values: Coefficients) -> list[str]:

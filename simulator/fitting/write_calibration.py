@@ -11,7 +11,6 @@ import yaml
 
 from hardware_specs.calibration import Task
 from simulator.fitting.calibrate import DeviceFit
-from simulator.fitting.fit_collectives import FittedCollective
 from simulator.fitting.fit_families import Families
 from simulator.fitting.fit_kernels import FittedKernel
 
@@ -34,8 +33,6 @@ class CalibrationFile:
     tasks: Sequence[Task]
     stack: str
     kernels: Families
-    scale_up: FittedCollective
-    scale_out: FittedCollective
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain mapping in the schema's keys, in a fixed order."""
@@ -47,8 +44,6 @@ class CalibrationFile:
             "stack": self.stack,
             "date": CALIBRATION_DATE,
             "kernels": {family: _by_dtype(self.kernels[family]) for family in FAMILY_ORDER},
-            "scale_up": _collective(self.scale_up),
-            "scale_out": _collective(self.scale_out),
         }
 
 
@@ -69,21 +64,6 @@ def _kernel(fit: FittedKernel) -> dict[str, Any]:
     }
 
 
-def _collective(fit: FittedCollective) -> dict[str, Any]:
-    return {
-        "efficiency": fit.efficiency,
-        "base_latency_s": fit.base_latency_s,
-        "step_latency_s": fit.step_latency_s,
-        "ramp": fit.ramp,
-        "in_switch_gain": fit.in_switch_gain,
-        "compute_share": fit.compute_share,
-        "basis": fit.basis,
-        "source": fit.source,
-        "rows": fit.rows,
-        "error": dict(fit.error),
-    }
-
-
 def calibration_file(fit: DeviceFit) -> CalibrationFile:
     """The file of a measured device and task."""
     return CalibrationFile(
@@ -92,8 +72,6 @@ def calibration_file(fit: DeviceFit) -> CalibrationFile:
         tasks=(fit.task,),
         stack=fit.stack,
         kernels=fit.kernels,
-        scale_up=fit.scale_up,
-        scale_out=fit.scale_out,
     )
 
 

@@ -14,6 +14,7 @@ from hardware_specs.errors import InfeasibleError, LlmsimError
 from simulator.commands.catalog import lint, list_, show
 from simulator.commands.many import search, sweep
 from simulator.commands.measured import validate
+from simulator.commands.network import network
 from simulator.commands.one import compare, explain, report, run
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ app.command(name="list")(list_)
 app.command()(show)
 app.command()(lint)
 app.command()(validate)
+app.command()(network)
 
 
 def main() -> None:

@@ -36,11 +36,14 @@ def fabric_calibration_of(system: SystemSpec, task: TaskClass) -> FabricCalibrat
 def _torus(leaves: HardwareLeaves, devices: FloatArray) -> Torus:
     """Axis lengths of the slice with that many devices, and whether its ends are joined [1].
 
-    Lengths are NaN where no slice is listed, and 1 where there is no torus or mesh.
+    Lengths are NaN where no slice is listed, and 1 without torus or mesh; a ring is a torus of one axis.
     """
     shape = np.broadcast_shapes(leaves.index.shape, devices.shape)
     axes, wrap = [np.ones(shape) for _ in range(3)], np.ones(shape)
     for s, system in enumerate(leaves.systems):
+        if system.scale_up.topology == "ring":
+            here = np.broadcast_to(leaves.index == s, shape)
+            axes[0] = np.where(here, leaves.get("accelerators_per_node"), axes[0])
         if system.scale_up.topology not in GRIDS:
             continue
         torus = system.scale_up.topology == "torus"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from simulator.columns import FabricColumns, TierColumns
 from simulator.rules import rule
-from simulator.torus_rings import DIRECTIONS, all_to_all_load, extents, ring_hops, ring_load
+from simulator.torus_rings import all_to_all_load, extents, ring_hops, ring_load
 
 FloatArray = NDArray[np.float64]
 
@@ -33,9 +33,12 @@ FULLY_CONNECTED, RING, TORUS, MESH, RAIL_OPTIMISED, DRAGONFLY = (
     for t in ("fully_connected", "ring", "torus", "mesh", "rail_optimised", "dragonfly")
 )
 NO_BRIDGE: FloatArray = np.full(1, np.inf)
-# Of a dragonfly's global links only those to one group lead straight there; sent over a third group, a ring between
-# neighbouring groups has half of them all (Kim et al., ISCA 2008, doi:10.1109/ISCA.2008.19, Valiant routing).
-VALIANT_SHARE = 0.5
+
+
+def on_grid(topology: FloatArray, axis_0: FloatArray) -> NDArray[np.bool_]:
+    """Where accelerators are joined along axes: a torus, a mesh, or a ring, which is a torus of one axis."""
+    grid: NDArray[np.bool_] = (topology == TORUS) | (topology == MESH) | ((topology == RING) & (axis_0 > 1))
+    return grid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +85,7 @@ def ranks_per_node(
 
 @rule(
     symbol="W",
-    formula="switch: links b; fully connected: links (n - 1)/(G - 1) b; ring: 2 b; torus: b (n - 1)/(n w)",
+    formula="switch: links b; fully connected: links (n - 1)/(G - 1) b; torus, mesh, ring: b (n - 1)/(n w)",
     unit="B/s",
     source="one-way link bandwidth times the links that a rank of the group can send on at once",
 )
@@ -133,9 +136,9 @@ def rank_bandwidth(
     usable = np.where(
         topology == FULLY_CONNECTED,
         links * np.minimum(np.maximum(ranks - 1.0, 1.0) / peers, 1.0),
-        np.where(topology == RING, np.minimum(links, DIRECTIONS), links),
+        links,
     )
-    grid = (topology == TORUS) | (topology == MESH)
+    grid = on_grid(topology, axis_0)
     if np.any(grid):
         load = ring_load(extents(ranks, stride, (axis_0, axis_1, axis_2), wrap))
         # A group that leaves the torus, or of one rank, extends along nothing: it still has a link to leave by.
@@ -164,20 +167,21 @@ def tier_bandwidth(
 
 @rule(
     symbol="s",
-    formula="min(1, m/o); 1 where the group stays in its block; a dragonfly's o doubles",
+    formula="min(1, m/(o max(g, 1))); 1 where the group stays in its block",
     unit="1",
-    source="a ring leaves a block of m of its nodes once, so its nodes share o times less bandwidth there",
+    source="a ring leaves a block of m of its nodes once; dragonfly: Kim et al., ISCA 2008, doi:10.1109/ISCA.2008.19, "
+    "minimal routing",
 )
 def block_share(
-    *, members: FloatArray, nodes: FloatArray, oversubscription: FloatArray, dragonfly: FloatArray
+    *, members: FloatArray, nodes: FloatArray, oversubscription: FloatArray, other_groups: FloatArray
 ) -> FloatArray:
     """Part of its NIC bandwidth that a node of a ring between blocks can use [1].
 
     ``members`` of the group's ``nodes`` share a block [1]; ``oversubscription`` is bandwidth into a block over
-    bandwidth between blocks [1]; ``dragonfly`` is 1 where blocks are joined directly and there are three or more [1].
-    Broadcasts; raises nothing.
+    bandwidth between blocks [1]. In a dragonfly a block's global links lead to ``other_groups`` in equal parts
+    [1], and a ring uses those to one of them: messages take the shortest way. Broadcasts; raises nothing.
     """
-    ratio = oversubscription * np.where(dragonfly > 0, 1.0 / VALIANT_SHARE, 1.0)
+    ratio = oversubscription * np.maximum(other_groups, 1.0)
     return np.where(nodes > members, np.minimum(members / ratio, 1.0), 1.0)
 
 
@@ -187,17 +191,19 @@ def _members(tier: TierColumns, nodes: FloatArray, nodes_apart: FloatArray) -> F
     return np.minimum(nodes, np.maximum(np.floor(block / nodes_apart), 1.0))
 
 
-def _outer_bandwidth(tier: TierColumns, nodes: FloatArray, nodes_apart: FloatArray) -> FloatArray:
+def _outer_bandwidth(
+    tier: TierColumns, nodes: FloatArray, nodes_apart: FloatArray, all_nodes: FloatArray
+) -> FloatArray:
     rate = tier_bandwidth(tier, nodes, nodes_apart, nodes)
     if not np.any(tier.oversubscription > 1) and not np.any(tier.topology == DRAGONFLY):
         return rate
     members = _members(tier, nodes, nodes_apart)
-    several = (tier.topology == DRAGONFLY) & (nodes > DIRECTIONS * members)
+    others = np.ceil(all_nodes / tier.block) - 1.0
     return rate * block_share(
         members=members,
         nodes=nodes,
         oversubscription=tier.oversubscription,
-        dragonfly=several.astype(np.float64),
+        other_groups=np.where(tier.topology == DRAGONFLY, others, 0.0),
     )
 
 
@@ -219,7 +225,7 @@ def place(ranks: FloatArray, stride: FloatArray, devices: FloatArray, fabric: Fa
     nodes_apart = np.maximum(stride / node, 1.0)
     hops = inner - 1.0
     if np.any(tier.axis_0 > 1):
-        grid = (tier.topology == TORUS) | (tier.topology == MESH)
+        grid = on_grid(tier.topology, tier.axis_0)
         along = ring_hops(extents(inner, stride, (tier.axis_0, tier.axis_1, tier.axis_2), tier.wrap))
         hops = np.where(grid, np.where(along > 0, along, hops), hops)
     bridged = np.any(np.isfinite(tier.bridge_bytes_per_s))
@@ -230,7 +236,7 @@ def place(ranks: FloatArray, stride: FloatArray, devices: FloatArray, fabric: Fa
         outer=outer,
         inner_hops=hops,
         inner_bytes_per_s=tier_bandwidth(tier, inner, stride, node),
-        outer_bytes_per_s=_outer_bandwidth(fabric.outer, outer, nodes_apart),
+        outer_bytes_per_s=_outer_bandwidth(fabric.outer, outer, nodes_apart, devices / node),
         bridge_bytes_per_s=_bridge_share(tier, inner, stride) if bridged else NO_BRIDGE,
     )
 
@@ -244,11 +250,7 @@ def all_to_all_bandwidth(group: Group, fabric: FabricColumns) -> tuple[FloatArra
     tier, n = fabric.inner, group.inner
     inside = group.inner_bytes_per_s
     share = np.maximum(n - 1.0, 0.0) / n
-    ring = tier.topology == RING
-    if np.any(ring):
-        load = (n**2 - np.mod(n, 2.0)) / (4.0 * n) / np.minimum(tier.links, DIRECTIONS)
-        inside = np.where(ring & (n > 1), share / np.where(n > 1, load, 1.0) * tier.link_bytes_per_s, inside)
-    grid = (tier.topology == TORUS) | (tier.topology == MESH)
+    grid = on_grid(tier.topology, tier.axis_0)
     if np.any(grid):
         load = all_to_all_load(extents(n, group.stride, (tier.axis_0, tier.axis_1, tier.axis_2), tier.wrap))
         inside = np.where(

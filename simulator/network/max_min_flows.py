@@ -9,6 +9,8 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.network.topology_graph import LinkGraph
+
 __all__ = ["Flow", "Routes", "max_min_rates"]
 
 FloatArray = NDArray[np.float64]
@@ -33,7 +35,7 @@ class Routes:
     on a torus, as a network does that spreads packets.
     """
 
-    def __init__(self, graph: nx.DiGraph) -> None:
+    def __init__(self, graph: LinkGraph) -> None:
         self.graph = graph
         self.index = {edge: k for k, edge in enumerate(graph.edges)}
         self.bytes_per_s: FloatArray = np.array([graph.edges[e]["bytes_per_s"] for e in graph.edges])
@@ -58,30 +60,22 @@ class Routes:
     def _paths(
         self, source: tuple[object, ...], target: tuple[object, ...]
     ) -> list[list[tuple[object, ...]]]:
-        """Shortest paths in hops; of a torus' those that finish one axis before the next."""
-        shortest = list(nx.all_shortest_paths(self.graph, source, target))
+        """Shortest paths by the cost of their links; of a torus' those that finish one axis before the next."""
+        shortest = list(nx.all_shortest_paths(self.graph, source, target, weight="cost"))
         if len(shortest) == 1:
             return shortest
-        ordered = [path for path in shortest if _axis_after_axis(path)]
+        ordered = [path for path in shortest if self._axis_after_axis(path)]
         return ordered or shortest
+
+    def _axis_after_axis(self, path: Sequence[tuple[object, ...]]) -> bool:
+        """Whether a path takes the axes of a torus in their order; any other path does."""
+        axes = [self.graph.edges[e].get("axis", 0) for e in zip(path, path[1:], strict=False)]
+        return axes == sorted(axes)
 
     def flow(self, source: int, target: int, size_bytes: float) -> Flow:
         """Bytes [byte] from one device to another along the shortest routes."""
         links, latency = self.between(source, target)
         return Flow(source=source, target=target, size_bytes=size_bytes, links=links, latency_s=latency)
-
-
-def _axis_after_axis(path: Sequence[tuple[object, ...]]) -> bool:
-    """Whether steps between numbered devices do not come back to an axis, and take the axes in order."""
-    numbers = [n[1] for n in path if n[0] == "device"]
-    if len(numbers) != len(path):
-        return True
-    seen: list[int] = []
-    for one, other in zip(numbers, numbers[1:], strict=False):
-        step = abs(int(str(other)) - int(str(one)))
-        if not seen or seen[-1] != step:
-            seen.append(step)
-    return len(seen) == len(set(seen)) and seen == sorted(seen)
 
 
 def max_min_rates(flows: Sequence[Flow], bytes_per_s: FloatArray) -> FloatArray:

@@ -1,8 +1,8 @@
 """A declared fabric as a directed graph of links, for systems small enough to draw or to play out.
 
 Nodes are tuples: ``("device", i)``, ``("switch", node)``, ``("bridge", node, k)``, ``("nic", node, rail)``,
-``("leaf", block, rail)``, ``("spine",)``. An edge carries one-way ``bytes_per_s`` [byte/s], ``latency_s`` [s] and its
-``tier``, "inner" or "outer". The engine never builds one.
+``("leaf", block, rail)``, ``("spine",)``. An edge carries one-way ``bytes_per_s`` [byte/s], ``latency_s`` [s], its
+``tier``, "inner" or "outer", and a ``cost`` by which routes are chosen [1]. The engine never builds one.
 """
 
 from __future__ import annotations
@@ -11,23 +11,31 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
 from hardware_specs import FabricSpec, Problem, ScenarioError, SystemSpec
 from hardware_specs.schema import GRIDS
 
-__all__ = ["MOST_DEVICES", "device_nodes", "is_connected", "topology_graph"]
+if TYPE_CHECKING:
+    LinkGraph = nx.DiGraph[Any]
+else:
+    LinkGraph = nx.DiGraph
+
+__all__ = ["MOST_DEVICES", "LinkGraph", "device_nodes", "is_connected", "topology_graph"]
 
 MOST_DEVICES = 1024
-Node = tuple[object, ...]
+# Messages leave a node only where they must, and change rails inside it.
+OUTER_COST = 1000
+Node = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Links:
     """Where one tier puts its links: the graph and the figures of the tier."""
 
-    graph: nx.DiGraph
+    graph: LinkGraph
     fabric: FabricSpec
     tier: str
 
@@ -44,6 +52,7 @@ class _Links:
                     bytes_per_s=rate,
                     latency_s=self.fabric.latency.value * latency_share,
                     tier=self.tier,
+                    cost=1 if self.tier == "inner" else OUTER_COST,
                 )
 
     @property
@@ -52,12 +61,12 @@ class _Links:
         return self.fabric.links.value * self.fabric.link_bandwidth.value
 
 
-def device_nodes(graph: nx.DiGraph) -> list[Node]:
+def device_nodes(graph: LinkGraph) -> list[Node]:
     """Devices of a graph, by number."""
     return sorted((n for n in graph if n[0] == "device"), key=lambda n: n[1])
 
 
-def is_connected(graph: nx.DiGraph) -> bool:
+def is_connected(graph: LinkGraph) -> bool:
     """Whether every device can reach every other."""
     devices = device_nodes(graph)
     return all(nx.has_path(graph, devices[0], d) and nx.has_path(graph, d, devices[0]) for d in devices[1:])
@@ -115,6 +124,8 @@ def _grid(links: _Links, shape: list[int], wrap: bool) -> None:
                 continue
             there = here + strides[axis] * (1 - side if last else 1)
             links.join(("device", here), ("device", there))
+            for edge in ((here, there), (there, here)):
+                links.graph.edges[("device", edge[0]), ("device", edge[1])]["axis"] = axis
 
 
 def _grid_shape(system: SystemSpec, devices: int) -> tuple[list[int], bool]:
@@ -150,7 +161,7 @@ def _outer(links: _Links, n_nodes: int, devices: list[list[Node]]) -> None:
             _share_ports(links, devices[node], ("nic", node, 0), n_ports)
         count = n_nodes if n_nodes > 2 else n_nodes - 1
         for node in range(count):
-            rate = n_ports * fabric.link_bandwidth.value / 2.0
+            rate = n_ports * fabric.link_bandwidth.value / min(count, 2)
             links.join(
                 ("nic", node, 0), ("nic", (node + 1) % n_nodes, 0), bytes_per_s=rate, latency_share=0.5
             )
@@ -191,7 +202,7 @@ def _between_blocks(links: _Links, n_blocks: int, rails: int, block: int) -> Non
             links.join(("leaf", k, rail), ("spine",), bytes_per_s=uplink, latency_share=0.0)
 
 
-def topology_graph(system: SystemSpec, devices: int) -> nx.DiGraph:
+def topology_graph(system: SystemSpec, devices: int) -> LinkGraph:
     """The links between the first ``devices`` accelerators of a system.
 
     Parameters
@@ -220,7 +231,7 @@ def topology_graph(system: SystemSpec, devices: int) -> nx.DiGraph:
     per_node = int(system.accelerators_per_node.value)
     grid = system.scale_up.topology in GRIDS
     _check(system, devices, per_node, grid)
-    graph: nx.DiGraph = nx.DiGraph()
+    graph: LinkGraph = nx.DiGraph()
     graph.add_nodes_from(("device", i) for i in range(devices))
     inner = _Links(graph=graph, fabric=system.scale_up, tier="inner")
     if grid:

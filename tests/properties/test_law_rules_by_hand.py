@@ -96,14 +96,20 @@ CASES = [
         0.5 * (0.375 + 0.375 / 4),
     ),
     # 2 nodes of 4 share a block that has a quarter of the bandwidth to leave by
-    ("block_share", {"members": 2, "nodes": 4, "oversubscription": 4, "dragonfly": 0}, 0.5),
-    ("block_share", {"members": 2, "nodes": 4, "oversubscription": 4, "dragonfly": 1}, 0.25),
-    ("block_share", {"members": 4, "nodes": 4, "oversubscription": 4, "dragonfly": 0}, 1.0),
+    ("block_share", {"members": 2, "nodes": 4, "oversubscription": 4, "other_groups": 0}, 0.5),
+    ("block_share", {"members": 2, "nodes": 4, "oversubscription": 4, "other_groups": 2}, 0.25),
+    ("block_share", {"members": 4, "nodes": 4, "oversubscription": 4, "other_groups": 0}, 1.0),
     # DGX A100: 12 links of 25 GB/s
     ("rank_bandwidth", LINK, 300e9),
     # 7 links to 7 peers: a group of 4 uses 3 of them
     ("rank_bandwidth", {**LINK, "topology": FULLY_CONNECTED, "links": 7}, 75e9),
-    ("rank_bandwidth", {**LINK, "topology": RING}, 50e9),
+    # 4 of a ring of 8 are a line: one link each way; all 8 have both ways round
+    ("rank_bandwidth", {**LINK, "topology": RING, "axis_0": 8, "axis_1": 1, "axis_2": 1}, 25e9),
+    (
+        "rank_bandwidth",
+        {**LINK, "topology": RING, "ranks": 8, "axis_0": 8, "axis_1": 1, "axis_2": 1},
+        50e9,
+    ),
     # 4 neighbours are one whole axis of 4 x 4 x 8: both ways around it
     ("rank_bandwidth", {**LINK, "topology": TORUS, "links": 6}, 50e9),
     # 128 devices are all three axes; thirds of the message start on one each. Slowest per phase: 7/8 on the axis of 8,

@@ -20,6 +20,7 @@ from hardware_specs.catalog import (
     load_system,
 )
 from hardware_specs.collective_fit import AlgorithmFit, CollectiveFit
+from hardware_specs.device_names import NamedDevice, device_named, find_device
 from hardware_specs.errors import InfeasibleError, LlmsimError, Problem, ScenarioError, SpecError, near_names
 from hardware_specs.fabric_calibration import FabricCalibrationSpec
 from hardware_specs.figure import Dimension, Figure
@@ -52,6 +53,7 @@ __all__ = [
     "KernelFits",
     "LintWarning",
     "LlmsimError",
+    "NamedDevice",
     "Problem",
     "ScenarioError",
     "SliceSpec",
@@ -61,10 +63,12 @@ __all__ = [
     "catalog_hash",
     "dense_peak_flop_per_s",
     "detect_kind",
+    "device_named",
     "exact_quantity",
     "fabric_calibration_for",
     "figure_dimension",
     "figures",
+    "find_device",
     "format_quantity",
     "lint",
     "list_accelerators",

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+from hardware_specs.device_names import find_device
 from hardware_specs.errors import Problem, SpecError, near_names, shorten
-from hardware_specs.strict_yaml import load_yaml
+from hardware_specs.strict_yaml import load_yaml, parse_yaml
 
 __all__ = ["as_path", "catalog_file", "find_file", "looks_like_path", "names", "unknown"]
 
@@ -19,6 +20,8 @@ _FOLDERS = {
     "calibration": "calibrations",
     "fabric calibration": "fabric_calibrations",
 }
+# The first key after the names of a file: what follows is not read to learn them.
+_AFTER_NAMES = {"accelerator": "\nunits:", "system": "\naccelerator:"}
 
 
 def names(kind: str) -> list[str]:
@@ -81,8 +84,13 @@ def looks_like_path(text: str) -> bool:
 
 
 def unknown(kind: str, name: str, known: list[str], *, also: Iterable[str] = ()) -> SpecError:
-    """The error for a name that is neither among ``known`` nor ``also``, its aliases."""
-    near = near_names(name, known, n=4) or near_names(name, also, n=4)
+    """The error for a name that is neither among ``known`` nor ``also``, its aliases.
+
+    A spelling of the measured tables is not taken in its place, but what it stands for is the first name offered.
+    """
+    device = find_device(name)
+    meant = [n for n in (device.accelerator, device.system) if n in known] if device else []
+    near = list(dict.fromkeys([*meant, *(near_names(name, known, n=4) or near_names(name, also, n=4))]))[:4]
     fix = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
     return SpecError([Problem(path=kind, value=shorten(name), rule=f"is an unknown {kind}", fix=fix)])
 
@@ -94,11 +102,14 @@ def _names_cached(kind: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=8)
 def _aliases(kind: str) -> dict[str, str]:
-    """Alias to file name. Reads every file of the kind, so it is called for unknown names only."""
+    """Alias to file name. Reads the head of every file of the kind, so it is called for unknown names only."""
     found: dict[str, str] = {}
-    if kind in ("accelerator", "system"):
+    if kind in _AFTER_NAMES:
         for name in _names_cached(kind):
-            for alias in load_yaml(catalog_file(kind, name)).get("aliases", []):
+            path = catalog_file(kind, name)
+            head = path.read_text(encoding="utf-8").split(_AFTER_NAMES[kind], 1)[0]
+            written = parse_yaml(head, name=str(path))
+            for alias in (written if "aliases" in written else load_yaml(path)).get("aliases", []):
                 found[alias] = name
     return found
 

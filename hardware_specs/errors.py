@@ -127,7 +127,9 @@ def near_names(name: str, known: Iterable[str], n: int = 5) -> list[str]:
     for candidate in known:
         by_plain_name.setdefault(_plain(candidate), candidate)
     wanted = _plain(name)
-    matches = difflib.get_close_matches(wanted, by_plain_name, n=n, cutoff=0.5)
+    matches = difflib.get_close_matches(wanted, by_plain_name, n=max(len(by_plain_name), 1), cutoff=0.5)
+    # Who writes "h100" means a name that starts so, not "mi100", which has as many letters in common.
+    matches.sort(key=lambda plain: not plain.startswith(wanted))
     if wanted:  # "h100" is a poor match of "nvidia-h100-sxm" by ratio, yet it is what was meant
         matches += [plain for plain in by_plain_name if wanted in plain and plain not in matches]
     return [by_plain_name[plain] for plain in matches[:n]]

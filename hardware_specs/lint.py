@@ -143,7 +143,11 @@ def _peak_ladder(accelerator: AcceleratorSpec) -> Iterator[LintWarning]:
     """Dense units halve the rate when they double the bits; a jump by four is a sparse number."""
     rates: dict[str, float] = {k: v.value for k, v in accelerator.matmul_flop_per_unit_clock.items()}
     for narrow, wide in (("fp8", "bf16"), ("int8", "bf16"), ("fp4", "fp8"), ("bf16", "tf32")):
-        ratio = rates[narrow] / rates[wide] if narrow in rates and wide in rates else 0.0
+        if narrow not in rates or wide not in rates:
+            continue
+        # where fp32 accumulation halves bf16, fp16 shows what the units can do
+        base = max(rates[wide], rates.get("fp16", 0.0)) if wide == "bf16" else rates[wide]
+        ratio = rates[narrow] / base
         if ratio >= _SUSPECT_RATIO:
             rule = f"is {ratio:.3g} times the rate of {wide}; half the bits usually give 2"
             key = f"matmul_flop_per_unit_clock.{narrow}"

@@ -60,7 +60,7 @@ Money = Annotated[Figure, Dimension("usd")]
 
 
 class AcceleratorSpec(Spec):
-    """One device: GPU, TPU chip or CPU socket.
+    """One device: GPU, TPU chip, other matrix processor or CPU socket.
 
     Peak FLOP/s of a dtype = units x clock x FLOP per unit and clock, always dense; one multiply-add
     is 2 FLOP. A dtype without an entry in ``matmul_flop_per_unit_clock`` has no units at all.
@@ -69,7 +69,9 @@ class AcceleratorSpec(Spec):
     schema_version: Literal[1] = Field(description="1, the version of these keys")
     name: Name = Field(description="the catalog name, lower case with hyphens")
     vendor: str = Field(min_length=1, description="the maker")
-    kind: Literal["gpu", "tpu", "cpu"] = Field(description="gpu, tpu or cpu")
+    kind: Literal["gpu", "tpu", "npu", "cpu"] = Field(
+        description="gpu, tpu, npu (other matrix processors) or cpu"
+    )
     generation: str = Field(min_length=1, description="family that shares calibrations, such as hopper")
     aliases: list[Name] = Field(default_factory=list, description="other names that load this file")
     units: Units = Field(description="number of SMs, CUs, MXUs or cores that work")

@@ -50,7 +50,10 @@ def network_table(rows: pd.DataFrame | Rows) -> Table:
 
 
 def replay_table(rows: pd.DataFrame | Rows) -> Table:
-    """Exchanges of a step for a terminal: closed form and replay; a gap above 0 is where the form is optimistic; raises nothing."""
+    """Exchanges of a step for a terminal, closed form and replay; raises nothing.
+
+    A gap above 0 is where the form is optimistic.
+    """
     lines = [
         [
             str(row["axis"]),

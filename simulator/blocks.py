@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from simulator.collectives import exchange
 from simulator.columns import DeviceColumns, Inputs
 from simulator.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
+from simulator.doubt import Doubt, exchange_doubt, kernel_doubt
 from simulator.kernels.models import KERNEL_MODELS
 from simulator.placement import place
 from simulator.rules import at
@@ -69,11 +70,17 @@ class OperatorCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockCost:
-    """A block in one pass: operators in issue order and the block's time [s]."""
+    """A block in one pass: operators in issue order and the block's time [s].
+
+    ``variance_s2`` sums the squares of what each operator errs by on its own [s^2], ``shared_s`` what they err by
+    together [s], both as standard deviations.
+    """
 
     name: str
     operators: Sequence[OperatorCost]
     seconds: FloatArray
+    variance_s2: FloatArray
+    shared_s: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,16 +103,24 @@ def _peak(device: DeviceColumns, operator: Operator) -> FloatArray:
     return device.matmul_flop_per_s * (device.sparse_speedup if sparse is not None else 1.0)
 
 
-def operator_seconds(
-    operator: Operator, work: Work, inputs: Inputs
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Seconds of one execution and the bytes that it sends on the inner and outer tier [s, byte, byte].
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorTime:
+    """Seconds of one execution [s], bytes sent on both tiers [byte], and how far off the time may be."""
+
+    seconds: FloatArray
+    inner_bytes: FloatArray
+    outer_bytes: FloatArray
+    doubt: Doubt
+
+
+def operator_time(operator: Operator, work: Work, inputs: Inputs) -> OperatorTime:
+    """Time of one execution of an operator.
 
     Raises KeyError if the device has no coefficients for the operator's kernel family.
     """
     family = OPERATOR_KINDS[operator.kind].family
     if family == "view":
-        return ZERO, ZERO, ZERO
+        return OperatorTime(seconds=ZERO, inner_bytes=ZERO, outer_bytes=ZERO, doubt=(ZERO, ZERO))
     if family == "collective":
         group = place(
             inputs.plan.tensor_parallel, inputs.plan.tensor_stride, inputs.plan.devices, inputs.fabric
@@ -113,14 +128,26 @@ def operator_seconds(
         done = exchange(
             operator.collective, work.message_bytes, group, inputs.fabric, inputs.plan.collective_algorithm
         )
-        return done.seconds, done.inner_bytes, done.outer_bytes
-    seconds = KERNEL_MODELS[family].seconds(operator, work, _peak(inputs.device, operator), inputs)
-    return seconds, ZERO, ZERO
+        return OperatorTime(
+            seconds=done.seconds,
+            inner_bytes=done.inner_bytes,
+            outer_bytes=done.outer_bytes,
+            doubt=exchange_doubt(done, inputs.device),
+        )
+    return OperatorTime(
+        seconds=KERNEL_MODELS[family].seconds(operator, work, _peak(inputs.device, operator), inputs),
+        inner_bytes=ZERO,
+        outer_bytes=ZERO,
+        doubt=kernel_doubt(operator, family, inputs.device),
+    )
 
 
 def _scaled(work: Work, scale: FloatArray) -> Work:
     return Work(
-        flop=work.flop * scale, moved_bytes=work.moved_bytes * scale, message_bytes=work.message_bytes * scale
+        flop=work.flop * scale,
+        moved_bytes=work.moved_bytes * scale,
+        message_bytes=work.message_bytes * scale,
+        written_bytes=work.written_bytes * scale,
     )
 
 
@@ -147,26 +174,36 @@ def cost_block(name: str, graph: Graph, inputs: Inputs) -> BlockCost:
         If an operator kind has no counting rule.
     """
     issues = issue_order(graph)
-    costs: list[tuple[Operator, Work, FloatArray, FloatArray, FloatArray]] = []
+    counted: list[Work] = []
+    times: list[OperatorTime] = []
     prefix = name.split(".")[0]
-    for issue in issues:
-        op = issue.operator
+    for op in (issue.operator for issue in issues):
         with at(f"operators.{prefix}.{op.name}"):
             work = count(op, inputs.precision)
-            seconds, inner, outer = operator_seconds(op, work, inputs)
-        costs.append((op, _scaled(work, op.scale), seconds * op.scale, inner * op.scale, outer * op.scale))
+            times.append(operator_time(op, work, inputs))
+        counted.append(_scaled(work, op.scale))
+    busy = [t.seconds * issue.operator.scale for t, issue in zip(times, issues, strict=True)]
     total, exposed = longest_path(
-        issues, [c[2] for c in costs], inputs.plan.overlap_tensor_parallel, inputs.fabric.inner.compute_share
+        issues, busy, inputs.plan.overlap_tensor_parallel, inputs.fabric.inner.compute_share
     )
+    costs = [
+        OperatorCost(
+            operator=issue.operator,
+            work=work,
+            busy_s=seconds,
+            exposed_s=shown,
+            inner_bytes=t.inner_bytes * issue.operator.scale,
+            outer_bytes=t.outer_bytes * issue.operator.scale,
+        )
+        for issue, work, t, seconds, shown in zip(issues, counted, times, busy, exposed, strict=True)
+    ]
+    doubts = [t.doubt for t in times]
     return BlockCost(
         name=name,
-        operators=[
-            OperatorCost(
-                operator=op, work=work, busy_s=busy, exposed_s=shown, inner_bytes=inner, outer_bytes=outer
-            )
-            for (op, work, busy, inner, outer), shown in zip(costs, exposed, strict=True)
-        ],
+        operators=costs,
         seconds=total,
+        variance_s2=sum(((c.exposed_s * own) ** 2 for c, (own, _) in zip(costs, doubts, strict=True)), ZERO),
+        shared_s=sum((c.exposed_s * shared for c, (_, shared) in zip(costs, doubts, strict=True)), ZERO),
     )
 
 
@@ -176,8 +213,13 @@ def layer_sizes(inputs: Inputs) -> LayerSizes:
     return LayerSizes(
         hidden=model.hidden,
         ffn=model.ffn,
+        experts=model.experts,
+        topk=model.topk,
+        moe_ffn=model.moe_ffn,
+        shared_ffn=model.shared_ffn,
         vocab=model.vocab,
         positions=model.positions,
+        token_types=model.token_types,
         attention=AttentionShape(
             batch=inputs.plan.micro_batch_size,
             query_length=task.query_length,
@@ -238,8 +280,13 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         },
     )
     if structure.layer.computation == "training":
+        # Eager code hands the first micro-batch's gradients over; frameworks that fuse have a buffer for them.
+        several = inputs.task.batch > plan.data_parallel * plan.micro_batch_size
+        accumulates = several.astype(np.float64) if structure.layer.eager else ONE
         for name, graph in whole.items():
             again = (plan.recompute_core, plan.recompute_all) if name == "layer" else (None, None)
-            turned = finished(backward(graph, recompute_core=again[0], recompute_all=again[1]))
+            turned = finished(
+                backward(graph, recompute_core=again[0], recompute_all=again[1], accumulates=accumulates)
+            )
             done.backward[name] = cost_block(f"{name}.backward", turned, inputs)
     return done

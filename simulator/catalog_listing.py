@@ -13,6 +13,7 @@ from hardware_specs import (
     LintWarning,
     dense_peak_flop_per_s,
     detect_kind,
+    find_device,
     format_quantity,
     list_accelerators,
     list_calibrations,
@@ -159,7 +160,9 @@ def entry(name: str) -> str:
     else:
         calibrations = [*list_calibrations(), *list_fabric_calibrations()]
         known = [*list_models(), *list_systems(), *list_accelerators(), *calibrations, *RECIPES]
-        near = near_names(name, known)
+        device = find_device(name)
+        meant = [n for n in (device.accelerator, device.system) if n] if device else []
+        near = list(dict.fromkeys([*meant, *near_names(name, known)]))[:5]
         fix = (
             f"did you mean {', '.join(near)}?"
             if near

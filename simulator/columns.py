@@ -24,13 +24,18 @@ def column(values: ArrayLike) -> FloatArray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelColumns:
-    """Sizes of the model [1]; ``window`` is infinite without a sliding window."""
+    """Sizes of the model [1]; ``window`` is infinite without a sliding window, sizes of experts 0 without any."""
 
     n_layers: FloatArray
     hidden: FloatArray
     ffn: FloatArray
+    experts: FloatArray
+    topk: FloatArray
+    moe_ffn: FloatArray
+    shared_ffn: FloatArray
     vocab: FloatArray
     positions: FloatArray
+    token_types: FloatArray
     heads: FloatArray
     kv_heads: FloatArray
     head_dim: FloatArray
@@ -100,7 +105,8 @@ class PrecisionColumns:
 class DeviceColumns:
     """One accelerator: peaks of the compute types in use, memory, power, energy, kernel coefficients.
 
-    ``units`` compute units [1] at ``clock_hz`` [Hz]; ``kernels`` holds by kernel family its coefficients by name [SI].
+    ``units`` compute units [1] at ``clock_hz`` [Hz]; ``kernels`` holds by kernel family its coefficients by name [SI],
+    ``doubts`` the relative standard deviations of its times by size class, and the "common" part of them [1].
     """
 
     units: FloatArray
@@ -121,6 +127,7 @@ class DeviceColumns:
     memory_j_per_byte: FloatArray
     supported: FloatArray
     kernels: Mapping[str, Mapping[str, FloatArray]]
+    doubts: Mapping[str, Mapping[str, FloatArray]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

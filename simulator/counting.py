@@ -6,13 +6,15 @@ One counting rule per operator kind; a kind without one is an error, never free 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.columns import PrecisionColumns
+from simulator.kernels.moe_routing import distinct_experts
+from simulator.kernels.scan import scan_flop
 from simulator.rules import rule
 from workloads.operator_graph import WEIGHT_KINDS, Operator, Tensor, elements, length
 
@@ -43,6 +45,8 @@ class Work:
         Operations carried out (causal kernels: what the mask leaves) [FLOP].
     moved_bytes : ndarray
         Read and written in device memory [byte].
+    written_bytes : ndarray
+        The part of it that is written [byte].
     message_bytes : ndarray
         The whole message of a collective, nccl-tests' convention [byte].
     """
@@ -50,6 +54,7 @@ class Work:
     flop: FloatArray
     moved_bytes: FloatArray
     message_bytes: FloatArray
+    written_bytes: FloatArray = field(default_factory=lambda: ZERO)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +98,15 @@ def _matmul(op: Operator) -> FloatArray:
     return matmul_flop(batch=_extent(op, "batch"), m=_extent(op, "m"), n=_extent(op, "n"), k=_extent(op, "k"))
 
 
+def _scan(op: Operator) -> FloatArray:
+    roles = ("batch", "tokens", "heads", "head_dim", "state", "groups", "chunk")
+    return scan_flop(**{role: _extent(op, role) for role in roles})
+
+
+def _grouped(op: Operator) -> FloatArray:
+    return matmul_flop(batch=np.ones(1), m=_extent(op, "m"), n=_extent(op, "n"), k=_extent(op, "k"))
+
+
 def _attention(products: float) -> Callable[[Operator], FloatArray]:
     def count(op: Operator) -> FloatArray:
         return attention_flop(
@@ -129,8 +143,9 @@ def _none(op: Operator) -> FloatArray:
 OPERATOR_KINDS: dict[str, OperatorKind] = {
     "matmul": OperatorKind(flop=_matmul, family="matmul", peak="matmul"),
     # Both operands in the activations' type: runs at the peak of that type, whatever the recipe.
+    "grouped_matmul": OperatorKind(flop=_grouped, family="grouped_matmul", peak="matmul"),
     "wide_matmul": OperatorKind(flop=_matmul, family="matmul", peak="attention"),
-    "batched_matmul": OperatorKind(flop=_matmul, family="matmul", peak="attention"),
+    "batched_matmul": OperatorKind(flop=_matmul, family="batched_matmul", peak="attention"),
     "attention": OperatorKind(
         flop=_attention(FORWARD_ATTENTION_PRODUCTS), family="attention_prefill", peak="attention"
     ),
@@ -146,10 +161,18 @@ OPERATOR_KINDS: dict[str, OperatorKind] = {
     "softmax": OperatorKind(flop=_per_element(5.0), family="softmax", peak="vector"),
     "cross_entropy": OperatorKind(flop=_per_element(5.0), family="softmax", peak="vector"),
     "pointwise": OperatorKind(flop=_per_element(1.0), family="pointwise", peak="vector"),
+    # Steps of eager code that differ from a pointwise kernel in their gradients only.
+    "mask_addition": OperatorKind(flop=_per_element(1.0), family="pointwise", peak="vector"),
+    "power": OperatorKind(flop=_per_element(2.0), family="pointwise", peak="vector"),
+    "gradient_sum": OperatorKind(flop=_per_element(1.0), family="pointwise", peak="vector"),
     "residual": OperatorKind(flop=_per_element(2.0), family="pointwise", peak="vector"),
     "activation": OperatorKind(flop=_per_element(8.0), family="activation", peak="vector"),
     "quantise": OperatorKind(flop=_per_element(2.0), family="pointwise", peak="vector"),
     "position_embedding": OperatorKind(flop=_per_element(1.0), family="pointwise", peak="vector"),
+    "scan": OperatorKind(flop=_scan, family="scan", peak="attention"),
+    "moe_dispatch": OperatorKind(flop=_none, family="moe_dispatch", peak="vector"),
+    "expert_activation": OperatorKind(flop=_per_element(8.0), family="moe_dispatch", peak="vector"),
+    "moe_combine": OperatorKind(flop=_per_element(2.0), family="moe_dispatch", peak="vector"),
     "embedding": OperatorKind(flop=_none, family="embedding", peak="vector"),
     "optimizer": OperatorKind(flop=_per_element(12.0), family="optimizer", peak="vector"),
     "collective": OperatorKind(flop=_none, family="collective", peak="vector"),
@@ -179,7 +202,7 @@ def _operand_width(
     operator: Operator, tensor: Tensor, widths: Mapping[str, FloatArray], precision: PrecisionColumns
 ) -> FloatArray:
     """Bytes per element as this operator moves the tensor: products read weights in the compute type."""
-    if operator.kind == "matmul" and tensor.kind == "weights":
+    if operator.kind in ("matmul", "grouped_matmul") and tensor.kind == "weights":
         return precision.weights_operand
     return widths[tensor.kind]
 
@@ -187,6 +210,14 @@ def _operand_width(
 def _skipped(operator: Operator, tensor: Tensor) -> bool:
     """A lookup touches the rows that it needs, not the table that holds them."""
     return operator.kind in ("embedding", "position_embedding") and tensor.kind in WEIGHT_KINDS
+
+
+def _touched(operator: Operator, tensor: Tensor) -> FloatArray:
+    """Elements of a tensor that an operator moves [1]: of experts' matrices those of the experts hit."""
+    if operator.kind != "grouped_matmul" or tensor.kind not in WEIGHT_KINDS:
+        return elements(tensor)
+    routing = {role: _extent(operator, role) for role in ("tokens", "topk", "experts")}
+    return elements(tensor) * distinct_experts(**routing) / routing["experts"]
 
 
 def count(operator: Operator, precision: PrecisionColumns) -> Work:
@@ -218,11 +249,23 @@ def count(operator: Operator, precision: PrecisionColumns) -> Work:
         (message,) = operator.reads
         width = precision.activation_communication if message.kind == "activations" else widths[message.kind]
         return Work(flop=ZERO, moved_bytes=ZERO, message_bytes=elements(message) * width)
-    moved: FloatArray = ZERO
-    for tensor in (*operator.reads, *operator.writes):
-        if not _skipped(operator, tensor):
-            moved = moved + elements(tensor) * _operand_width(operator, tensor, widths, precision)
-    return Work(flop=OPERATOR_KINDS[operator.kind].flop(operator), moved_bytes=moved, message_bytes=ZERO)
+    read, written = (
+        sum(
+            (
+                _touched(operator, t) * _operand_width(operator, t, widths, precision)
+                for t in tensors
+                if not _skipped(operator, t)
+            ),
+            ZERO,
+        )
+        for tensors in (operator.reads, operator.writes)
+    )
+    return Work(
+        flop=OPERATOR_KINDS[operator.kind].flop(operator),
+        moved_bytes=read + written,
+        message_bytes=ZERO,
+        written_bytes=written,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

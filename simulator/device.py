@@ -11,12 +11,19 @@ from numpy.typing import NDArray
 
 from hardware_specs import (
     CalibrationSpec,
-    FitEvidence,
     SystemSpec,
     calibration_for,
+    fabric_calibration_for,
     load_calibration,
 )
 from simulator.columns import DeviceColumns
+from simulator.evidence import (
+    FamilyEvidence,
+    collective_evidence,
+    doubts_by_family,
+    kernel_evidence,
+    kernel_fit,
+)
 from simulator.hardware_leaves import HardwareLeaves
 from simulator.kernels.models import KERNEL_MODELS, MATMUL_FAMILIES
 from simulator.precision import DTYPE_BYTES, Precision
@@ -29,17 +36,6 @@ TaskClass = Literal["training", "inference"]
 
 # Where a type has no units of its own and the plan allows another one: the next wider first.
 WIDER: tuple[str, ...] = ("bf16", "fp16", "tf32", "fp32")
-# A kernel family measured in one 16-bit type serves the other one, and the narrow ones last.
-SIMILAR: dict[str, tuple[str, ...]] = {
-    "bf16": ("fp16", "any"),
-    "fp16": ("bf16", "any"),
-    "fp8": ("int8", "any", "bf16", "fp16"),
-    "int8": ("fp8", "any", "bf16", "fp16"),
-    "tf32": ("any", "bf16", "fp16", "fp32"),
-    "fp32": ("any", "tf32", "bf16", "fp16"),
-    "fp64": ("any", "fp32", "bf16", "fp16"),
-    "fp4": ("fp8", "any", "bf16", "fp16"),
-}
 
 
 @rule(
@@ -147,18 +143,6 @@ def _used_dtypes(machines: Machines) -> set[str]:
     return {dtype for dtype in found if dtype is not None}
 
 
-def kernel_fit(calibration: CalibrationSpec, family: str, dtype: str) -> tuple[FitEvidence, bool]:
-    """Coefficients of a family for a type, and whether they are those of that family and type.
-
-    What a calibration does not hold comes from the family's sibling, and last from the default calibration.
-    """
-    fits, own = calibration.kernels.of(family)
-    for name in (dtype, *SIMILAR.get(dtype, ("any",))):
-        if name in fits:
-            return fits[name], own and name in (dtype, "any")
-    return next(iter(fits.values())), False
-
-
 def _kernels(machines: Machines) -> dict[str, dict[str, FloatArray]]:
     """Coefficients by family: those of the matmul type for products, of the attention type for the rest."""
     leaves, columns = machines.leaves, {}
@@ -181,6 +165,24 @@ def _kernels(machines: Machines) -> dict[str, dict[str, FloatArray]]:
                 coefficients = np.where(here, values[:, None], coefficients)
         columns[family] = dict(zip(names, coefficients, strict=True))
     return columns
+
+
+def _evidence(machines: Machines) -> tuple[list[dict[str, FamilyEvidence]], IndexArray]:
+    """What is known of each pair of system and precision, and the pair of each row."""
+    found = []
+    for system in machines.leaves.systems:
+        calibration = calibration_of(system, machines.task)
+        fabric = fabric_calibration_for(system, machines.task)
+        for precision in machines.precisions:
+            ran = as_executed(precision, system, machines.fallback)
+            found.append(
+                {
+                    **kernel_evidence(calibration, ran.matmul, ran.attention),
+                    "collective_inner": collective_evidence([fabric.scale_up]),
+                    "collective_outer": collective_evidence([fabric.scale_out]),
+                }
+            )
+    return found, machines.leaves.index * len(machines.precisions) + machines.precision_index
 
 
 def device_columns(machines: Machines) -> DeviceColumns:
@@ -227,4 +229,5 @@ def device_columns(machines: Machines) -> DeviceColumns:
         memory_j_per_byte=leaves.get("accelerator.energy_per_memory_byte"),
         supported=(~np.isnan(matmul) & ~np.isnan(attention)).astype(np.float64),
         kernels=_kernels(machines),
+        doubts=doubts_by_family(machines.fidelity == "calibrated", *_evidence(machines)),
     )

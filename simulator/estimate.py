@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hardware_specs.errors import Problem, ScenarioError
+from hardware_specs.kernel_fits import OPTIONAL, SIBLINGS
 from simulator.device import calibration_of, compute_dtype
 from simulator.evaluate import ENERGIES, TIMES, Detail, Totals, evaluate
 from simulator.evidence import FamilyEvidence, collective_evidence, kernel_evidence
 from simulator.fabric import fabric_calibration_of
 from simulator.feasibility import reasons, smallest_change
-from simulator.intervals import estimate_intervals
+from simulator.intervals import COVERAGE, bounds
 from simulator.memory import OWNERS, STAGES
 from simulator.operator_rows import detail_rows
 from simulator.partition import Partition, Splitter
 from simulator.refusals import refusals
 from simulator.resolved import resolved_scenario
-from simulator.rules import Recorder, recording
+from simulator.rules import Recorder, at, recording
 from simulator.scenario import Scenario
 from simulator.space import Space, space_from
 
@@ -168,7 +169,10 @@ def _kinds(partition: Partition) -> tuple[dict[str, str], dict[str, FamilyEviden
     tiers = [fabric.scale_up]
     if _one(partition.inputs.plan.devices) > _one(partition.inputs.fabric.accelerators_per_node):
         tiers.append(fabric.scale_out)
-    evidence = {**kernel_evidence(calibration, dtypes), "collective": collective_evidence(tiers)}
+    evidence = {
+        **kernel_evidence(calibration, dtypes["matmul"], dtypes["attention"]),
+        "collective": collective_evidence(tiers),
+    }
     return {**dtypes, "vector": "fp32"}, evidence
 
 
@@ -189,8 +193,10 @@ def _notes(partition: Partition, totals: Totals, evidence: Mapping[str, FamilyEv
             f"average device power {device_power:.0f} W is above the limit of {_one(device.power_limit_w):.0f} W: "
             "the clock would drop, and the step would take longer than shown"
         )
-    assumed = sorted(name for name, known in evidence.items() if known.label == "assumed")
-    if partition.graphical.fidelity == "calibrated" and len(assumed) > len(evidence) / 2:
+    # Families that borrow from a similar one everywhere say nothing about this device.
+    own = {name: known for name, known in evidence.items() if name not in SIBLINGS and name not in OPTIONAL}
+    assumed = [name for name, known in own.items() if known.label == "assumed"]
+    if partition.graphical.fidelity == "calibrated" and len(assumed) > len(own) / 2:
         out.append(
             f"no calibration for {system.accelerator.name}: coefficients are assumed from its generation"
         )
@@ -200,6 +206,28 @@ def _notes(partition: Partition, totals: Totals, evidence: Mapping[str, FamilyEv
             f"uneven stages: {_one(layers):g} layers on average, the extra ones on stages in the middle first"
         )
     return out
+
+
+def _intervals(totals: Totals) -> dict[str, dict[str, float]]:
+    """By quantity its lowest and highest value at the stated coverage; the token rate mirrors the step."""
+    times = {
+        "step_time_s": (totals.step_time_s, totals.step_doubt),
+        "time_to_first_token_s": (totals.time_to_first_token_s, totals.first_token_doubt),
+        "time_per_output_token_s": (totals.time_per_output_token_s, totals.output_token_doubt),
+    }
+    found = {}
+    for quantity, (seconds, doubt) in times.items():
+        if _maybe(seconds) is not None:
+            with at(f"interval.{quantity}"):
+                low, high = bounds(seconds, doubt)
+            found[quantity] = {"low": _one(low), "high": _one(high), "coverage": COVERAGE}
+    step, tokens = found["step_time_s"], _one(totals.tokens_per_s) * _one(totals.step_time_s)
+    found["tokens_per_s"] = {
+        "low": tokens / step["high"],
+        "high": tokens / step["low"],
+        "coverage": COVERAGE,
+    }
+    return found
 
 
 def _beyond(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -247,11 +275,6 @@ def estimate_space(space: Space) -> tuple[Estimate, Partition]:
     energy = {name: _one(totals.energy[name]) for name in ENERGIES}
     feasible = bool(_one(totals.feasible))
     rows = _rows(partition, details, evidence, dtypes)
-    times = {
-        "step_time_s": _one(totals.step_time_s),
-        "time_to_first_token_s": _maybe(totals.time_to_first_token_s),
-        "time_per_output_token_s": _maybe(totals.time_per_output_token_s),
-    }
     estimate = Estimate(
         step_time_s=_one(totals.step_time_s),
         tokens_per_s=_one(totals.tokens_per_s),
@@ -280,7 +303,7 @@ def estimate_space(space: Space) -> tuple[Estimate, Partition]:
         peak_flop_per_s=_one(device.matmul_flop_per_s),
         memory_bandwidth_bytes_per_s=_one(device.memory_bandwidth_bytes_per_s),
         operator_rows=tuple(rows),
-        interval=estimate_intervals(times, _one(totals.tokens_per_s), rows) if evidence else None,
+        interval=_intervals(totals) if evidence else None,
         scenario=resolved_scenario(space, partition),
     )
     return estimate, partition

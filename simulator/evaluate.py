@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from simulator.blocks import Blocks, Structure
 from simulator.columns import Inputs, TaskColumns, take
+from simulator.intervals import TimeDoubt, bounds, joined
 from simulator.layer_cache import LayerCache
 from simulator.layer_table import LayerTable, layer_table
 from simulator.memory import OWNERS
@@ -34,7 +35,10 @@ DECODE_NODES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """Results by row, each an array [s, byte, J, 1]; ``times`` sum to ``step_time_s``, owners to the peak."""
+    """Results by row, each an array [s, byte, J, 1]; ``times`` sum to ``step_time_s``, owners to the peak.
+
+    The doubts say what the step, the first token and an output token may be off by [s].
+    """
 
     step_time_s: FloatArray
     tokens_per_s: FloatArray
@@ -50,6 +54,9 @@ class Totals:
     energy: Mapping[str, FloatArray]
     energy_j: FloatArray
     feasible: FloatArray
+    step_doubt: TimeDoubt
+    first_token_doubt: TimeDoubt
+    output_token_doubt: TimeDoubt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +100,9 @@ def _totals(partition: Partition, step: Step) -> Totals:
         energy={name: getattr(step.energy, name) for name in ENERGIES},
         energy_j=step.energy.total_j,
         feasible=(step.memory.peak_bytes <= partition.inputs.device.memory_capacity_bytes).astype(np.float64),
+        step_doubt=step.doubt,
+        first_token_doubt=step.doubt,
+        output_token_doubt=step.doubt,
     )
 
 
@@ -147,6 +157,11 @@ def _generation(partition: Partition, prefill: Totals) -> tuple[Totals, Detail]:
     n_steps = np.sum(weights, axis=0)
     total = _sum_steps(prefill.step_time_s, step.step_time_s, weights)
     decode_s = total - prefill.step_time_s
+    # A kernel errs alike in every decode step.
+    decode_doubt = TimeDoubt(
+        independent_s=_sum_steps(np.zeros(1), step.doubt.independent_s, weights),
+        shared_s=_sum_steps(np.zeros(1), step.doubt.shared_s, weights),
+    )
 
     def utilisation(first: FloatArray, steps: FloatArray) -> FloatArray:
         return _sum_steps(first * prefill.step_time_s, steps * step.step_time_s, weights) / total
@@ -171,6 +186,12 @@ def _generation(partition: Partition, prefill: Totals) -> tuple[Totals, Detail]:
         energy=energy,
         energy_j=sum(energy.values(), np.zeros(1)),
         feasible=prefill.feasible,
+        step_doubt=joined(prefill.step_doubt, decode_doubt),
+        first_token_doubt=prefill.step_doubt,
+        output_token_doubt=TimeDoubt(
+            independent_s=decode_doubt.independent_s / np.maximum(n_steps, 1.0),
+            shared_s=decode_doubt.shared_s / np.maximum(n_steps, 1.0),
+        ),
     )
     return generated, Detail(
         name="decode", blocks=blocks, table=table, step=step, weight=weights, tied=structure.layer.tied
@@ -227,6 +248,16 @@ def evaluate_totals(partition: Partition, cache: LayerCache) -> Totals:
     return _totals(partition, compose(partition.structure, partition.inputs, table))
 
 
+def step_bounds(totals: Totals, partition: Partition) -> dict[str, FloatArray]:
+    """Interval of the step time [s]; NaN where no coefficient is used, so that nothing is known of its error."""
+    low, high = bounds(totals.step_time_s, totals.step_doubt)
+    known = partition.graphical.fidelity == "calibrated"
+    return {
+        "step_time_low_s": low if known else np.full(1, np.nan),
+        "step_time_high_s": high if known else np.full(1, np.nan),
+    }
+
+
 def result_columns(totals: Totals, partition: Partition) -> dict[str, FloatArray]:
     """Totals as flat columns, each of length ``len(partition.rows)``; the columns of a sweep's frame."""
     n = partition.rows.shape[0]
@@ -236,6 +267,7 @@ def result_columns(totals: Totals, partition: Partition) -> dict[str, FloatArray
         "data_parallel": partition.inputs.plan.data_parallel,
         "micro_batch_size": partition.inputs.plan.micro_batch_size,
         "step_time_s": totals.step_time_s,
+        **step_bounds(totals, partition),
         "tokens_per_s": totals.tokens_per_s,
         "tokens_per_s_per_device": totals.tokens_per_s / devices,
         "time_to_first_token_s": totals.time_to_first_token_s,

@@ -4,17 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_specs import CalibrationSpec, CollectiveFit, FitEvidence
-from simulator.device import kernel_fit
+from hardware_specs import CalibrationSpec, CollectiveFit, FitEvidence, load_calibration
+from hardware_specs.kernel_fits.families import NumberFormat
 from simulator.kernels.models import KERNEL_MODELS, MATMUL_FAMILIES
+from simulator.kernels.size_classes import CLASSES
 
-__all__ = ["FamilyEvidence", "collective_evidence", "kernel_evidence"]
+__all__ = [
+    "FamilyEvidence",
+    "collective_evidence",
+    "doubts_by_family",
+    "family_evidence",
+    "kernel_evidence",
+    "kernel_fit",
+]
 
 FloatArray = NDArray[np.float64]
+IndexArray = NDArray[np.intp]
+DEFAULT_CALIBRATION = "default"
+NUMBER_FORMATS: tuple[str, ...] = get_args(NumberFormat)
+# A kernel family measured in one 16-bit type serves the other one, and the narrow ones last.
+SIMILAR: dict[str, tuple[str, ...]] = {
+    "bf16": ("fp16", "any"),
+    "fp16": ("bf16", "any"),
+    "fp8": ("int8", "any", "bf16", "fp16"),
+    "int8": ("fp8", "any", "bf16", "fp16"),
+    "tf32": ("any", "bf16", "fp16", "fp32"),
+    "fp32": ("any", "tf32", "bf16", "fp16"),
+    "fp64": ("any", "fp32", "bf16", "fp16"),
+    "fp4": ("fp8", "any", "bf16", "fp16"),
+    # Formats: the type that they multiply in.
+    "fp8_block": ("fp8", "int8", "any"),
+    "w4a8_mxfp4_mxfp8": ("fp8", "int8", "any"),
+    "nvfp4": ("fp4", "fp8", "any"),
+    "int8_wo": ("bf16", "fp16", "any"),
+    "int4_wo": ("bf16", "fp16", "any"),
+    "w4a16_mxfp4": ("int4_wo", "bf16", "fp16", "any"),
+}
+# Half-width of a central 90 % interval of a normal distribution, in standard deviations.
+DEVIATIONS = 1.6448536269514722
 # 90 % half-widths, in ln, below which no borrowed coefficient goes. Fits moved to a sibling type or device are off
 # by 5 to 9 % on average, to another generation by 12 to 23 %; a 90 % quantile is about twice a mean.
 SIBLING_SPREAD = 0.2
@@ -61,35 +93,34 @@ class FamilyEvidence:
         return said
 
 
-def kernel_evidence(calibration: CalibrationSpec, dtypes: Mapping[str, str]) -> dict[str, FamilyEvidence]:
-    """Evidence of every kernel family.
+def kernel_fit(calibration: CalibrationSpec, family: str, dtype: str) -> tuple[FitEvidence, bool]:
+    """Coefficients of a family for a type, and whether they are those of that family and type.
 
-    Parameters
-    ----------
-    calibration : CalibrationSpec
-        Whose coefficients are used.
-    dtypes : mapping
-        Compute type under "matmul" and "attention".
+    What a calibration does not hold comes from the family's sibling, and last from the default calibration.
+    """
+    fits, own = calibration.kernels.of(family)
+    if not fits:
+        fits, own = load_calibration(DEFAULT_CALIBRATION).kernels.of(family)[0], False
+    for name in (dtype, *SIMILAR.get(dtype, ("any",))):
+        if name in fits:
+            return fits[name], own and (name == dtype or (name == "any" and dtype not in NUMBER_FORMATS))
+    return next(iter(fits.values())), False
 
-    Returns
-    -------
-    dict of str to FamilyEvidence
-        By kernel family.
 
-    Raises
-    ------
-    KeyError
-        If a compute type is missing.
+def kernel_evidence(calibration: CalibrationSpec, matmul: str, attention: str) -> dict[str, FamilyEvidence]:
+    """Evidence of every kernel family, for products in type ``matmul`` and the rest in type ``attention``.
+
+    Raises StopIteration if neither a calibration nor the family's sibling has a fit: the schema forbids that.
     """
     found = {}
     for family in KERNEL_MODELS:
-        dtype = dtypes["matmul" if family in MATMUL_FAMILIES else "attention"]
-        fit, exact = kernel_fit(calibration, family, dtype)
-        found[family] = _of(fit, exact)
+        fit, exact = kernel_fit(calibration, family, matmul if family in MATMUL_FAMILIES else attention)
+        found[family] = family_evidence(fit, exact)
     return found
 
 
-def _of(fit: FitEvidence, exact: bool) -> FamilyEvidence:
+def family_evidence(fit: FitEvidence, exact: bool) -> FamilyEvidence:
+    """Evidence of one fit; ``exact`` where it is of the family and type that are asked for. Raises nothing."""
     borrowed = ASSUMED_SPREAD if fit.basis == "assumed" else SIBLING_SPREAD
     fitted = fit.basis == "measured" and exact
     return FamilyEvidence(
@@ -114,3 +145,38 @@ def collective_evidence(tiers: Sequence[CollectiveFit]) -> FamilyEvidence:
         common=0.0,
         fitted_range={},
     )
+
+
+def doubts_by_family(
+    calibrated: bool, evidence: Sequence[Mapping[str, FamilyEvidence]], index: IndexArray
+) -> dict[str, dict[str, FloatArray]]:
+    """Columns of relative standard deviations [1].
+
+    Parameters
+    ----------
+    calibrated : bool
+        Whether coefficients are used at all; without them nothing is doubted.
+    evidence : sequence of mapping
+        By kernel family, for each kind of row.
+    index : ndarray of int, shape (n,)
+        Kind of each row.
+
+    Returns
+    -------
+    dict of str to dict of str to ndarray
+        By family, then by size class and "common": the class's own part excludes the common one.
+
+    Raises
+    ------
+    IndexError
+        If a row is of no kind.
+    """
+    columns = {}
+    for family in evidence[0]:
+        of = [known[family] for known in evidence]
+        common = np.array([calibrated * known.common for known in of])
+        columns[family] = {"common": common[index]}
+        for name in CLASSES.get(family, ("all",)):
+            whole = np.array([calibrated * known.half_width(name) / DEVIATIONS for known in of])
+            columns[family][name] = np.sqrt(np.maximum(whole**2 - common**2, 0.0))[index]
+    return columns

@@ -6,20 +6,18 @@ each time; and a part that all kernels of a software stack share (clocks, versio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.rules import at, rule
+from simulator.evidence import DEVIATIONS
+from simulator.rules import rule
 
-__all__ = ["COVERAGE", "estimate_intervals", "half_width", "interval_of"]
+__all__ = ["COVERAGE", "TimeDoubt", "bounds", "half_width", "joined", "stretched"]
 
 FloatArray = NDArray[np.float64]
 COVERAGE = 0.9
-# Half-width of a central 90 % interval of a normal distribution, in standard deviations.
-DEVIATIONS = 1.6448536269514722
 
 
 @rule(
@@ -54,66 +52,31 @@ def half_width(*, seconds: FloatArray, independent_s: FloatArray, shared_s: Floa
     return np.where(seconds > 0, DEVIATIONS * deviation_s / np.where(seconds > 0, seconds, 1.0), 0.0)
 
 
-def interval_of(value: float, width: float) -> dict[str, float]:
-    """Lowest and highest value at the stated coverage, for a half-width in ln [1]; raises nothing."""
-    return {
-        "low": value * float(np.exp(-width)),
-        "high": value * float(np.exp(width)),
-        "coverage": COVERAGE,
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeDoubt:
+    """What a time may be off by, as standard deviations: kernels on their own, and all together [s]."""
+
+    independent_s: FloatArray
+    shared_s: FloatArray
 
 
-def _width(rows: Iterable[Mapping[str, Any]]) -> float:
-    """Half-width of the sum of the rows' exposed times; what states no spread (the bubble) scales with the rest."""
-    terms = [(r["exposed_s"], r["spread"], r["common"]) for r in rows if r["spread"] is not None]
-    seconds, spread, common = np.array(terms, dtype=np.float64).reshape(-1, 3).T
-    # A row's spread contains what it shares with the others.
-    own = np.maximum((spread / DEVIATIONS) ** 2 - common**2, 0.0)
-    width = half_width(
-        seconds=np.atleast_1d(seconds.sum()),
-        independent_s=np.atleast_1d(np.sqrt(np.sum(seconds**2 * own))),
-        shared_s=np.atleast_1d(np.sum(seconds * common)),
+def stretched(doubt: TimeDoubt, known_s: FloatArray, whole_s: FloatArray) -> TimeDoubt:
+    """Doubt of ``whole_s``, of which ``known_s`` was doubted and the rest (the bubble) scales with it [s]."""
+    factor = np.divide(
+        whole_s, known_s, out=np.ones(np.broadcast_shapes(whole_s.shape, known_s.shape)), where=known_s > 0
     )
-    return float(width[0])
+    return TimeDoubt(independent_s=doubt.independent_s * factor, shared_s=doubt.shared_s * factor)
 
 
-def estimate_intervals(
-    times: Mapping[str, float | None], tokens_per_s: float, rows: Sequence[Mapping[str, Any]]
-) -> dict[str, dict[str, float]]:
-    """Intervals of an estimate's times and of its token rate.
+def joined(first: TimeDoubt, *others: TimeDoubt) -> TimeDoubt:
+    """Doubt of a sum of times: own errors by squares, shared ones plainly [s]. Broadcasts; raises nothing."""
+    square, shared = first.independent_s**2, first.shared_s
+    for other in others:
+        square, shared = square + other.independent_s**2, shared + other.shared_s
+    return TimeDoubt(independent_s=np.sqrt(square), shared_s=shared)
 
-    Parameters
-    ----------
-    times : mapping
-        Quantities [s]: the step, the first token, an output token; None where a task has none.
-    tokens_per_s : float
-        Token rate [1/s].
-    rows : sequence of mapping
-        Operator rows with ``name``, ``exposed_s`` [s], ``spread`` and ``common`` [1]; in generation the names
-        start with the pass ("prefill.", "decode.").
 
-    Returns
-    -------
-    dict
-        By quantity ``low``, ``high`` and ``coverage``.
-
-    Raises
-    ------
-    KeyError
-        If a row lacks a column.
-    """
-    passes = {"time_to_first_token_s": "prefill.", "time_per_output_token_s": "decode."}
-    found = {}
-    for quantity, value in times.items():
-        if value is not None:
-            own = [r for r in rows if r["name"].startswith(passes.get(quantity, ""))]
-            with at(f"interval.{quantity}"):
-                found[quantity] = interval_of(value, _width(own or rows))
-    step = found["step_time_s"]
-    whole = times["step_time_s"] or 0.0
-    found["tokens_per_s"] = {
-        "low": tokens_per_s * whole / step["high"],
-        "high": tokens_per_s * whole / step["low"],
-        "coverage": COVERAGE,
-    }
-    return found
+def bounds(seconds: FloatArray, doubt: TimeDoubt) -> tuple[FloatArray, FloatArray]:
+    """Lowest and highest time at the stated coverage [s]. Broadcasts; raises nothing."""
+    width = np.exp(half_width(seconds=seconds, independent_s=doubt.independent_s, shared_s=doubt.shared_s))
+    return seconds / width, seconds * width

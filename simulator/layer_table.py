@@ -22,7 +22,8 @@ ZERO: FloatArray = np.zeros(1)
 class LayerTable:
     """Blocks of one micro-batch on one device; ``layer`` is one decoder layer.
 
-    Seconds [s] of each block and pass, the part of them that waits for tensor-parallel exchanges, parameters
+    Seconds [s] of each block and pass, the part of them that waits for tensor-parallel exchanges, what
+    they may be off by (`BlockCost`, both passes) [s^2, s], parameters
     [1] per tensor-parallel rank and the bytes of their weights [byte], bytes kept for the backward
     pass [byte], and energy [J].
     """
@@ -36,6 +37,12 @@ class LayerTable:
     layer_exchange_s: FloatArray
     embedding_exchange_s: FloatArray
     head_exchange_s: FloatArray
+    layer_variance_s2: FloatArray
+    embedding_variance_s2: FloatArray
+    head_variance_s2: FloatArray
+    layer_shared_s: FloatArray
+    embedding_shared_s: FloatArray
+    head_shared_s: FloatArray
     layer_parameters: FloatArray
     embedding_parameters: FloatArray
     head_norm_parameters: FloatArray
@@ -159,6 +166,8 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         layer_exchange_s=_exchange_seconds(*both["layer"]),
         embedding_exchange_s=_exchange_seconds(*both["embedding"]),
         head_exchange_s=_exchange_seconds(*both["head"]),
+        **{f"{n}_variance_s2": sum((b.variance_s2 for b in both[n]), ZERO) for n in both},
+        **{f"{n}_shared_s": sum((b.shared_s for b in both[n]), ZERO) for n in both},
         layer_parameters=held["layer"].count,
         embedding_parameters=held["embedding"].count,
         head_norm_parameters=held["head"].count - held["head_matrix"].count,

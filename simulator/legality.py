@@ -23,7 +23,9 @@ class Combination:
     """Columns that legality looks at.
 
     ``supported`` is 1 where the device has units for the compute types; ``tasks`` and ``inference_only`` are
-    0/1: whether the task trains and whether precision or compression allow inference only;
+    0/1: whether the task trains and whether precision or compression allow inference only; ``encoder`` and
+    ``generates`` whether the model's tokens see each other and whether the task makes new ones; ``eager`` whether
+    each pointwise step is a kernel of its own;
     ``context_parallel``, ``expert_parallel`` and ``uneven_stages`` are plan columns that nothing else reads yet.
     """
 
@@ -35,6 +37,9 @@ class Combination:
     training: FloatArray
     inference_only: FloatArray
     learned_positions: FloatArray
+    encoder: FloatArray
+    generates: FloatArray
+    eager: FloatArray
     context_parallel: FloatArray
     expert_parallel: FloatArray
     uneven_stages: FloatArray
@@ -162,17 +167,22 @@ def _kv_heads(c: Combination) -> BoolArray:
     return (np.mod(kv, tensor) != 0) & (np.mod(tensor, kv) != 0)
 
 
+def _inner(c: Combination) -> FloatArray:
+    """Inner width of the MLP, or of one expert."""
+    return np.where(c.model.experts > 0, c.model.moe_ffn, c.model.ffn)
+
+
 @legality_rule(
     "tensor divides ffn",
     lambda c: Problem(
         path="plan.tensor_parallel",
         value=_one(c.plan.tensor_parallel),
-        rule=f"must divide the {_one(c.model.ffn)} columns of the MLP",
-        fix=f"use {divisors(float(c.model.ffn[0]))}",
+        rule=f"must divide the {_one(_inner(c))} columns of {'an expert' if c.model.experts[0] else 'the MLP'}",
+        fix=f"use {divisors(float(_inner(c)[0]))}",
     ),
 )
 def _ffn(c: Combination) -> BoolArray:
-    return np.mod(c.model.ffn, c.plan.tensor_parallel) != 0
+    return np.mod(_inner(c), c.plan.tensor_parallel) != 0
 
 
 @legality_rule(
@@ -336,6 +346,19 @@ def _positions(c: Combination) -> BoolArray:
 
 
 @legality_rule(
+    "an encoder writes no tokens",
+    lambda c: Problem(
+        path="task.kind",
+        value="decode or generation",
+        rule="an encoder writes no tokens",
+        fix="use prefill, its forward pass",
+    ),
+)
+def _encoder(c: Combination) -> BoolArray:
+    return (c.encoder > 0) & (c.generates > 0)
+
+
+@legality_rule(
     "context parallelism is not modelled",
     lambda c: Problem(
         path="plan.context_parallel", value=_one(c.context_parallel), rule="is not modelled yet", fix="use 1"
@@ -350,12 +373,27 @@ def _context(c: Combination) -> BoolArray:
     lambda c: Problem(
         path="plan.expert_parallel",
         value=_one(c.expert_parallel),
-        rule="the model has no experts to split",
-        fix="use 1",
+        rule="experts that are split over ranks are not modelled yet"
+        if c.model.experts[0]
+        else "the model has no experts to split",
+        fix="use 1, and tensor_parallel to split each expert" if c.model.experts[0] else "use 1",
     ),
 )
 def _experts(c: Combination) -> BoolArray:
     return c.expert_parallel > 1
+
+
+@legality_rule(
+    "experts run in grouped kernels",
+    lambda c: Problem(
+        path="plan.kernel_fusion",
+        value="eager",
+        rule="experts that run one after the other, as eager code does, are not modelled",
+        fix="use fused",
+    ),
+)
+def _eager_experts(c: Combination) -> BoolArray:
+    return (c.eager > 0) & (c.model.experts > 0)
 
 
 def redundant(c: Combination, generated: Collection[str]) -> BoolArray:

@@ -42,7 +42,10 @@ def _bound(cost: OperatorCost, inputs: Inputs) -> str:
     terms = {
         "compute": _one(cost.work.flop) / _one(peak * fit.get("compute_efficiency", ONE)),
         "memory": _one(cost.work.moved_bytes)
-        / _one(device.memory_bandwidth_bytes_per_s * fit.get("memory_efficiency", ONE)),
+        / _one(
+            device.memory_bandwidth_bytes_per_s
+            * fit.get("memory_efficiency", fit.get("read_efficiency", ONE))
+        ),
         "latency": _one(fit.get("fixed_s", ZERO) * cost.operator.scale),
     }
     return max(terms, key=lambda name: terms[name])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -171,6 +171,8 @@ class Splitter:
         systems = [v.systems.get(c) for c in system_codes]
         precisions = [v.precisions.get(c) for c in precision_codes]
         task, output = task_columns(chunk, graphical.kind)
+        if not models[0].causal:
+            task = replace(task, cached_length=np.zeros(1))  # an encoder keeps no keys and values
         plan = plan_columns(chunk, graphical.kind, task.batch)
         machine = self._machine(chunk, graphical, systems, system_index, precisions, precision_index, plan, n)
         device, fabric = machine
@@ -187,6 +189,9 @@ class Splitter:
             training=column(float(graphical.kind == "training")),
             inference_only=inference_only,
             learned_positions=column(float(models[0].positions == "learned")),
+            encoder=column(float(not models[0].causal)),
+            generates=column(float(graphical.kind in ("decode", "generation"))),
+            eager=column(float(graphical.eager)),
             context_parallel=chunk.number("plan.context_parallel", 1.0),
             expert_parallel=chunk.number("plan.expert_parallel", 1.0),
             uneven_stages=chunk.number("plan.uneven_stages", 0.0),
@@ -212,7 +217,7 @@ class Splitter:
             device=device,
             fabric=fabric,
         )
-        codes, everywhere = self._layer_codes(chunk, graphical.kind, plan, n)
+        codes, everywhere = self._layer_codes(chunk, graphical.kind, plan, n, eager=graphical.eager)
         structure = Structure(
             layer=layer_structure(models[0], graphical),
             quantised=any(p.quantises for p in executed),
@@ -276,7 +281,9 @@ class Splitter:
         found = device_columns(machines), fabric_columns(machines, devices)
         return (take(found[0], inverse), take(found[1], inverse)) if varies else found
 
-    def _layer_codes(self, chunk: RowValues, kind: str, plan: PlanColumns, n: int) -> tuple[IndexArray, bool]:
+    def _layer_codes(
+        self, chunk: RowValues, kind: str, plan: PlanColumns, n: int, *, eager: bool
+    ) -> tuple[IndexArray, bool]:
         """A number per row that is equal where blocks are, from positions on the axes that blocks depend on.
 
         The second value says whether the numbers are the same in all chunks.
@@ -285,6 +292,8 @@ class Splitter:
         for group in (self.variants.models, self.variants.systems, self.variants.precisions):
             axes.update(group.axes)
         keys = [*(f"task.{k}" for k in TASK_KEYS[kind] if "batch" not in k), *LAYER_PLAN_KEYS]
+        if eager:  # whether gradients accumulate depends on the number of micro-batches
+            keys += ["task.global_batch_size", "plan.data_parallel", "plan.pipeline_parallel"]
         derived_micro_batch = kind != "training" and np.any(np.isnan(chunk.number("plan.micro_batch_size")))
         axes.update(i for i, axis in enumerate(self.space.axes) if any(k in axis.keys for k in keys))
         if not derived_micro_batch:

@@ -41,6 +41,9 @@ class Prefill(_Keys):
     kind: Literal["prefill"] = "prefill"
     batch_size: int = Field(ge=1, le=MAX_COUNT, description="sequences over all replicas [1]")
     prompt_length: int = Field(ge=1, le=MAX_COUNT, description="tokens per prompt [token]")
+    logits: Literal["last", "all", "none"] = Field(
+        "last", description="positions of a prompt that the output head computes"
+    )
 
 
 class Decode(_Keys):
@@ -102,6 +105,9 @@ class Plan(_Keys):
         "1f1b", description="pipeline schedule (interleaved by virtual_pipeline)"
     )
     attention_kernel: Literal["flash", "unfused"] = Field("flash", description="fused attention or its parts")
+    kernel_fusion: Literal["fused", "eager"] = Field(
+        "fused", description="neighbouring pointwise steps share a kernel, or each is its own (eager PyTorch)"
+    )
     overlap_grad_reduce: bool = Field(True, description="gradient exchange beside the backward pass")
     overlap_param_gather: bool = Field(True, description="parameter gathering beside compute")
     overlap_tensor_parallel: bool = Field(

@@ -13,6 +13,7 @@ from simulator.columns import Inputs
 from simulator.counting import STATISTICS_BYTES
 from simulator.data_parallel import EndOfStep, end_of_step, exposed_exchange, replica_group, unit_exchanges
 from simulator.energy import Energy, step_energy
+from simulator.intervals import TimeDoubt, joined, stretched
 from simulator.layer_table import LayerTable
 from simulator.memory import Memory, memory, stage_parameters
 from simulator.pipeline import StageLayers, decode_period, exposed_p2p, pipeline_time, stage_layers
@@ -36,7 +37,8 @@ ZERO: FloatArray = np.zeros(1)
 class Step:
     """One step of many plans: exposed seconds by cause [s], memory [byte], energy [J], utilisation [1].
 
-    The seconds sum to ``step_time_s``. ``stages`` and ``layers`` are kept for the operator table.
+    The seconds sum to ``step_time_s``, which may be off by ``doubt``. ``stages`` and ``layers`` are kept for the
+    operator table.
     """
 
     step_time_s: FloatArray
@@ -58,6 +60,7 @@ class Step:
     end: EndOfStep | None
     end_reduce_s: FloatArray
     end_gather_s: FloatArray
+    doubt: TimeDoubt
 
 
 @rule(
@@ -186,15 +189,54 @@ def _closing(
     )
 
 
+def _doubt(
+    inputs: Inputs,
+    table: LayerTable,
+    layers: StageLayers,
+    stages: StageTimes,
+    micro_batches: FloatArray,
+    closing: _Closing,
+    messages_s: FloatArray,
+) -> TimeDoubt:
+    """What the slowest stage and the end of the step may be off by; the same kernel errs alike in every layer."""
+    single = (inputs.plan.pipeline_parallel == 1).astype(np.float64)
+    nothing, everything = np.zeros(1), np.ones(1)
+    n = stages.at_slowest(np.stack(np.broadcast_arrays(layers.first, layers.middle, layers.last)))
+    first = stages.at_slowest(np.stack(np.broadcast_arrays(everything, nothing, nothing)))
+    last = stages.at_slowest(np.stack(np.broadcast_arrays(single, nothing, everything)))
+    own = np.sqrt(
+        n**2 * table.layer_variance_s2 + first * table.embedding_variance_s2 + last * table.head_variance_s2
+    )
+    shared = n * table.layer_shared_s + first * table.embedding_shared_s + last * table.head_shared_s
+    doubts = [TimeDoubt(independent_s=micro_batches * own, shared_s=micro_batches * shared)]
+    across = inputs.plan.devices > inputs.fabric.accelerators_per_node
+    tier = {
+        name: np.where(
+            across, *(inputs.device.doubts[f"collective_{side}"][name] for side in ("outer", "inner"))
+        )
+        for name in ("all", "common")
+    }
+    in_layer_s = micro_batches * stages.at_slowest(stages.data_s)
+    for exchange_s in (in_layer_s, closing.reduce_s, closing.gather_s, messages_s):
+        doubts.append(TimeDoubt(independent_s=exchange_s * tier["all"], shared_s=exchange_s * tier["common"]))
+    if closing.optimizer is not None:
+        update = closing.optimizer
+        doubts.append(TimeDoubt(independent_s=np.sqrt(update.variance_s2), shared_s=update.shared_s))
+    return joined(*doubts)
+
+
 def _utilisation(
     structure: Structure, inputs: Inputs, table: LayerTable, tokens: FloatArray, seconds: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     model, plan = inputs.model, inputs.plan
+    # A token meets the experts that it is sent to, the shared ones and the router.
+    inner = model.topk * model.moe_ffn + model.shared_ffn if structure.layer.experts else model.ffn
     # Parameters of the whole model: per-rank counts would count replicated norms once per rank.
     matrix = model.hidden * (
         2.0 * model.heads * model.head_dim
         + 2.0 * model.kv_heads * model.head_dim
-        + model.ffn * (3.0 if structure.layer.gated_mlp else 2.0)
+        + inner * (3.0 if structure.layer.gated_mlp else 2.0)
+        + model.experts
     )
     attended = np.minimum(inputs.task.kv_length, model.window)
     sizes = {
@@ -205,9 +247,11 @@ def _utilisation(
     }
     training = structure.layer.computation == "training"
     with at("mfu"):
-        # Inference computes the logits of one token per sequence only.
-        head_tokens = 1.0 if training else 1.0 / inputs.task.query_length
-        parameters = multiplied_parameters(model, matrix, model.vocab * model.hidden * head_tokens)
+        of_tokens = {"all": np.ones(1), "last": 1.0 / inputs.task.query_length, "none": ZERO}
+        head_tokens = of_tokens["all" if training else structure.layer.logits]
+        # A transform in front of the head is a square matrix.
+        before = model.hidden**2 if structure.layer.head_transform else ZERO
+        parameters = multiplied_parameters(model, matrix, (model.vocab * model.hidden + before) * head_tokens)
         forward = forward_flop_per_token(multiplied_parameters=parameters, **sizes)
         flop = tokens * forward * (TRAINING_PASSES if training else 1.0)
         mfu = flop_utilisation(
@@ -290,6 +334,13 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
     in_layer_s = micro_batches * stages.at_slowest(stages.data_s)
     tokens = task.batch * task.query_length
     mfu, hfu = _utilisation(structure, inputs, table, tokens, total)
+    # pipeline_s less m times the slowest stage, in the form that is exactly zero for one stage.
+    bubble_s = (
+        np.maximum(stages.sum_s - micro_batches * slowest, 0.0)
+        if structure.layer.computation == "decode"
+        else (stages.sum_s - slowest) / plan.virtual_pipeline
+    )
+    doubt = _doubt(inputs, table, layers, stages, micro_batches, closing, p2p_s)
     with at("tokens_per_s"):
         rate = token_rate(tokens=tokens, seconds=total)
     return Step(
@@ -298,12 +349,7 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         tensor_parallel_s=tensor_s,
         data_parallel_s=in_layer_s + closing.reduce_s + closing.gather_s,
         pipeline_p2p_s=p2p_s,
-        # pipeline_s less m times the slowest stage, in the form that is exactly zero for one stage.
-        bubble_s=(
-            np.maximum(stages.sum_s - micro_batches * slowest, 0.0)
-            if structure.layer.computation == "decode"
-            else (stages.sum_s - slowest) / plan.virtual_pipeline
-        ),
+        bubble_s=bubble_s,
         optimizer_s=closing.optimizer_s,
         tokens_per_s=rate,
         mfu=mfu,
@@ -325,4 +371,5 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         end=closing.end,
         end_reduce_s=closing.reduce_s,
         end_gather_s=closing.gather_s,
+        doubt=stretched(doubt, total - bubble_s, total),
     )

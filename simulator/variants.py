@@ -16,6 +16,7 @@ from simulator.hardware_leaves import Override
 from simulator.precision import Precision, precision_from
 from simulator.resolving import Compression, resolve_compression, resolve_model, resolve_system
 from simulator.space import Space, is_figure
+from workloads.decoder_graph import Logits
 from workloads.model_spec import ModelSpec
 
 IndexArray = NDArray[np.int64]
@@ -29,6 +30,8 @@ class Graphical:
 
     kind: str
     flash: bool
+    eager: bool
+    logits: Logits
     compression: Compression
     fidelity: str
     fallback: bool
@@ -98,10 +101,12 @@ def _precision(space: Space) -> Callable[[Mapping[str, Any]], Precision]:
 
 def _graphical(space: Space) -> Callable[[Mapping[str, Any]], Graphical]:
     def make(changes: Mapping[str, Any]) -> Graphical:
-        plan = _section(space, "plan", changes) or {}
+        plan, task = _section(space, "plan", changes) or {}, _section(space, "task", changes) or {}
         return Graphical(
-            kind=(_section(space, "task", changes) or {})["kind"],
+            kind=task["kind"],
             flash=plan.get("attention_kernel", "flash") == "flash",
+            eager=plan.get("kernel_fusion", "fused") == "eager",
+            logits=task.get("logits", "last"),
             compression=resolve_compression(plan.get("compression", [])),
             fidelity=_section(space, "fidelity", changes) or "calibrated",
             fallback=plan.get("fallback", "forbid") == "allow",
@@ -110,7 +115,15 @@ def _graphical(space: Space) -> Callable[[Mapping[str, Any]], Graphical]:
     return make
 
 
-GRAPHICAL_KEYS = ("task.kind", "plan.attention_kernel", "plan.compression", "plan.fallback", "fidelity")
+GRAPHICAL_KEYS = (
+    "task.kind",
+    "task.logits",
+    "plan.attention_kernel",
+    "plan.kernel_fusion",
+    "plan.compression",
+    "plan.fallback",
+    "fidelity",
+)
 
 
 @dataclass(slots=True)

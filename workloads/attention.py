@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from workloads.eager_steps import add_dropout, add_step
 from workloads.operator_graph import Dim, Extent, FloatArray, GraphBuilder, Operator, Tensor, dim
 
 
@@ -32,11 +33,15 @@ class AttentionShape:
     window: FloatArray
 
 
-def attended_pairs(query_length: FloatArray, kv_length: FloatArray, window: FloatArray) -> FloatArray:
+def attended_pairs(
+    query_length: FloatArray, kv_length: FloatArray, window: FloatArray, *, causal: bool = True
+) -> FloatArray:
     """Query-key pairs under the causal mask and the window, per sequence and head [1].
 
-    The i-th of q new tokens sees kv - q + i tokens, at most ``window``.
+    The i-th of q new tokens sees kv - q + i tokens, at most ``window``; all of them where nothing is masked.
     """
+    if not causal:
+        return query_length * kv_length
     first = kv_length - query_length + 1.0
     # Queries before the window fills see first, first + 1, ... tokens; the others see the window.
     growing = np.clip(window - first, 0.0, query_length)
@@ -53,13 +58,20 @@ def query_and_kv_widths(shape: AttentionShape) -> tuple[Extent, Extent]:
 
 
 def add_flash_attention(
-    build: GraphBuilder, shape: AttentionShape, tokens: Extent, query: Tensor, keys: Tensor, values: Tensor
+    build: GraphBuilder,
+    shape: AttentionShape,
+    tokens: Extent,
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    causal: bool = True,
 ) -> Tensor:
     """Add the fused kernel; it computes only what the causal mask leaves and keeps one statistic per row."""
     width, _ = query_and_kv_widths(shape)
     context = Tensor("attention_context", "activations", (tokens, width))
     statistics = Tensor("attention_statistics", "statistics", (tokens, dim("heads", shape.heads)))
-    pairs = attended_pairs(shape.query_length, shape.kv_length, shape.window)
+    pairs = attended_pairs(shape.query_length, shape.kv_length, shape.window, causal=causal)
     build.add(
         Operator(
             name="attention",
@@ -67,7 +79,11 @@ def add_flash_attention(
             module="attention_core",
             extents={
                 "batch": dim("batch", shape.batch),
+                "query_length": dim("query_length", shape.query_length),
+                "kv_length": dim("kv_length", shape.kv_length),
+                "kv_span": dim("kv_span", np.minimum(shape.kv_length, shape.window)),
                 "heads": dim("heads", shape.heads),
+                "kv_heads": dim("kv_heads", shape.kv_heads),
                 "pairs": dim("pairs", pairs),
                 "head_dim": dim("head_dim", shape.head_dim),
             },
@@ -94,7 +110,10 @@ def add_decode_attention(build: GraphBuilder, shape: AttentionShape, tokens: Ext
             module="attention_core",
             extents={
                 "batch": dim("batch", shape.batch),
+                "query_length": dim("query_length", shape.query_length),
+                "kv_length": dim("kv_length", seen),
                 "heads": dim("heads", shape.heads),
+                "kv_heads": dim("kv_heads", shape.kv_heads),
                 "pairs": dim("pairs", seen * shape.query_length),
                 "head_dim": dim("head_dim", shape.head_dim),
             },
@@ -114,8 +133,14 @@ def add_unfused_attention(
     values: Tensor,
     *,
     dropout: bool,
+    eager: bool = False,
+    causal: bool = True,
 ) -> Tensor:
-    """Add the batched products and the fused scale-mask-softmax between them; the full square is computed."""
+    """Add the batched products and what stands between them; the full square is computed.
+
+    One kernel scales, masks and takes the softmax, unless ``eager``: then each step is a kernel, and operands
+    and result of the products are copied, since their heads are not contiguous.
+    """
     width, _ = query_and_kv_widths(shape)
     per_head = dim("heads", shape.heads)
     square = (
@@ -124,59 +149,60 @@ def add_unfused_attention(
         dim("sequence", shape.query_length),
         dim("keys", shape.kv_length),
     )
-    scores = Tensor("attention_scores", "activations", square)
-    probabilities = Tensor("attention_probabilities", "activations", square)
-    context = Tensor("attention_context", "activations", (tokens, width))
-    batch_heads: Extent = (Dim("heads", shape.batch * shape.heads),)
     m, n, d = (
         dim("sequence", shape.query_length),
         dim("keys", shape.kv_length),
         dim("head_dim", shape.head_dim),
     )
-    build.add(
-        Operator(
-            name="attention_scores",
-            kind="batched_matmul",
-            module="attention_core",
-            extents={"batch": batch_heads, "m": m, "n": n, "k": d},
-            reads=(query, keys),
-            writes=(scores,),
-            saved=(query, keys),
+    batch_heads: Extent = (Dim("heads", shape.batch * shape.heads),)
+    if eager:
+        # Grouped keys and values are repeated for every query head.
+        query, keys, values = (
+            add_step(build, f"{t.name}_copy", "attention_core", (t,), extents=query.extents)
+            for t in (query, keys, values)
         )
+    scores = Tensor("attention_scores", "activations", square)
+    _add_product(
+        build, "attention_scores", {"batch": batch_heads, "m": m, "n": n, "k": d}, query, keys, scores
     )
-    build.add(
-        Operator(
-            name="attention_softmax",
-            kind="softmax",
-            module="attention_core",
-            reads=(scores,),
-            writes=(probabilities,),
-            saved=(probabilities,),
+    if eager:
+        scores = add_step(build, "attention_scale", "attention_core", (scores,))
+        # An encoder adds its padding mask, which needs no gradient kernel; a decoder selects.
+        scores = add_step(
+            build,
+            "attention_masking",
+            "attention_core",
+            (scores,),
+            kind="pointwise" if causal else "mask_addition",
         )
+    weights = add_step(
+        build, "attention_softmax", "attention_core", (scores,), kind="softmax", keeps_result=True
     )
-    weights = probabilities
     if dropout:
-        mask = Tensor("attention_mask", "mask", square)
-        weights = Tensor("attention_dropped", "activations", square)
-        build.add(
-            Operator(
-                name="attention_dropout",
-                kind="pointwise",
-                module="attention_core",
-                reads=(probabilities,),
-                writes=(weights, mask),
-                saved=(mask,),
-            )
-        )
+        weights = add_dropout(build, "attention_dropout", "attention_core", weights)
+    context = Tensor("attention_context", "activations", (tokens, width))
+    _add_product(
+        build,
+        "attention_weighted_sum",
+        {"batch": batch_heads, "m": m, "n": d, "k": n},
+        weights,
+        values,
+        context,
+    )
+    return add_step(build, "attention_context_copy", "attention_core", (context,)) if eager else context
+
+
+def _add_product(
+    build: GraphBuilder, name: str, sizes: dict[str, Extent], left: Tensor, right: Tensor, out: Tensor
+) -> None:
     build.add(
         Operator(
-            name="attention_weighted_sum",
+            name=name,
             kind="batched_matmul",
             module="attention_core",
-            extents={"batch": batch_heads, "m": m, "n": d, "k": n},
-            reads=(weights, values),
-            writes=(context,),
-            saved=(weights, values),
+            extents=sizes,
+            reads=(left, right),
+            writes=(out,),
+            saved=(left, right),
         )
     )
-    return context

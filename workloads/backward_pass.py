@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from workloads.operator_graph import (
+    ONE,
     WEIGHT_KINDS,
     FloatArray,
     Graph,
@@ -50,25 +51,27 @@ def gradient(tensor: Tensor) -> Tensor:
     return Tensor(f"d_{tensor.name}", kind, tensor.extents)
 
 
-def _arriving(op: Operator) -> tuple[Tensor, ...]:
+def arriving_gradients(op: Operator) -> tuple[Tensor, ...]:
     """Gradients of what the operator wrote (masks and statistics have none)."""
     return tuple(gradient(t) for t in op.writes if t.kind in DIFFERENTIABLE)
 
 
-def _operands(op: Operator) -> tuple[Tensor, ...]:
+def operands_of(op: Operator) -> tuple[Tensor, ...]:
+    """What an operator reads that has a gradient."""
     return tuple(t for t in op.reads if t.kind in DIFFERENTIABLE)
 
 
-def _as_operand(tensor: Tensor) -> Tensor:
+def as_operand(tensor: Tensor) -> Tensor:
+    """The tensor as a product with narrow operands takes it."""
     return replace(tensor, kind="operand")
 
 
 @backward_rule("matmul", "wide_matmul")
 def _matmul(op: Operator, gradient_of: GradientOf) -> list[Operator]:
     """dX = dY W^T and dW = X^T dY: the three sizes trade places, the FLOP stay."""
-    (source,) = _operands(op)
+    (source,) = operands_of(op)
     # Gradients are narrowed for the products whose other operands are.
-    arriving = tuple(_as_operand(t) if source.kind == "operand" else t for t in _arriving(op))
+    arriving = tuple(as_operand(t) if source.kind == "operand" else t for t in arriving_gradients(op))
     weights = tuple(t for t in op.reads if t.kind in WEIGHT_KINDS)
     e = op.extents
     data = Operator(
@@ -94,7 +97,7 @@ def _matmul(op: Operator, gradient_of: GradientOf) -> list[Operator]:
     total = Tensor(f"sum_{matrix.name}", "gradients", matrix.extents)
     add = Operator(
         name=f"{op.name}.wgrad_add",
-        kind="pointwise",
+        kind="gradient_sum",
         module=op.module,
         reads=(matrix, total),
         writes=(total,),
@@ -107,7 +110,7 @@ def _matmul(op: Operator, gradient_of: GradientOf) -> list[Operator]:
                 name=f"{op.name}.bgrad",
                 kind="pointwise",
                 module=op.module,
-                reads=_arriving(op),
+                reads=arriving_gradients(op),
                 writes=(summed,),
             )
         )
@@ -117,7 +120,7 @@ def _matmul(op: Operator, gradient_of: GradientOf) -> list[Operator]:
 @backward_rule("batched_matmul")
 def _batched_matmul(op: Operator, gradient_of: GradientOf) -> list[Operator]:
     """Two products, one for each operand."""
-    left, right = _operands(op)
+    left, right = operands_of(op)
     e = op.extents
     return [
         Operator(
@@ -125,7 +128,7 @@ def _batched_matmul(op: Operator, gradient_of: GradientOf) -> list[Operator]:
             kind="batched_matmul",
             module=op.module,
             extents={"batch": e["batch"], "m": e["m"], "n": e["k"], "k": e["n"]},
-            reads=(*_arriving(op), right),
+            reads=(*arriving_gradients(op), right),
             writes=(gradient_of(left),),
         ),
         Operator(
@@ -133,7 +136,7 @@ def _batched_matmul(op: Operator, gradient_of: GradientOf) -> list[Operator]:
             kind="batched_matmul",
             module=op.module,
             extents={"batch": e["batch"], "m": e["k"], "n": e["n"], "k": e["m"]},
-            reads=(*_arriving(op), left),
+            reads=(*arriving_gradients(op), left),
             writes=(gradient_of(right),),
         ),
     ]
@@ -148,8 +151,8 @@ def _attention(op: Operator, gradient_of: GradientOf) -> list[Operator]:
             kind="attention_backward",
             module=op.module,
             extents=op.extents,
-            reads=(*_arriving(op), *op.saved),
-            writes=tuple(gradient_of(t) for t in _operands(op)),
+            reads=(*arriving_gradients(op), *op.saved),
+            writes=tuple(gradient_of(t) for t in operands_of(op)),
         )
     ]
 
@@ -157,7 +160,7 @@ def _attention(op: Operator, gradient_of: GradientOf) -> list[Operator]:
 @backward_rule("layer_norm", "rms_norm", "pointwise", "activation", "rotary", "softmax")
 def _elementwise(op: Operator, gradient_of: GradientOf) -> list[Operator]:
     """Gradients arrive, what was saved is read again, the operands' gradients are written."""
-    targets = _operands(op)
+    targets = operands_of(op)
     if not targets:
         return []
     return [
@@ -165,17 +168,70 @@ def _elementwise(op: Operator, gradient_of: GradientOf) -> list[Operator]:
             name=f"{op.name}.grad",
             kind=op.kind,
             module=op.module,
-            reads=(*_arriving(op), *op.saved),
+            reads=(*arriving_gradients(op), *op.saved),
             writes=tuple(gradient_of(t) for t in targets),
         )
     ]
+
+
+@backward_rule("scan")
+def _scan(op: Operator, gradient_of: GradientOf) -> list[Operator]:
+    """The scan runs backwards, once for its inputs and once for what steers it; what was saved is read again."""
+    return [
+        Operator(
+            name=f"{op.name}.grad_{part}",
+            kind=op.kind,
+            module=op.module,
+            extents=op.extents,
+            reads=(*arriving_gradients(op), *op.saved),
+            writes=tuple(gradient_of(t) for t in operands_of(op)) if part == "inputs" else (),
+        )
+        for part in ("steering", "inputs")
+    ]
+
+
+@backward_rule("mask_addition")
+def _mask_addition(op: Operator, gradient_of: GradientOf) -> list[Operator]:
+    """A constant was added: the gradient is the one that arrives."""
+    return [
+        Operator(
+            name=f"{op.name}.grad",
+            kind="view",
+            module=op.module,
+            reads=arriving_gradients(op),
+            writes=tuple(gradient_of(t) for t in operands_of(op)),
+        )
+    ]
+
+
+@backward_rule("power")
+def _power(op: Operator, gradient_of: GradientOf) -> list[Operator]:
+    """n x^(n-1) dy, which eager code takes three kernels for: power, scale, product."""
+    (arriving,) = arriving_gradients(op)
+    (source,) = operands_of(op)
+    lower, scaled = (replace(arriving, name=f"{op.name}_{step}") for step in ("lower", "scaled"))
+    steps = (("power", (source,), lower), ("scale", (lower,), scaled))
+    first = [
+        Operator(
+            name=f"{op.name}.grad_{name}", kind="pointwise", module=op.module, reads=reads, writes=(out,)
+        )
+        for name, reads, out in steps
+    ]
+    last = Operator(
+        name=f"{op.name}.grad",
+        kind="pointwise",
+        module=op.module,
+        reads=(arriving, scaled),
+        writes=(gradient_of(source),),
+    )
+    return [*first, last]
 
 
 @backward_rule("residual")
 def _residual(op: Operator, gradient_of: GradientOf) -> list[Operator]:
     """The stream's gradient passes unchanged; the branch's is masked where there was dropout."""
     branch, stream = op.reads
-    (arriving,) = _arriving(op)
+    (arriving,) = arriving_gradients(op)
     passed = gradient_of(stream)
     out: list[Operator] = []
     if op.saved:
@@ -205,7 +261,7 @@ def _residual(op: Operator, gradient_of: GradientOf) -> list[Operator]:
 def _embedding(op: Operator, gradient_of: GradientOf) -> list[Operator]:
     """Rows of the gradient table are read, added to and written."""
     ids, rows, _ = op.reads
-    (arriving,) = _arriving(op)
+    (arriving,) = arriving_gradients(op)
     sums = Tensor("d_embedding_rows", "gradients", rows.extents)
     return [
         Operator(
@@ -222,7 +278,7 @@ def _embedding(op: Operator, gradient_of: GradientOf) -> list[Operator]:
 def _position_embedding(op: Operator, gradient_of: GradientOf) -> list[Operator]:
     """The stream's gradient is summed over the batch into the table."""
     stream, table = op.reads
-    (arriving,) = _arriving(op)
+    (arriving,) = arriving_gradients(op)
     return [
         Operator(
             name=f"{op.name}.grad",
@@ -243,7 +299,7 @@ def _cross_entropy(op: Operator, gradient_of: GradientOf) -> list[Operator]:
             kind="pointwise",
             module=op.module,
             reads=op.saved,
-            writes=tuple(gradient_of(t) for t in _operands(op)),
+            writes=tuple(gradient_of(t) for t in operands_of(op)),
         )
     ]
 
@@ -251,7 +307,7 @@ def _cross_entropy(op: Operator, gradient_of: GradientOf) -> list[Operator]:
 def _readers(forward: Graph) -> dict[str, list[str]]:
     readers: dict[str, list[str]] = {}
     for op in operators(forward):
-        for tensor in _operands(op):
+        for tensor in operands_of(op):
             readers.setdefault(tensor.name, []).append(op.name)
     return readers
 
@@ -281,7 +337,11 @@ def _sum_contributions(build: GraphBuilder, tensor: Tensor, readers: list[str], 
 
 
 def backward(
-    forward: Graph, *, recompute_core: FloatArray | None = None, recompute_all: FloatArray | None = None
+    forward: Graph,
+    *,
+    recompute_core: FloatArray | None = None,
+    recompute_all: FloatArray | None = None,
+    accumulates: FloatArray = ONE,
 ) -> Graph:
     """Backward graph, the recomputation of the forward pass in front.
 
@@ -292,6 +352,8 @@ def backward(
     recompute_core, recompute_all : ndarray, shape (n,) or (1,)
         1 where the attention core (scores to context), and where everything else, runs again [1]. Without
         them nothing is computed again (embedding and head).
+    accumulates : ndarray, shape (n,) or (1,)
+        1 where gradients of weights are added to those of the micro-batches before, 0 where they are handed over [1].
 
     Returns
     -------
@@ -324,7 +386,8 @@ def backward(
             return replace(grad, name=f"{grad.name}.{reader}") if shared else grad
 
         for made in BACKWARD_RULES[op.kind](op, gradient_of):
-            build.add(replace(made, phase="backward", group=op.name, scale=op.scale))
+            summed = accumulates if made.kind == "gradient_sum" else ONE
+            build.add(replace(made, phase="backward", group=op.name, scale=op.scale * summed))
     for tensor in forward.graph["inputs"].values():
         if tensor.kind in DIFFERENTIABLE and len(readers.get(tensor.name, ())) > 1:
             _sum_contributions(build, tensor, readers[tensor.name], "attention")

@@ -42,7 +42,7 @@ class CompressionKind:
 
 
 def _sparse(operator: Operator) -> Operator:
-    if operator.kind != "matmul" or not any(
+    if operator.kind not in ("matmul", "grouped_matmul") or not any(
         t.kind == "weights" and len(t.extents) > 1 for t in operator.reads
     ):
         return operator

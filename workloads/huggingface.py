@@ -19,9 +19,12 @@ from workloads.model_spec import ModelSpec
 __all__ = ["is_huggingface", "known_families", "spec_from_config"]
 
 # Part of a key -> what such a model is. The values None, false, 0, "" and empty lists stand for "not used".
+_EXPERTS = "a mixture of experts"
+# Keys of experts that no family here has: experts that serve all tokens, and layers without any.
+_SHARED_EXPERTS = ("n_shared_experts", "num_shared_experts", "shared_expert_intermediate_size")
 _FOREIGN = {
-    "expert": "a mixture of experts",
-    "moe": "a mixture of experts",
+    "expert": _EXPERTS,
+    "moe": _EXPERTS,
     "kv_lora_rank": "multi-head latent attention",
     "q_lora_rank": "multi-head latent attention",
     "mamba": "a state-space model",
@@ -86,7 +89,7 @@ def spec_from_config(config: Mapping[str, Any], *, name: str = "", prefix: str =
     """
     reader = ConfigReader(config, prefix)
     family = _family(config, prefix)
-    _refuse_foreign(reader)
+    _refuse_foreign(reader, experts=FAMILIES[family].experts)
     FAMILIES[family].read(reader)
     _check_class(reader, family)
     reader.problems += consistency_problems(reader.values, reader.wrong, reader.path_of)
@@ -137,15 +140,15 @@ def _looks_like(config: Mapping[str, Any]) -> str:
     return ", ".join(f"{what}, by its key {key}" for what, key in found.items())
 
 
-def _refuse_foreign(reader: ConfigReader) -> None:
+def _refuse_foreign(reader: ConfigReader, *, experts: bool) -> None:
     for key, value in reader.config.items():
         what = next((what for part, what in _FOREIGN.items() if part in key.lower()), None)
-        if what is None or not value:
+        if what is None or not value or (experts and what == _EXPERTS and key not in _SHARED_EXPERTS):
             continue
         if key == "quantization_config":
             fix = "take the file of the unquantised model, and set plan.precision"
         else:
-            fix = f"known are dense decoders of the families {', '.join(known_families())}"
+            fix = f"known are decoders of the families {', '.join(known_families())}"
         shown = shorten(value) if not isinstance(value, (dict, list)) else ""
         rule = f"belongs to {what}, which is not known here"
         reader.problems.append(Problem(path=reader.prefix + key, value=shown, rule=rule, fix=fix))

@@ -18,9 +18,9 @@ _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
-    "gelu_new": "gelu",  # the tanh form; the cost is the same
-    "gelu_fast": "gelu",
-    "gelu_pytorch_tanh": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu",  # torch's own kernel
     "relu": "relu",
 }
 _ALL_LINEAR_BIASES = {"qkv_bias": True, "attention_out_bias": True, "mlp_bias": True}
@@ -29,10 +29,11 @@ _PLAIN_LAYER = {"gated_mlp": False, "norm": "layer", "norm_bias": True}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """One architecture: the class that `architectures` names, and the reader of its keys."""
+    """One architecture: the class that `architectures` names, the reader of its keys, and whether it has experts."""
 
     model_class: str
     read: Callable[[ConfigReader], None]
+    experts: bool = False
 
 
 def _llama(reader: ConfigReader) -> None:
@@ -65,6 +66,24 @@ def _qwen3(reader: ConfigReader) -> None:
     attention_bias = reader.flag("attention_bias", False)
     reader.values |= {"qk_norm": True, "qkv_bias": attention_bias, "attention_out_bias": attention_bias}
     _qwen_window(reader)
+
+
+def _mixtral(reader: ConfigReader) -> None:
+    _llama_shapes(reader)
+    reader.count("sliding_window", "sliding_window", default=None)
+    _window_by_layer(reader)
+    reader.count("experts", "num_local_experts", default=8)
+    reader.count("topk", "num_experts_per_tok", default=2)
+
+
+def _qwen3_moe(reader: ConfigReader) -> None:
+    _qwen3(reader)
+    reader.count("experts", "num_experts", default=128)
+    reader.count("topk", "num_experts_per_tok", default=8)
+    reader.count("moe_ffn", "moe_intermediate_size")
+    if reader.config.get("decoder_sparse_step", 1) != 1 or reader.config.get("mlp_only_layers"):
+        key = "mlp_only_layers" if reader.config.get("mlp_only_layers") else "decoder_sparse_step"
+        reader.fail(key, "layers with and without experts in one model are not known here")
 
 
 def _gpt2(reader: ConfigReader) -> None:
@@ -171,6 +190,8 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family(model_class="MistralForCausalLM", read=_mistral),
     "qwen2": Family(model_class="Qwen2ForCausalLM", read=_qwen2),
     "qwen3": Family(model_class="Qwen3ForCausalLM", read=_qwen3),
+    "mixtral": Family(model_class="MixtralForCausalLM", read=_mixtral, experts=True),
+    "qwen3_moe": Family(model_class="Qwen3MoeForCausalLM", read=_qwen3_moe, experts=True),
     "gpt2": Family(model_class="GPT2LMHeadModel", read=_gpt2),
     "mpt": Family(model_class="MPTForCausalLM", read=read_mpt),
     "opt": Family(model_class="OPTForCausalLM", read=_opt),

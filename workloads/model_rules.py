@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeGuard
 
 from hardware_specs.errors import Problem, shorten
@@ -61,7 +61,29 @@ def consistency_problems(
     if sound("positions") and positions != "learned" and is_count(values.get("position_offset")):
         rule = "counts rows of a learned position table, and there is none"
         problems.append(problem("position_offset", rule, "leave it out, or set positions to learned"))
+    if sound("causal", "sliding_window") and values.get("causal") is False and values.get("sliding_window"):
+        rule = "is a window over the tokens before, and an encoder's tokens see each other"
+        problems.append(problem("sliding_window", rule, "leave it out, or set causal to true"))
+    for key, rule, fix in _expert_problems(values):
+        if sound(key, "experts"):
+            problems.append(problem(key, rule, fix))
     return problems
+
+
+def _expert_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Key, rule and way out of each mistake about experts."""
+    experts, topk = values.get("experts", 0), values.get("topk", 0)
+    if not is_count(experts):
+        for key in ("topk", "moe_ffn", "shared_experts"):
+            if is_count(values.get(key)):
+                yield key, "is about experts, and there are none", "leave it out, or set experts"
+        return
+    if topk == 0:
+        yield "experts", "needs topk, how many of them a token is sent to", "set topk"
+    elif is_count(topk) and topk > experts:
+        yield "topk", f"must be at most the {experts} experts", f"use 1 to {experts}"
+    if values.get("mlp_bias") is True:
+        yield "mlp_bias", "experts with biases are not known here", "set it to false"
 
 
 def _nearest_multiple(value: int, step: int) -> int:

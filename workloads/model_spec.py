@@ -1,4 +1,4 @@
-"""The schema of a model: a stack of equal decoder layers between an embedding and a head.
+"""The schema of a model: a stack of equal layers, of a decoder or an encoder, between an embedding and a head.
 
 `ModelSpec` holds shapes and switches only; what they cost is the business of the graph. Each key of a model
 YAML file or of an inline mapping is a field of this class.
@@ -30,7 +30,7 @@ _DERIVED = ("head_dim", "kv_heads")  # filled in from other keys, so their absen
 
 
 class ModelSpec(BaseModel):
-    """A dense decoder-only transformer.
+    """A transformer, dense or with experts: a decoder or, with ``causal`` false, an encoder.
 
     Keys that are left out take the defaults below; ``kv_heads`` becomes ``heads``, ``head_dim`` becomes
     ``hidden / heads`` (which must then be whole) and ``activation`` becomes ``silu`` in a gated MLP and
@@ -43,7 +43,7 @@ class ModelSpec(BaseModel):
     name, family : str
         Catalog name, and the architecture it belongs to.
     n_layers : int
-        Decoder layers, all equal. [1]
+        Layers, all equal. [1]
     hidden : int
         Width of the residual stream. [1]
     heads, kv_heads : int
@@ -54,11 +54,25 @@ class ModelSpec(BaseModel):
     ffn : int
         Inner width of the MLP; a gated MLP has two input matrices of it. [1]
     gated_mlp : bool
-        Whether the MLP multiplies an activated gate with a second projection (SwiGLU and its like).
+        Whether the MLP (or an expert) multiplies an activated gate with a second projection (SwiGLU and its
+        like).
+    experts : int
+        MLPs of each layer that a router chooses from; 0 is one MLP for all tokens. [1]
+    topk : int
+        Different experts that each token is sent to. [1]
+    moe_ffn : int
+        Inner width of one expert; ``ffn`` where it is left out. [1]
+    shared_experts : int
+        Experts of that width, as one wider MLP, that every token passes beside those it is sent to. [1]
     activation : str
-        ``silu``, ``gelu`` or ``relu``.
+        ``silu``, ``gelu``, ``gelu_tanh`` (its tanh form; the same cost in one kernel, eight steps without) or
+        ``relu``.
     norm : str
         ``rms`` or ``layer``; two in a layer and one after the last.
+    norm_position : str
+        ``pre``: in front of each branch; ``post``: behind each residual addition, and none after the last layer.
+    causal : bool
+        Whether a token sees only those before it; an encoder's tokens all see each other.
     positions : str
         ``rotary``, ``alibi``, ``learned`` (a table of ``position_rows``) or ``none``.
     max_positions : int
@@ -67,10 +81,16 @@ class ModelSpec(BaseModel):
         Rows of the learned table that come before position 0 (OPT has 2). [1]
     vocab : int
         Rows of the embedding, padding rows included. [1]
+    token_types : int
+        Rows of a second table that is added to the embedding (BERT's segments); 0 is none. [1]
     tied_embeddings : bool
         Whether the head reuses the embedding matrix; the head's matmul takes place either way.
     qkv_bias, attention_out_bias, mlp_bias, norm_bias, head_bias : bool
         Which of the projections and norms add a bias.
+    separate_qkv : bool
+        Whether query, key and value are three products instead of one.
+    head_transform : bool
+        A square projection, activation and norm in front of the head (BERT's masked tokens).
     qk_norm : bool
         RMS norm on each query and key head, one weight vector of ``head_dim`` for each of the two.
     embedding_norm : bool
@@ -114,18 +134,27 @@ class ModelSpec(BaseModel):
     head_dim: Count
     ffn: Count
     gated_mlp: bool = True
-    activation: Literal["silu", "gelu", "relu"]
+    experts: int = Field(0, ge=0, le=MAX_COUNT)
+    topk: int = Field(0, ge=0, le=MAX_COUNT)
+    moe_ffn: int = Field(0, ge=0, le=MAX_COUNT)
+    shared_experts: int = Field(0, ge=0, le=MAX_COUNT)
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu"]
     norm: Literal["rms", "layer"] = "rms"
+    norm_position: Literal["pre", "post"] = "pre"
+    causal: bool = True
     positions: Literal["rotary", "alibi", "learned", "none"] = "rotary"
     max_positions: Count
     position_offset: int = Field(0, ge=0, le=MAX_COUNT)
     vocab: Count
+    token_types: int = Field(0, ge=0, le=MAX_COUNT)
     tied_embeddings: bool = False
     qkv_bias: bool = False
     attention_out_bias: bool = False
     mlp_bias: bool = False
     norm_bias: bool = False
     head_bias: bool = False
+    separate_qkv: bool = False
+    head_transform: bool = False
     qk_norm: bool = False
     embedding_norm: bool = False
     sliding_window: Count | None = None
@@ -138,6 +167,11 @@ class ModelSpec(BaseModel):
     def position_rows(self) -> int:
         """Rows of the learned position table; 0 where positions have no weights. [1]"""
         return self.max_positions + self.position_offset if self.positions == "learned" else 0
+
+    @property
+    def shared_ffn(self) -> int:
+        """Inner width of the MLP that all tokens pass beside the experts; 0 is none. [1]"""
+        return self.shared_experts * self.moe_ffn
 
     @model_validator(mode="wrap")
     @classmethod
@@ -173,6 +207,8 @@ def _with_derived(data: Mapping[str, Any]) -> dict[str, Any]:
         values.setdefault("kv_heads", heads)
         if is_count(hidden) and hidden % heads == 0:
             values.setdefault("head_dim", hidden // heads)
+    if is_count(values.get("experts")) and not values.get("moe_ffn") and is_count(values.get("ffn")):
+        values["moe_ffn"] = values["ffn"]
     values.setdefault("activation", "gelu" if values.get("gated_mlp") is False else "silu")
     values.setdefault("positions", "rotary")
     return values

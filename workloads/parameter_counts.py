@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from workloads.model_spec import ModelSpec
 
-__all__ = ["layer_parameters", "parameters"]
+__all__ = ["active_parameters", "layer_parameters", "parameters"]
 
 
 def layer_parameters(model: ModelSpec) -> dict[str, int]:
-    """Weights of one decoder layer, by module.
+    """Weights of one layer, by module.
 
     Parameters
     ----------
@@ -19,7 +19,8 @@ def layer_parameters(model: ModelSpec) -> dict[str, int]:
     -------
     dict
         ``attention_norm``, ``qkv``, ``qk_norm``, ``attention_out``, ``mlp_norm``, ``mlp_in``, ``mlp_out``;
-        each with its biases. [parameter]
+        each with its biases. With experts, the last two count all of them, the shared ones too, and there is
+        the ``router``. [parameter]
 
     Notes
     -----
@@ -28,7 +29,9 @@ def layer_parameters(model: ModelSpec) -> dict[str, int]:
     """
     query_width = model.heads * model.head_dim
     qkv_width = query_width + 2 * model.kv_heads * model.head_dim
-    mlp_in_width = model.ffn * (2 if model.gated_mlp else 1)
+    inner = _inner_width(model, model.experts)
+    mlp_in_width = inner * (2 if model.gated_mlp else 1)
+    router = {"router": model.hidden * model.experts} if model.experts else {}
     return {
         "attention_norm": _norm(model),
         "qkv": model.hidden * qkv_width + (qkv_width if model.qkv_bias else 0),
@@ -36,8 +39,24 @@ def layer_parameters(model: ModelSpec) -> dict[str, int]:
         "attention_out": query_width * model.hidden + (model.hidden if model.attention_out_bias else 0),
         "mlp_norm": _norm(model),
         "mlp_in": model.hidden * mlp_in_width + (mlp_in_width if model.mlp_bias else 0),
-        "mlp_out": model.ffn * model.hidden + (model.hidden if model.mlp_bias else 0),
+        "mlp_out": inner * model.hidden + (model.hidden if model.mlp_bias else 0),
+        **router,
     }
+
+
+def _inner_width(model: ModelSpec, experts: int) -> int:
+    """Columns between the matrices of the MLP: of ``experts`` experts and the shared ones, or of the one MLP."""
+    return experts * model.moe_ffn + model.shared_ffn if model.experts else model.ffn
+
+
+def active_parameters(model: ModelSpec) -> int:
+    """Weights that one token meets: all but those of the experts that it is not sent to. [parameter]
+
+    The embedding table counts in full, as makers count it. Raises nothing.
+    """
+    matrices = 3 if model.gated_mlp else 2
+    unused = _inner_width(model, model.experts) - _inner_width(model, model.topk)
+    return parameters(model)["total"] - model.n_layers * matrices * model.hidden * unused
 
 
 def parameters(model: ModelSpec) -> dict[str, int]:
@@ -52,8 +71,9 @@ def parameters(model: ModelSpec) -> dict[str, int]:
     -------
     dict
         ``embedding`` (with the norm that may follow it), ``position_embedding``, ``layer`` (one), ``layers``
-        (all), ``final_norm``, ``head`` (where it shares the embedding, only its bias) and ``total``, which
-        is the sum of the others except ``layer``. [parameter] Raises nothing.
+        (all), ``final_norm`` (0 behind post-norm layers), ``head`` (where it shares the embedding, only its
+        bias; with the transform in front of it) and ``total``, which is the sum of the others except
+        ``layer``. [parameter] Raises nothing.
 
     Examples
     --------
@@ -63,12 +83,14 @@ def parameters(model: ModelSpec) -> dict[str, int]:
     """
     layer = sum(layer_parameters(model).values())
     table = model.vocab * model.hidden
+    # A square projection with its bias, and a norm.
+    transform = model.hidden * (model.hidden + 1) + _norm(model) if model.head_transform else 0
     parts = {
         "embedding": table + (_norm(model) if model.embedding_norm else 0),
-        "position_embedding": model.position_rows * model.hidden,
+        "position_embedding": (model.position_rows + model.token_types) * model.hidden,
         "layers": model.n_layers * layer,
-        "final_norm": _norm(model),
-        "head": (0 if model.tied_embeddings else table) + (model.vocab if model.head_bias else 0),
+        "final_norm": _norm(model) if model.norm_position == "pre" else 0,
+        "head": (0 if model.tied_embeddings else table) + (model.vocab if model.head_bias else 0) + transform,
     }
     return {**parts, "layer": layer, "total": sum(parts.values())}
 

@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from hardware_specs.kernel_fits.attention import DecodeAttentionFit, PrefillAttentionFit
 from hardware_specs.kernel_fits.evidence import FitEvidence
-from hardware_specs.kernel_fits.families import SIBLINGS, KernelFamily, KernelFits
+from hardware_specs.kernel_fits.families import OPTIONAL, SIBLINGS, KernelFamily, KernelFits
+from hardware_specs.kernel_fits.grouped_gemm import GroupedGemmFit
+from hardware_specs.kernel_fits.moe import MoeDispatchFit
 from hardware_specs.kernel_fits.roofline import RooflineFit
+from hardware_specs.kernel_fits.scan import ScanFit
+from hardware_specs.kernel_fits.streaming import StreamingFit
 
-__all__ = ["SIBLINGS", "FitEvidence", "KernelFamily", "KernelFits", "RooflineFit"]
+__all__ = [
+    "OPTIONAL",
+    "SIBLINGS",
+    "DecodeAttentionFit",
+    "FitEvidence",
+    "GroupedGemmFit",
+    "KernelFamily",
+    "KernelFits",
+    "MoeDispatchFit",
+    "PrefillAttentionFit",
+    "RooflineFit",
+    "ScanFit",
+    "StreamingFit",
+]

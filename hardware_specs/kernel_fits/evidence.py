@@ -31,6 +31,8 @@ class FitEvidence(Spec):
         the classes that are not named.
     common : float
         Standard deviation of the part of that error that all kernels of a software stack share [1].
+    timing_s : float
+        What the benchmark adds to each row, where it is timed from the host; a model's kernels hide it [s].
     fitted_range : mapping of str to list of float
         Smallest and largest value of each size in the rows that were fitted [1].
     """
@@ -44,6 +46,10 @@ class FitEvidence(Spec):
     )
     common: Annotated[float, Dimension("count")] = Field(
         default=0.0, description="standard deviation of the error that all kernels of a stack share, in ln"
+    )
+    timing_s: Annotated[float, Dimension("s", bare=True)] = Field(
+        default=0.0,
+        description="what the benchmark adds to a row, timed from the host; not in a model's kernels [s]",
     )
     fitted_range: dict[str, list[float]] = Field(
         default_factory=dict, description="smallest and largest of each size in the fitted rows"

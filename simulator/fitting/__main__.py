@@ -14,7 +14,17 @@ from rich.progress import track
 from simulator.fitting.calibrate import TASKS, calibrate_device
 from simulator.fitting.defaults import derived_files
 from simulator.fitting.devices import MEASURED_DEVICES
-from simulator.fitting.error_tables import coefficient_table, comparison_table, error_table
+from simulator.fitting.eager_devices import EAGER_DEVICES, eager_file, fit_eager_device
+from simulator.fitting.error_tables import (
+    coefficient_table,
+    comparison_table,
+    eager_table,
+    error_table,
+    layer_table,
+)
+from simulator.fitting.fit_kernels import fit_kernel
+from simulator.fitting.measured_kernels import layer_matmul_rows, matmul_rows
+from simulator.fitting.stack_files import stack_files
 from simulator.fitting.write_calibration import calibration_file, write_calibration
 
 
@@ -33,13 +43,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pairs = list(product(MEASURED_DEVICES, TASKS))
         shown = track(pairs, description="fitting", console=Console(stderr=True))
         fits = [calibrate_device(options.measurements, device, task) for device, task in shown]
-        files = [*map(calibration_file, fits), *derived_files(options.measurements, fits)]
+        derived = derived_files(options.measurements, fits)
+        default = next(file for file in derived if file.name == "default")
+        eager = [fit_eager_device(options.measurements, device) for device in EAGER_DEVICES]
+        means = {file.name: file for file in map(calibration_file, fits)}
+        files = [*means.values(), *derived, *(eager_file(fit, default) for fit in eager)]
+        files += stack_files(options.measurements, means, default)
     except (FileNotFoundError, ModuleNotFoundError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     for fit in fits:
         for table in (coefficient_table(fit), comparison_table(fit), error_table(fit)):
             sys.stdout.write("\n".join(table) + "\n\n")
+    for device in MEASURED_DEVICES:
+        serving = fit_kernel(matmul_rows(options.measurements, device, "bf16"), source="serving stacks alone")
+        own = fit_kernel(layer_matmul_rows(options.measurements, device), source="layer_ops alone")
+        sys.stdout.write("\n".join(layer_table(options.measurements, device, serving, own)) + "\n\n")
+    for fitted in eager:
+        sys.stdout.write("\n".join(eager_table(fitted)) + "\n\n")
     for file in files if options.out is not None else []:
         sys.stdout.write(f"wrote {write_calibration(file, options.out)}\n")
     return 0

@@ -11,16 +11,16 @@ Efficiencies that nobody measured do not transfer well across generations: expec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from hardware_specs.kernel_fits import FitEvidence
 from simulator.fitting.calibrate import TASKS, DeviceFit
 from simulator.fitting.devices import H100
-from simulator.fitting.fit_families import Families
-from simulator.fitting.fit_kernels import FittedKernel
 from simulator.fitting.robust_fit import significant
+from simulator.fitting.rows import Families
 from simulator.fitting.write_calibration import CalibrationFile
 
 __all__ = ["DERIVED_DEVICES", "DerivedDevice", "best_matmul_fraction", "derived_files"]
@@ -70,45 +70,41 @@ def _mean(values: Sequence[float]) -> float:
     return significant(float(np.mean(values)))
 
 
-def _mean_kernel(fits: Sequence[FittedKernel]) -> FittedKernel:
-    return FittedKernel(
-        compute_efficiency=_geometric_mean([f.compute_efficiency for f in fits]),
-        memory_efficiency=_geometric_mean([f.memory_efficiency for f in fits]),
-        fixed_s=_mean([f.fixed_s for f in fits]),
-        sharpness=_geometric_mean([f.sharpness for f in fits]),
-        basis="assumed",
-        source=MEAN_RULE,
-        rows=0,
-    )
+def _mean_fit(fits: Sequence[FitEvidence]) -> FitEvidence:
+    """Geometric mean of shares, arithmetic mean of what may be zero: times, counts and weights."""
+    means = {}
+    for name in type(fits[0]).coefficient_names():
+        values = [getattr(f, name) for f in fits]
+        means[name] = _geometric_mean(values) if name.endswith("_efficiency") else _mean(values)
+    return type(fits[0]).of(means, basis="assumed", source=MEAN_RULE)
 
 
 def _mean_families(fits: Sequence[DeviceFit]) -> Families:
     families: Families = {}
     for family in fits[0].kernels:
-        shared = set.intersection(*(set(f.kernels[family]) for f in fits))
-        families[family] = {dtype: _mean_kernel([f.kernels[family][dtype] for f in fits]) for dtype in shared}
+        having = [f.kernels[family] for f in fits if family in f.kernels]
+        shared = set.intersection(*(set(by_dtype) for by_dtype in having))
+        families[family] = {d: _mean_fit([by_dtype[d] for by_dtype in having]) for d in sorted(shared)}
     return families
 
 
 def _published_matmuls(
-    folder: Path, device: DerivedDevice, matmul: Mapping[str, FittedKernel]
-) -> dict[str, FittedKernel]:
+    folder: Path, device: DerivedDevice, matmul: Mapping[str, FitEvidence]
+) -> dict[str, FitEvidence]:
     """Matmul of a device whose best matmul was published, per dtype."""
-    fits: dict[str, FittedKernel] = {}
+    fits: dict[str, FitEvidence] = {}
     for dtype in TABLE_DTYPE:
         here = best_matmul_fraction(folder, device.applies_to[0], dtype) if device.applies_to else None
         there = best_matmul_fraction(folder, H100.name, dtype)
+        reference = matmul[dtype].coefficients()
         if here is None or there is None:
             continue
-        reference = matmul[dtype]
-        fits[dtype] = replace(
-            reference,
-            compute_efficiency=significant(min(reference.compute_efficiency * here / there, 1.0)),
+        share = significant(min(reference["compute_efficiency"] * here / there, 1.0))
+        fits[dtype] = type(matmul[dtype]).of(
+            {**reference, "compute_efficiency": share},
             basis="derived",
             source=f"mean of both h100-sxm calibrations, times {here:.3f} / {there:.3f}, the best published "
             "matmuls as fractions of the peak (micro.csv, stas00/ml-engineering MAMF table)",
-            rows=0,
-            error={},
         )
     return fits
 

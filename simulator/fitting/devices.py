@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-__all__ = ["A100", "A100_PCIE", "H100", "MEASURED_DEVICES", "MeasuredDevice"]
+from hardware_specs import device_named, find_device
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["A100", "A100_PCIE", "H100", "MEASURED_DEVICES", "MeasuredDevice", "of_device"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +60,43 @@ class MeasuredDevice:
     exchange_source: str
     source: str
 
+    def __post_init__(self) -> None:
+        """Every name of a table is one that the catalog's map knows; SpecError with near names otherwise."""
+        for field in ("kernel_table", "layer_table", "collective_table", "node_table", "eager_table"):
+            if name := getattr(self, field):
+                device_named(name)
+
+
+def of_device(frame: pd.DataFrame, accelerator: str) -> pd.DataFrame:
+    """Rows of a measured table that ran on one accelerator of the catalog, however its sources spell it.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With the column ``device`` or ``accelerator``, and ``source`` where sources differ in what they mean.
+    accelerator : str
+        A catalog name, or any spelling that the tables use.
+
+    Returns
+    -------
+    DataFrame
+        The rows, in order; none if the table has no such device.
+
+    Raises
+    ------
+    SpecError
+        If ``accelerator`` is unknown; near names are offered.
+    """
+    wanted = device_named(accelerator).accelerator
+    column = frame["device" if "device" in frame else "accelerator"]
+    sources = frame["source"] if "source" in frame else [""] * len(frame)
+    found = [find_device(str(text), str(source)) for text, source in zip(column, sources, strict=True)]
+    return frame[[device is not None and device.accelerator == wanted for device in found]]
+
 
 A100 = MeasuredDevice(
     name="a100-sxm",
-    applies_to=("a100-sxm-40gb", "a100-sxm-80gb"),
+    applies_to=("a100-sxm-40gb", "a100-sxm-80gb", "a800-sxm-80gb"),
     kernel_table="a100_sxm",
     layer_table="a100",
     collective_table="a100_sxm",
@@ -97,7 +136,7 @@ A100_PCIE = MeasuredDevice(
 
 H100 = MeasuredDevice(
     name="h100-sxm",
-    applies_to=("h100-sxm", "h200-sxm", "h800-sxm"),
+    applies_to=("h100-sxm", "h100-sxm-96gb", "h200-sxm", "h800-sxm", "gh200"),
     kernel_table="h100_sxm",
     layer_table="h100",
     collective_table="h100_sxm",

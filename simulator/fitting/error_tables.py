@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+from hardware_specs.kernel_fits import FitEvidence
 from simulator.fitting.calibrate import DeviceFit
+from simulator.fitting.devices import MeasuredDevice
+from simulator.fitting.eager_devices import EagerFit
 from simulator.fitting.fit_families import FittedRows
-from simulator.fitting.fit_kernels import Coefficients, ErrorLine, error_lines
+from simulator.fitting.fit_kernels import Coefficients, ErrorLine, FittedKernel, error_lines
+from simulator.fitting.layer_sums import layer_rows, stack_factor
 
-__all__ = ["coefficient_table", "comparison_table", "error_table"]
+__all__ = ["coefficient_table", "comparison_table", "eager_table", "error_table", "layer_table"]
 
 MAXIMUM = 200.0  # a sharpness that is as good as taking the maximum
 ROOFLINES = {"datasheet": (1.0, 1.0, 0.0, MAXIMUM), "x0.7/x0.8": (0.7, 0.8, 0.0, MAXIMUM)}
@@ -25,13 +30,12 @@ def coefficient_table(fit: DeviceFit) -> list[str]:
     """Lines with the coefficients of one device."""
     lines = [
         f"{fit.name}: coefficients",
-        f"{'family':18} {'dtype':6} {'ec':>6} {'em':>6} {'t0 us':>6} {'p':>6} {'rows':>7}  basis",
+        f"{'family':18} {'dtype':6} coefficients  rows  basis",
     ]
     for family, by_dtype in fit.kernels.items():
         for dtype, kernel in by_dtype.items():
-            ec, em, t0, p = kernel.coefficients
-            numbers = f"{ec:6.3f} {em:6.3f} {t0 * 1e6:6.2f} {p:6.2f} {kernel.rows:7d}"
-            lines.append(f"{family:18} {dtype:6} {numbers}  {kernel.basis}")
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in kernel.coefficients().items())
+            lines.append(f"{family:18} {dtype:6} {shown}  rows {kernel.rows}  {kernel.basis}")
     return lines
 
 
@@ -56,15 +60,18 @@ def error_table(fit: DeviceFit) -> list[str]:
     for item in fit.evidence:
         prefix = f"{item.family:18} {item.dtype:6}"
         lines += _error_lines(prefix, error_lines(item.rows, item.fit.coefficients, item.fit.blind))
-        if item.family in ("matmul", "attention_prefill", "attention_decode"):
-            lines += _error_lines(
-                prefix, error_lines(item.rows, item.fit.coefficients, item.fit.blind, by_stack=False)
-            )
-    for item in fit.unseen:
         lines += _error_lines(
-            f"{item.family:18} {item.dtype:6}", error_lines(item.rows, item.fit.coefficients)
+            prefix, error_lines(item.rows, item.fit.coefficients, item.fit.blind, by_stack=False)
         )
+    for family, by_dtype in fit.kernels.items():
+        if family != "matmul":
+            lines += [_fit_errors(family, dtype, kernel) for dtype, kernel in by_dtype.items() if kernel.rows]
     return lines
+
+
+def _fit_errors(family: str, dtype: str, fit: FitEvidence) -> str:
+    classes = "  ".join(f"{name} {_percent(value).strip()}" for name, value in fit.error.items())
+    return f"{family:18} {dtype:6} rows {fit.rows}  {classes}"
 
 
 def _score(item: FittedRows, values: Coefficients) -> list[str]:
@@ -87,4 +94,33 @@ def comparison_table(fit: DeviceFit) -> list[str]:
     for item in fit.evidence:
         for name, values in (*ROOFLINES.items(), ("fit", item.fit.coefficients)):
             lines.append(f"{item.family:18} {item.dtype:6} {name:10} " + " ".join(_score(item, values)))
+    return lines
+
+
+def layer_table(folder: Path, device: MeasuredDevice, serving: FittedKernel, own: FittedKernel) -> list[str]:
+    """Lines with errors of layer sums [%]: products of serving stacks, the same with one factor, and its own."""
+    names = ("compute_efficiency", "memory_efficiency", "fixed_s", "sharpness")
+    rows = layer_rows(folder, device)
+    found = stack_factor(rows, dict(zip(names, serving.coefficients, strict=True)))
+    kept = stack_factor(rows, dict(zip(names, own.coefficients, strict=True)))
+    shown = {
+        "products of serving stacks": found.unscaled,
+        f"with compute efficiency x {found.factor:g}": found.fitted,
+        "the same, model left out": found.left_out,
+        "products fitted on these layers": kept.unscaled,
+    }
+    lines = [f"{device.name}: sums over a layer without attention, MAPE % by tokens"]
+    for label, errors in shown.items():
+        lines.append(f"{label:36} " + "  ".join(f"{k} {_percent(v).strip()}" for k, v in errors.items()))
+    return lines
+
+
+def eager_table(fit: EagerFit) -> list[str]:
+    """Lines with coefficients and errors [%] of a device's eager fp32 kernels, fitted and left-out rows apart."""
+    lines = [f"{fit.device.name}: coefficients, and MAPE % by size class"]
+    found = {**fit.products, **{item.family: item.fit for item in fit.streaming}}
+    for family, kernel in found.items():
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in kernel.coefficients().items())
+        errors = "  ".join(f"{name} {_percent(value).strip()}" for name, value in kernel.error.items())
+        lines.append(f"{family:18} rows {kernel.rows}  {numbers}  |  {errors}")
     return lines

@@ -175,6 +175,11 @@ def fabric_files(folder: Path) -> list[dict[str, Any]]:
     )
     mean = _means([fits["nvswitch-ampere"], hopper])
     by_mean = "none: derived from the measured fabrics by rule"
+    # Boards on other generations of PCI Express have the same library, but nobody measured them here.
+    boards = {name: replace_source(fit, f"as pcie-5: {fit.source}") for name, fit in fits["pcie-5"].items()}
+    shared = next((s.share, s.share_source) for s in FABRICS if s.name == "pcie-5")
+    hosts = {"topologies": ["host"]}
+    files.append(_file("pcie", hosts, ("training", "inference"), "none: as pcie-5", (boards, outer), shared))
     grids = {"topologies": ["torus", "mesh"]}
     engines = (0.0, "assumed: engines of their own run the exchanges")
     everyone: tuple[Task, ...] = ("training", "inference")

@@ -105,7 +105,7 @@ RTX_PRO_6000 = FabricSource(
     table="rtx_pro_6000_server",
     library="NCCL",
     fabric=MeasuredFabric(topology="host", link_bytes_per_s=63e9, bridge=2.0, bridge_bytes_per_s=63e9),
-    serves={"topologies": ["host"]},
+    serves={"accelerators": ["rtx-pro-6000"], "topologies": ["host"]},
     share=significant(8 / 188),
     share_source="assumed: 8 NCCL channels of one block on 188 units, as few channels fill a PCI Express link",
 )

@@ -11,25 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from hardware_specs.calibration import Task
+from hardware_specs.kernel_fits import StreamingFit
 from simulator.fitting.devices import H100, MeasuredDevice
 from simulator.fitting.fit_kernels import FittedKernel, fit_kernel
-from simulator.fitting.fit_streaming import fit_streaming
 from simulator.fitting.measured_kernels import (
-    attention_decode_rows,
-    attention_prefill_rows,
     eager_fp32_matmul_rows,
     layer_matmul_rows,
     matmul_rows,
 )
-from simulator.fitting.measured_pointwise import STREAMING, Implementations, eager_rows, layer_operator_rows
-from simulator.fitting.rows import BoolArray, KernelRows, join_rows
+from simulator.fitting.rows import KernelRows, join_rows
 
-__all__ = ["Families", "FittedRows", "fit_attention", "fit_matmuls", "fit_streaming_families", "stack_names"]
-
-Families = dict[str, dict[str, FittedKernel]]
-
-# Training starts at about 1024 tokens; shorter prefills, limited by latency, would bend the curve.
-TRAINING_SHORTEST, TRAINING_LARGE = 512, 1024
+__all__ = ["FittedRows", "fit_matmuls", "stack_names"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,68 +43,8 @@ def _fitted(family: str, dtype: str, rows: KernelRows, source: str) -> FittedRow
     return FittedRows(family=family, dtype=dtype, fit=fit_kernel(rows, source=source), rows=rows)
 
 
-def _streaming_source(chosen: Implementations) -> str:
-    names = []
-    if chosen.layer:
-        names.append(f"layer_ops ({', '.join(chosen.layer)}; fp16)")
-    if chosen.eager:
-        names.append(f"kernels_elementwise ({', '.join(chosen.eager)}; fp32, PyTorch 2.1, A100 PCIe 40 GB)")
-    return " and ".join(names) + (f"; fixed cost of {chosen.fixed_from}" if chosen.fixed_from else "")
-
-
-def fit_streaming_families(folder: Path, device: MeasuredDevice, task: Task) -> list[FittedRows]:
-    """Fits of all families that only move memory; raises FileNotFoundError if a table is missing."""
-    fitted: dict[str, FittedRows] = {}
-    for family, chosen in STREAMING[task].items():
-        layers = [layer_operator_rows(folder, device, operator) for operator in chosen.layer]
-        eager = [eager_rows(folder, operator, n) for operator, n in chosen.eager.items()]
-        fixed_s = fitted[chosen.fixed_from].fit.fixed_s if chosen.fixed_from else 0.0
-        # A fraction of bandwidth that another device reached is not a measurement of this one.
-        basis = "derived" if device is H100 and not layers else "measured"
-        source = _streaming_source(chosen)
-        if family == "optimizer":
-            basis, source = "assumed", f"no optimizer kernel was measured; additions of {source}"
-        fit = fit_streaming(layers, eager, source=source, basis=basis, fixed_s=fixed_s)
-        rows = join_rows([*layers, *eager])
-        fitted[family] = FittedRows(family=family, dtype="any", fit=fit, rows=rows)
-    return list(fitted.values())
-
-
-def _is_other(rows: KernelRows) -> BoolArray:
-    """Rows to score, not to fit: TensorRT-LLM also rotates and writes the cache; head dimensions but 128."""
-    return np.char.startswith(rows.stack, "trtllm") | (np.char.find(rows.stack, " d") >= 0)
-
-
-def fit_attention(
-    folder: Path, device: MeasuredDevice, task: Task
-) -> tuple[list[FittedRows], list[FittedRows]]:
-    """Fits of both phases, and the rows that they leave away; FileNotFoundError if the table is missing."""
-    fitted, unseen = [], []
-    table = f"kernels_attention, {device.kernel_table}"
-    for dtype in ("bf16", "fp8") if "fp8" in device.peak_flop_per_s else ("bf16",):
-        if task == "training":
-            shortest, large_from = TRAINING_SHORTEST, TRAINING_LARGE
-            prefill = attention_prefill_rows(folder, device, dtype, shortest=shortest, large_from=large_from)
-            what = f"causal prefill of at least {shortest} tokens, head dimension 128, {dtype}"
-        else:
-            prefill = attention_prefill_rows(folder, device, dtype)
-            what = f"causal prefill, head dimension 128, {dtype}"
-        decode = attention_decode_rows(folder, device, dtype)
-        phases = (
-            ("attention_prefill", prefill, what),
-            ("attention_decode", decode, f"bf16 over a {dtype} cache"),
-        )
-        for family, rows, described in phases:
-            apart = _is_other(rows)
-            kept, rest = rows.where(~apart), rows.where(apart)
-            item = _fitted(family, dtype, kept, f"{table}, {described}: {stack_names(kept)}")
-            fitted.append(item)
-            unseen.append(replace(item, rows=replace(rest, left_out=np.ones_like(rest.left_out))))
-    return fitted, unseen
-
-
 def fit_matmuls(
-    folder: Path, device: MeasuredDevice, task: Task, pointwise: FittedKernel
+    folder: Path, device: MeasuredDevice, task: Task, pointwise: StreamingFit
 ) -> list[FittedRows]:
     """Fits of the matmul by dtype, bf16 first.
 
@@ -150,7 +82,7 @@ def fit_matmuls(
     fitted.append(FittedRows(family="matmul", dtype="fp32", fit=fit, rows=eager))
     for dtype in ("fp8", "int8"):
         if dtype in device.peak_flop_per_s and not (dtype == "int8" and device is H100):
-            whole = matmul_rows(folder, device, dtype, (pointwise.memory_efficiency, pointwise.fixed_s))
+            whole = matmul_rows(folder, device, dtype, (pointwise.read_efficiency, pointwise.fixed_s))
             source = (
                 f"kernels_gemm, {device.kernel_table}, {dtype}: {stack_names(whole)}; the rows include "
                 "quantising the activations, which was modelled as a pointwise kernel and taken out"

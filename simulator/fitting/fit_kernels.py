@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
-from simulator.fitting.robust_fit import ROBUST_SCALE, significant
+from hardware_specs.figure import Basis
+from hardware_specs.kernel_fits import RooflineFit
+from simulator.fitting.robust_fit import ROBUST_SCALE, significant, spread_90
 from simulator.fitting.rows import FloatArray, KernelRows, cell_weights
+from simulator.fitting.samples import ONE_STACK_COMMON
 from simulator.kernels.roofline import kernel_time
 
 __all__ = [
     "Coefficients",
     "ErrorLine",
     "FittedKernel",
+    "as_evidence",
     "error_lines",
     "errors_by_class",
     "fit_kernel",
@@ -66,6 +71,26 @@ class FittedKernel:
     def coefficients(self) -> Coefficients:
         """ec, em, t0 [s] and p."""
         return (self.compute_efficiency, self.memory_efficiency, self.fixed_s, self.sharpness)
+
+
+def as_evidence(fit: FittedKernel, rows: KernelRows) -> RooflineFit:
+    """The fit as a calibration holds it; the spread is that of left-out rows under coefficients without them [1]."""
+    values = fit.blind or fit.coefficients
+    apart = rows.left_out if rows.left_out.any() else ~rows.left_out
+    kept = rows.where(apart)
+    spread = {"all": spread_90(predict(kept, values), kept.measured_s)}
+    return RooflineFit(
+        compute_efficiency=fit.compute_efficiency,
+        memory_efficiency=fit.memory_efficiency,
+        fixed_s=fit.fixed_s,
+        sharpness=fit.sharpness,
+        basis=cast("Basis", fit.basis),
+        source=fit.source,
+        rows=fit.rows,
+        error=dict(fit.error),
+        spread=spread,
+        common=ONE_STACK_COMMON,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,10 @@ output once, and causal attention computes only the pairs that it keeps.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -19,14 +20,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "attention_decode_rows",
-    "attention_prefill_rows",
+    "Tables",
     "eager_fp32_matmul_rows",
     "layer_matmul_rows",
     "matmul_rows",
     "read_table",
 ]
 
+# A folder with Parquet files, or frames by name of the table.
+Tables: TypeAlias = "Path | Mapping[str, pd.DataFrame]"
 FLOP_PER_MULTIPLY_ADD = 2.0
 BYTES = {"fp32": 4.0, "tf32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0}
 OUTPUT_BYTES = {"fp32": 4.0, "tf32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 2.0, "int8": 2.0}
@@ -39,11 +41,13 @@ USUAL_HEAD_DIM = 128
 MIN_CACHE_TOKENS = 256  # below two tiles of 128 tokens, decode kernels mostly process padding
 
 
-def read_table(folder: Path, name: str) -> pd.DataFrame:
-    """Read ``folder/name.parquet``; FileNotFoundError if it is not there."""
+def read_table(tables: Tables, name: str) -> pd.DataFrame:
+    """Read a table from a folder, or take it from a mapping; FileNotFoundError or KeyError if it is not there."""
+    if not isinstance(tables, Path):
+        return tables[name]
     import pandas as pd
 
-    return pd.read_parquet(folder / f"{name}.parquet")
+    return pd.read_parquet(tables / f"{name}.parquet")
 
 
 def _column(frame: pd.DataFrame, name: str) -> FloatArray:
@@ -153,89 +157,3 @@ def eager_fp32_matmul_rows(folder: Path, device: MeasuredDevice) -> KernelRows:
     stack = np.where(linear, "pytorch2.1-linear", "pytorch2.1-bmm").astype(np.str_)
     rows = _matmul(figures, "fp32", m, n, k, _column(frame, "latency_us") * 1e-6, stack, batch)
     return rows.where(linear)
-
-
-def _attention(folder: Path, device: MeasuredDevice, phase: str, dtype: str, kv_dtype: str) -> pd.DataFrame:
-    frame = read_table(folder, "kernels_attention")
-    frame = frame[(frame.device == device.kernel_table) & (frame.kind == "gqa") & (frame.phase == phase)]
-    frame = frame[(frame.dtype == dtype) & (frame.kv_dtype == kv_dtype)]
-    return frame[frame.quality != "suspect_above_hbm_peak"]
-
-
-def _head_groups(frame: pd.DataFrame) -> list[str]:
-    columns = zip(frame.heads, frame.kv_heads, frame.head_dim, strict=True)
-    return [f"{heads}/{kv_heads}/{dim}" for heads, kv_heads, dim in columns]
-
-
-def attention_prefill_rows(
-    folder: Path, device: MeasuredDevice, dtype: str, *, shortest: int = 0, large_from: int = 2048
-) -> KernelRows:
-    """Causal prefill attention with keys and values in the compute dtype; whole head layouts held out.
-
-    Parameters
-    ----------
-    folder, device, dtype
-        Where the tables are, whose rows, and the type of all operands.
-    shortest, large_from : int
-        Queries of a sequence [1]: shorter rows are left away, and longer ones are of the class ``large``.
-
-    Returns
-    -------
-    KernelRows
-        Stacks carry the head dimension where it is not 128: narrower heads keep the matrix units less busy.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the table is missing.
-    """
-    frame = _attention(folder, device, "prefill", dtype, dtype)
-    frame = frame[frame.q_len >= shortest]
-    batch, q_len, kv_len, heads, kv_heads, dim = (
-        _column(frame, name) for name in ("batch", "q_len", "kv_len", "heads", "kv_heads", "head_dim")
-    )
-    pairs = q_len * (kv_len - (q_len - 1) / 2)
-    stack = _attention_stack(frame)
-    sizes = np.select([q_len >= large_from, q_len >= 512], ["large", "prefill"], "middle")
-    narrow = np.array([f"{name} d{d:.0f}" for name, d in zip(stack, dim, strict=True)], dtype=np.str_)
-    query_bytes = (BYTES[dtype] + OUTPUT_BYTES[dtype]) * batch * q_len * heads * dim  # Q in, output out
-    cache_bytes = 2 * BYTES[dtype] * batch * kv_len * kv_heads * dim  # K and V
-    return KernelRows(
-        flop=2 * FLOP_PER_MULTIPLY_ADD * batch * heads * dim * pairs,
-        moved_bytes=query_bytes + cache_bytes,
-        peak_flop_per_s=np.full_like(batch, device.peak_flop_per_s[dtype]),
-        bandwidth_bytes_per_s=np.full_like(batch, device.bandwidth_bytes_per_s),
-        measured_s=_column(frame, "latency_us") * 1e-6,
-        stack=np.where(dim == USUAL_HEAD_DIM, stack, narrow).astype(np.str_),
-        size_class=sizes.astype(np.str_),
-        left_out=left_out_by_group(_head_groups(frame)),
-        other_s=np.zeros_like(batch),
-        rounding_s=np.zeros_like(batch),
-    )
-
-
-def attention_decode_rows(folder: Path, device: MeasuredDevice, kv_dtype: str) -> KernelRows:
-    """One query token over a cache of keys and values held in ``kv_dtype``; whole head layouts held out."""
-    frame = _attention(folder, device, "decode", "bf16", kv_dtype)
-    frame = frame[frame.kv_len >= MIN_CACHE_TOKENS]
-    batch, kv_len, heads, kv_heads, dim = (
-        _column(frame, name) for name in ("batch", "kv_len", "heads", "kv_heads", "head_dim")
-    )
-    cache_bytes = 2 * BYTES[kv_dtype] * batch * kv_len * kv_heads * dim
-    return KernelRows(
-        flop=2 * FLOP_PER_MULTIPLY_ADD * batch * heads * dim * kv_len,
-        moved_bytes=cache_bytes + 2 * BYTES["bf16"] * batch * heads * dim,
-        peak_flop_per_s=np.full_like(batch, device.peak_flop_per_s["bf16"]),
-        bandwidth_bytes_per_s=np.full_like(batch, device.bandwidth_bytes_per_s),
-        measured_s=_column(frame, "latency_us") * 1e-6,
-        stack=_attention_stack(frame),
-        size_class=np.where(cache_bytes >= L2_EXCESS_BYTES, "large", "decode").astype(np.str_),
-        left_out=left_out_by_group(_head_groups(frame)),
-        other_s=np.zeros_like(batch),
-        rounding_s=np.zeros_like(batch),
-    )
-
-
-def _attention_stack(frame: pd.DataFrame) -> TextArray:
-    names = frame.framework + "-" + frame.version
-    return names.to_numpy(dtype=np.str_)

@@ -9,8 +9,12 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEFT_OUT_PERCENT", "KernelRows", "cell_weights", "join_rows", "left_out_by_group"]
+from hardware_specs.kernel_fits import FitEvidence
 
+__all__ = ["LEFT_OUT_PERCENT", "Families", "KernelRows", "cell_weights", "join_rows", "left_out_by_group"]
+
+Families = dict[str, dict[str, FitEvidence]]
+"""Fits by kernel family and dtype, as in a calibration."""
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 TextArray = NDArray[np.str_]

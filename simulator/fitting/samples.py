@@ -121,6 +121,7 @@ def fit_samples(
     fixed: Mapping[str, float],
     source: str,
     basis: Basis = "measured",
+    tied: Mapping[str, str] | None = None,
 ) -> FitEvidence:
     """Fit a family's coefficients to the rows that are not left out, and say how they do on the others.
 
@@ -134,6 +135,8 @@ def fit_samples(
         The other coefficients of the family [SI].
     source, basis : str
         Written beside the coefficients.
+    tied : mapping of str to str, optional
+        Coefficients that always equal another one.
 
     Returns
     -------
@@ -150,11 +153,15 @@ def fit_samples(
     kept = samples.where(~samples.left_out)
     if not len(kept):
         raise ValueError(f"no rows to fit for {source}")
-    found = robust_fit(
-        lambda c: predict_samples(kept, {**fixed, **c}), kept.measured_s, sample_weights(kept), free
+
+    def complete(found: Mapping[str, float]) -> dict[str, float]:
+        known = {**fixed, **found}
+        return {**known, **{name: known[other] for name, other in (tied or {}).items()}}
+
+    coefficients = complete(
+        robust_fit(lambda c: predict_samples(kept, complete(c)), kept.measured_s, sample_weights(kept), free)
     )
     fit = KERNEL_MODELS[samples.family].fit
-    coefficients = {**fixed, **found}
     predicted = predict_samples(samples, coefficients)
     evidence = {
         "basis": basis,

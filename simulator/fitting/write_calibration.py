@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from hardware_specs.calibration import Task
+from hardware_specs.kernel_fits import FitEvidence, KernelFamily
+from hardware_specs.kernel_fits.families import NumberFormat
 from simulator.fitting.calibrate import DeviceFit
-from simulator.fitting.fit_families import Families
-from simulator.fitting.fit_kernels import FittedKernel
+from simulator.fitting.rows import Families
 
 __all__ = ["CALIBRATION_DATE", "CalibrationFile", "calibration_file", "write_calibration"]
 
 CALIBRATION_DATE = "2026-11"  # of the measured tables; bump when they are replaced
-FAMILY_ORDER = (
-    "matmul", "attention_prefill", "attention_decode", "pointwise", "activation", "rotary", "rms_norm",
-    "layer_norm", "softmax", "embedding", "optimizer",
-)  # fmt: skip
-DTYPE_ORDER = ("bf16", "fp16", "tf32", "fp32", "fp8", "int8", "any")
+FAMILY_ORDER: tuple[str, ...] = get_args(KernelFamily)
+DTYPE_ORDER = ("bf16", "fp16", "tf32", "fp32", "fp8", "int8", "fp4", *get_args(NumberFormat), "any")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,25 +41,22 @@ class CalibrationFile:
             "tasks": list(self.tasks),
             "stack": self.stack,
             "date": CALIBRATION_DATE,
-            "kernels": {family: _by_dtype(self.kernels[family]) for family in FAMILY_ORDER},
+            "kernels": {
+                **{
+                    family: _by_dtype(self.kernels[family])
+                    for family in FAMILY_ORDER
+                    if family in self.kernels
+                },
+            },
         }
 
 
-def _by_dtype(fits: Mapping[str, FittedKernel]) -> dict[str, dict[str, Any]]:
+def _by_dtype(fits: Mapping[str, FitEvidence]) -> dict[str, dict[str, Any]]:
     return {dtype: _kernel(fits[dtype]) for dtype in DTYPE_ORDER if dtype in fits}
 
 
-def _kernel(fit: FittedKernel) -> dict[str, Any]:
-    return {
-        "compute_efficiency": fit.compute_efficiency,
-        "memory_efficiency": fit.memory_efficiency,
-        "fixed_s": fit.fixed_s,
-        "sharpness": fit.sharpness,
-        "basis": fit.basis,
-        "source": fit.source,
-        "rows": fit.rows,
-        "error": dict(fit.error),
-    }
+def _kernel(fit: FitEvidence) -> dict[str, Any]:
+    return fit.model_dump(mode="json", exclude_defaults=True)
 
 
 def calibration_file(fit: DeviceFit) -> CalibrationFile:

@@ -14,8 +14,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_specs.kernel_fits import FitEvidence, RooflineFit
+from hardware_specs.kernel_fits import (
+    DecodeAttentionFit,
+    FitEvidence,
+    GroupedGemmFit,
+    MoeDispatchFit,
+    PrefillAttentionFit,
+    RooflineFit,
+    ScanFit,
+    StreamingFit,
+)
+from simulator.kernels.attention_decode import decode_attention_time
+from simulator.kernels.attention_prefill import prefill_attention_time
+from simulator.kernels.grouped_gemm import grouped_gemm_time
+from simulator.kernels.moe_dispatch import moe_dispatch_time
+from simulator.kernels.moe_routing import distinct_experts
 from simulator.kernels.roofline import kernel_time
+from simulator.kernels.scan import scan_time
+from simulator.kernels.streaming import streaming_time
 from simulator.rules import RULES
 
 if TYPE_CHECKING:
@@ -25,12 +41,20 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 # Families whose coefficients are those of the matmul type; the others run in the attention type.
-MATMUL_FAMILIES: tuple[str, ...] = ("matmul",)
+MATMUL_FAMILIES: tuple[str, ...] = ("matmul", "grouped_matmul")
 
 
 def _length(extent: Extent) -> FloatArray:
     """Elements along an extent [1]; the graph's own function would load networkx for commands that need none."""
     return sum((part.size for part in extent[1:]), extent[0].size)
+
+
+def _rows(operator: Operator) -> FloatArray:
+    """Rows that the blocks of a streaming kernel work on [1]: what it writes first, without its last extent."""
+    rows = np.ones(1)
+    for extent in operator.writes[0].extents[:-1]:
+        rows = rows * _length(extent)
+    return rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +109,7 @@ class KernelModel:
             "flop": work.flop,
             "moved_bytes": work.moved_bytes,
             "operand_bytes": inputs.precision.operand
-            if operator.kind == "matmul"
+            if operator.kind in ("matmul", "grouped_matmul")
             else inputs.precision.activations,
             "peak_flop_per_s": peak_flop_per_s,
             "bandwidth_bytes_per_s": device.memory_bandwidth_bytes_per_s,
@@ -93,6 +117,24 @@ class KernelModel:
             "clock_hz": device.clock_hz,
             **coefficients,
         }
+        if "rows" in self.inputs:
+            rows = _rows(operator)
+            known.update(
+                read_bytes=work.moved_bytes - work.written_bytes,
+                written_bytes=work.written_bytes,
+                rows=rows,
+                row_bytes=work.written_bytes / np.maximum(rows, 1.0),
+            )
+        if "experts_hit" in self.inputs:
+            known["experts_hit"] = distinct_experts(
+                **{role: _length(operator.extents[role]) for role in ("tokens", "topk", "experts")}
+            )
+        if "token_bytes" in self.inputs:
+            head_dim = _length(operator.extents["head_dim"])
+            known.update(
+                token_bytes=2.0 * head_dim * inputs.precision.kv_cache,
+                query_bytes=2.0 * head_dim * inputs.precision.activations,
+            )
         asked = {
             name: known[name] if name in known else _length(operator.extents[name])
             for name in sorted(self.inputs)
@@ -100,10 +142,8 @@ class KernelModel:
         return self.rule(**asked)
 
     def sizes(self, operator: Operator) -> dict[str, FloatArray]:
-        """Sizes of an operator that the rule asks for, by role [1]; raises nothing."""
-        return {
-            name: _length(operator.extents[name]) for name in sorted(self.inputs & operator.extents.keys())
-        }
+        """Sizes of an operator by role [1]; raises nothing."""
+        return {name: _length(extent) for name, extent in operator.extents.items()}
 
 
 def _model(family: str, rule: Callable[..., FloatArray], fit: type[FitEvidence]) -> KernelModel:
@@ -114,18 +154,29 @@ def _model(family: str, rule: Callable[..., FloatArray], fit: type[FitEvidence])
 
 # Every kernel family of `hardware_specs.kernel_fits.KernelFamily`.
 KERNEL_MODELS: dict[str, KernelModel] = {
-    family: _model(family, kernel_time, RooflineFit)
-    for family in (
-        "matmul",
-        "attention_prefill",
-        "attention_decode",
-        "pointwise",
-        "activation",
-        "rotary",
-        "rms_norm",
-        "layer_norm",
-        "softmax",
-        "embedding",
-        "optimizer",
-    )
+    **{family: _model(family, kernel_time, RooflineFit) for family in ("matmul", "batched_matmul")},
+    **{
+        family: _model(family, prefill_attention_time, PrefillAttentionFit)
+        for family in ("attention_prefill", "mla_prefill")
+    },
+    **{
+        family: _model(family, decode_attention_time, DecodeAttentionFit)
+        for family in ("attention_decode", "mla_decode")
+    },
+    **{
+        family: _model(family, streaming_time, StreamingFit)
+        for family in (
+            "pointwise",
+            "activation",
+            "rotary",
+            "rms_norm",
+            "layer_norm",
+            "softmax",
+            "embedding",
+            "optimizer",
+        )
+    },
+    "scan": _model("scan", scan_time, ScanFit),
+    "grouped_matmul": _model("grouped_matmul", grouped_gemm_time, GroupedGemmFit),
+    "moe_dispatch": _model("moe_dispatch", moe_dispatch_time, MoeDispatchFit),
 }

@@ -7,13 +7,32 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["matmul_class", "prefill_class", "size_class"]
+__all__ = [
+    "CLASSES",
+    "class_index",
+    "decode_class",
+    "matmul_class",
+    "prefill_class",
+    "size_class",
+    "token_class",
+]
 
 FloatArray = NDArray[np.float64]
 TextArray = NDArray[np.str_]
 
 DECODE_ROWS, PREFILL_ROWS, LARGE_ROWS = 64, 512, 2048
 LARGE_SIDE = 1024
+LARGE_CACHE = 2**17  # cached tokens times key heads: 64 MiB at a head of 128 in 16 bits, more than a usual L2
+
+# Classes of a family, in the order of `class_index`; families that are not named have one class, "all".
+CLASSES: dict[str, tuple[str, ...]] = {
+    "matmul": ("decode", "middle", "prefill", "large"),
+    "batched_matmul": ("decode", "middle", "prefill", "large"),
+    "attention_prefill": ("middle", "prefill", "large"),
+    "mla_prefill": ("middle", "prefill", "large"),
+    "attention_decode": ("decode", "large"),
+    "mla_decode": ("decode", "large"),
+}
 
 
 def matmul_class(batch: FloatArray, m: FloatArray, n: FloatArray, k: FloatArray) -> TextArray:
@@ -21,26 +40,67 @@ def matmul_class(batch: FloatArray, m: FloatArray, n: FloatArray, k: FloatArray)
 
     Broadcasts; raises nothing. Rows of a batch count together: they keep the device as busy.
     """
-    rows = batch * m
-    large = (rows >= LARGE_ROWS) & (n >= LARGE_SIDE) & (k >= LARGE_SIDE)
-    names = np.select(
-        [large, rows >= PREFILL_ROWS, rows > DECODE_ROWS], ["large", "prefill", "middle"], "decode"
-    )
-    return names.astype(np.str_)
+    return _names("matmul", {"batch": batch, "m": m, "n": n, "k": k})
+
+
+def token_class(tokens: float) -> str:
+    """Class of a layer by its tokens [1]: decode (at most 64), middle, prefill (512 and more); raises nothing."""
+    if tokens <= DECODE_ROWS:
+        return "decode"
+    return "prefill" if tokens >= PREFILL_ROWS else "middle"
 
 
 def prefill_class(query_length: FloatArray) -> TextArray:
     """Class of prefill attention by its queries [1]: middle (below 512), prefill, large (2,048 and more)."""
-    names = np.select(
-        [query_length >= LARGE_ROWS, query_length >= PREFILL_ROWS], ["large", "prefill"], "middle"
-    )
-    return names.astype(np.str_)
+    return _names("attention_prefill", {"query_length": query_length})
+
+
+def _names(family: str, sizes: Mapping[str, FloatArray]) -> TextArray:
+    names, index = class_index(family, sizes)
+    return np.array(names, dtype=np.str_)[np.asarray(index, dtype=np.intp)]
+
+
+def class_index(family: str, sizes: Mapping[str, FloatArray]) -> tuple[tuple[str, ...], FloatArray]:
+    """Class of every row.
+
+    Parameters
+    ----------
+    family : str
+        Kernel family.
+    sizes : mapping of str to ndarray
+        Sizes by role, which broadcast [1].
+
+    Returns
+    -------
+    tuple of names and ndarray
+        Names of the family's classes, and the position of each row's class among them [1].
+
+    Raises
+    ------
+    KeyError
+        If a size that the classes need is missing.
+    """
+    names = CLASSES.get(family, ("all",))
+    if family in ("matmul", "batched_matmul"):
+        rows = sizes["batch"] * sizes["m"]
+        large = (rows >= LARGE_ROWS) & (sizes["n"] >= LARGE_SIDE) & (sizes["k"] >= LARGE_SIDE)
+        steps = (rows > DECODE_ROWS).astype(np.float64) + (rows >= PREFILL_ROWS)
+        return names, np.where(large, 3.0, steps)
+    if family in ("attention_prefill", "mla_prefill"):
+        queries = sizes["query_length"]
+        return names, (queries >= PREFILL_ROWS).astype(np.float64) + (queries >= LARGE_ROWS)
+    if family in ("attention_decode", "mla_decode"):
+        cached = sizes["batch"] * sizes["kv_length"] * sizes["kv_heads"]
+        return names, (cached >= LARGE_CACHE).astype(np.float64)
+    return names, np.zeros(1)
+
+
+def decode_class(batch: FloatArray, kv_length: FloatArray, kv_heads: FloatArray) -> TextArray:
+    """Class of attention against a cache by its tokens and key heads [1]: decode, large; raises nothing."""
+    return _names("attention_decode", {"batch": batch, "kv_length": kv_length, "kv_heads": kv_heads})
 
 
 def size_class(family: str, sizes: Mapping[str, FloatArray]) -> str:
-    """Class of one operator of a kernel family by its sizes [1]; "all" where the family has no classes."""
-    if family == "matmul" and {"batch", "m", "n", "k"} <= sizes.keys():
-        return str(matmul_class(sizes["batch"], sizes["m"], sizes["n"], sizes["k"]).flat[0])
-    if family == "attention_prefill" and "query_length" in sizes:
-        return str(prefill_class(sizes["query_length"]).flat[0])
-    return "all"
+    """Class of one operator of a kernel family by its sizes [1]; KeyError if one is missing."""
+    names, index = class_index(family, sizes)
+    return names[int(np.asarray(index).flat[0])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from hardware_specs.errors import Problem, ScenarioError, near_names, shorten
 from simulator.validation.measured_table import Cell, Row, parse_cell
@@ -33,6 +33,8 @@ class Quantity:
         Result column of the engine [SI unit].
     less : str
         A column to subtract, or "".
+    plus : tuple of str
+        Columns to add.
     per : float
         SI value of one ``unit``, or a count to share among [1].
     """
@@ -42,6 +44,7 @@ class Quantity:
     measured: float | None
     column: str
     less: str = ""
+    plus: tuple[str, ...] = ()
     per: float = 1.0
     absent: str = ""
 
@@ -66,6 +69,8 @@ class Case:
         Why the row is skipped.
     must_fit : bool
         Whether a prediction that does not fit in memory contradicts the run.
+    part : str
+        "step": columns are those of a sweep; "layer": seconds of the operators of embedding, layer and head.
     """
 
     id: str
@@ -80,6 +85,7 @@ class Case:
     scenario: Mapping[str, Any] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
     must_fit: bool = False
+    part: Literal["step", "layer"] = "step"
 
 
 def size_class_of(parameters: float | None) -> str:

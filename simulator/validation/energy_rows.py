@@ -59,7 +59,7 @@ def energy_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
         If the catalog cannot be read.
     """
     reader = RowReader(row, assumptions)
-    system, no_system = system_of(row.text("device"))
+    system, no_system = system_of(row.text("device"), row.text("source"))
     model, no_model = catalog_model(row.text("model"))
     for reason in (no_system, no_model):
         if reason:

@@ -1,4 +1,4 @@
-"""The committed tables: device names, spellings, and what frameworks and model families do."""
+"""The committed tables: spellings, and what frameworks and model families do; device names are the catalog's."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from hardware_specs import device_named
+from hardware_specs.errors import SpecError
 from hardware_specs.strict_yaml import load_yaml
 
 __all__ = [
     "Framework",
-    "alias_names",
+    "Rack",
     "catalog_model",
+    "eager_word",
     "family_keys",
     "framework_of",
+    "layer_calibration",
     "notes_of",
+    "rack_of",
     "spelling",
     "system_of",
 ]
@@ -30,22 +35,29 @@ def _table(name: str) -> dict[str, Any]:
     return load_yaml(_FOLDER / f"{name}.yaml")
 
 
-@lru_cache
-def alias_names() -> Mapping[str, str]:
-    """Device names of the measured tables, in lower case, and the catalog system of each."""
-    return {
-        alias.lower(): system for system, aliases in _table("devices")["systems"].items() for alias in aliases
-    }
+def system_of(device: str, source: str = "") -> tuple[str | None, str]:
+    """Catalog system of a device name in a table's source, or None and the reason why there is none."""
+    try:
+        named = device_named(device, source)
+    except SpecError as error:
+        return None, str(error)
+    if not named.system:
+        return None, f"device {device}: the catalog has no system with {named.accelerator}"
+    return named.system, ""
 
 
-def system_of(device: str) -> tuple[str | None, str]:
-    """Catalog system of a device name, or None and the reason why there is none."""
-    system = alias_names().get(device.lower())
-    if system is not None:
-        return system, ""
-    reasons = {name.lower(): reason for name, reason in _table("devices")["not_in_catalog"].items()}
-    known = reasons.get(device.lower())
-    return None, f"device {device}: {known}" if known else f"device {device} has no system in the alias table"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rack:
+    """Accelerators of one tray, and those that a job takes of each rack when it does not fill whole ones [1]."""
+
+    tray: int
+    filled: int
+
+
+def rack_of(system: str) -> Rack | None:
+    """How tables count the nodes of a system whose node is a rack, or None for other systems. Raises nothing."""
+    entry = _table("spellings")["racks"].get(system)
+    return Rack(**entry) if entry else None
 
 
 def _expanded(value: Any, match: re.Match[str]) -> Any:
@@ -128,6 +140,23 @@ def family_keys(model: str, framework: str) -> Mapping[str, Any] | None:
             keys: Mapping[str, Any] = entry["keys"]
             return keys
     return None
+
+
+def eager_word(section: str, text: str) -> Any:
+    """Entry of a section of the table of eager models for a text, by name or pattern; None where there is none.
+
+    Raises KeyError for an unknown section.
+    """
+    entries = _table("eager_models")[section]
+    if isinstance(entries, Mapping):
+        return entries.get(text)
+    return next((entry for entry in entries if re.fullmatch(entry["pattern"], text)), None)
+
+
+def layer_calibration(system: str) -> str | None:
+    """Calibration that layer operators on a catalog system are scored with; None: the one it uses unasked."""
+    found = _table("eager_models")["layer_calibrations"].get(system)
+    return None if found is None else str(found)
 
 
 def catalog_model(name: str) -> tuple[str | None, str]:

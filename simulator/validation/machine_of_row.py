@@ -6,7 +6,7 @@ from typing import Any
 
 from hardware_specs import load_system
 from simulator.validation.cases import RowReader
-from simulator.validation.known_words import spelling, system_of
+from simulator.validation.known_words import rack_of, spelling, system_of
 
 __all__ = ["machine_keys"]
 
@@ -49,7 +49,7 @@ def machine_keys(reader: RowReader) -> dict[str, Any]:
     """
     row = reader.row
     device, devices = row.text("accelerator"), reader.need_count("n_accelerators")
-    name, reason = system_of(device)
+    name, reason = system_of(device, row.text("source"))
     entry = _interconnect(reader)
     if name is None:
         reader.skip(reason)
@@ -57,7 +57,8 @@ def machine_keys(reader: RowReader) -> dict[str, Any]:
     system = load_system(name)
     of_catalog, stated = int(system.accelerators_per_node.value), row.count("accelerators_per_node")
     keys: dict[str, Any] = {"system": name, "devices": devices}
-    if device not in entry.get("only_on", [device]):
+    accelerator = system.accelerator.name
+    if accelerator not in entry.get("only_on", [accelerator]):
         # Such words say nothing about this machine, and nor does the node size beside them.
         text = row.text("interconnect")
         found = reader.assume("interconnect", f"interconnect {text!r} does not belong to {device}")
@@ -65,7 +66,12 @@ def machine_keys(reader: RowReader) -> dict[str, Any]:
             reader.skip(f"assume interconnect={CATALOG}, not {found}")
         return keys
     figures = dict(entry.get("figures", {}))
-    if stated is not None and stated != of_catalog and system.scale_up.topology != "torus":
+    rack = rack_of(name)
+    if rack is not None and stated in (None, rack.tray):
+        # The table's node is a tray; the catalog's is the domain of links, of which a job may leave some idle.
+        if devices > of_catalog and devices % of_catalog:
+            figures = {"accelerators_per_node": rack.filled, "scale_out.links": rack.filled, **figures}
+    elif stated is not None and stated != of_catalog and system.scale_up.topology != "torus":
         figures["accelerators_per_node"] = stated
     if not row.text("interconnect") and devices > (stated or of_catalog):
         # The machine is named and its makers join it in one way; the row stands apart all the same.

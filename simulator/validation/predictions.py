@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from simulator import legality
-from simulator.partition import Splitter
+from simulator.blocks import cost_blocks
+from simulator.columns import FloatArray
+from simulator.partition import Partition, Splitter
 from simulator.scenario import Plan
-from simulator.space import is_figure, space_from
+from simulator.space import Space, is_figure, space_from
 from simulator.sweeping import run_space
 from simulator.validation.cases import Case
 
@@ -20,7 +22,14 @@ __all__ = ["Prediction", "predict", "scenario_of"]
 
 _UNCHANGED = "1x"
 # Keys that name things instead of counting them: rows that agree in them are evaluated together.
-_STRUCTURE = ("system", "plan.attention_kernel", "plan.precision")
+_STRUCTURE = (
+    "system",
+    "system.calibration",
+    "task.logits",
+    "plan.attention_kernel",
+    "plan.kernel_fusion",
+    "plan.precision",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +50,31 @@ def _default(key: str) -> Any:
 
 
 def _structure(case: Case) -> str:
-    return json.dumps([case.kind, *(case.scenario.get(key) for key in _STRUCTURE)], sort_keys=True)
+    return json.dumps([case.part, case.kind, *(case.scenario.get(key) for key in _STRUCTURE)], sort_keys=True)
+
+
+def _layer_columns(partition: Partition) -> dict[str, FloatArray]:
+    """Seconds of each forward operator by block and name, each of length ``len(partition.rows)``."""
+    blocks = cost_blocks(partition.structure, partition.inputs)
+    n = partition.rows.shape[0]
+    return {
+        f"{block}.{cost.operator.name}_s": np.broadcast_to(cost.busy_s, (n,))
+        for block, costs in blocks.forward.items()
+        for cost in costs.operators
+    }
+
+
+def _by_row(space: Space, part: str) -> Iterator[tuple[int, dict[str, float]]]:
+    """Result columns of each legal row of a space, with its number."""
+    if part == "step":
+        result = run_space(space)
+        parts = [(result.rows, result.columns)]
+    else:
+        split = Splitter(space).split(np.arange(space.n_rows))
+        parts = [(partition.rows, _layer_columns(partition)) for partition in split.partitions]
+    for rows, columns in parts:
+        for place, row in enumerate(rows):
+            yield int(row), {name: float(values[place]) for name, values in columns.items()}
 
 
 def _together(cases: Sequence[Case], fidelity: str) -> list[Prediction]:
@@ -54,12 +87,9 @@ def _together(cases: Sequence[Case], fidelity: str) -> list[Prediction]:
         key: [_default(key) if value is None else value for value in values] for key, values in axis.items()
     }
     space = space_from({"fidelity": fidelity, "task.kind": cases[0].kind, **named, "zip": [filled]})
-    result = run_space(space)
-    out = [Prediction(columns={}, broken="")] * len(cases)
-    for place, row in enumerate(result.rows):
-        found = {name: float(values[place]) for name, values in result.columns.items()}
-        out[row] = Prediction(columns=found)
-    missing = np.setdiff1d(np.arange(len(cases)), result.rows)
+    found = dict(_by_row(space, cases[0].part))
+    out = [Prediction(columns=found.get(row, {})) for row in range(len(cases))]
+    missing = np.setdiff1d(np.arange(len(cases)), list(found))
     if missing.size:
         for row, rule in zip(missing, Splitter(space).split(missing).broken, strict=True):
             out[row] = Prediction(columns={}, broken=legality.RULES[int(rule)].name)

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from hardware_specs.errors import Problem, ScenarioError
 from simulator.validation.cases import Case, parse_assumptions
+from simulator.validation.eager_model_rows import eager_model_case
 from simulator.validation.energy_rows import energy_case
+from simulator.validation.kernel_kinds import KERNEL_KINDS
+from simulator.validation.kernel_rows import kernel_scores
+from simulator.validation.layer_rows import layer_cases
 from simulator.validation.measured_table import Cell, Row, read_table
 from simulator.validation.predictions import predict
 from simulator.validation.scoring import Score, group_scores, score, source_prefix
@@ -22,9 +26,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Validation", "validate"]
 
-_CASES: Mapping[str, Callable[[Row, Mapping[str, Cell]], Case]] = {
-    "training_runs": training_case,
-    "energy_serving": energy_case,
+Reader = Callable[[Sequence[Row], Mapping[str, Cell]], list[Case]]
+
+
+def _each(of_row: Callable[[Row, Mapping[str, Cell]], Case]) -> Reader:
+    """A reader that makes a case of each row."""
+    return lambda rows, assumptions: [of_row(row, assumptions) for row in rows]
+
+
+_CASES: Mapping[str, Reader] = {
+    "training_runs": _each(training_case),
+    "energy_serving": _each(energy_case),
+    "models_e2e": _each(eager_model_case),
+    "layer_ops": layer_cases,
 }
 
 
@@ -142,8 +156,11 @@ def validate(
             ]
         )
     read = read_table(Path(path), table)
+    if read.kind.name in KERNEL_KINDS:
+        chosen = _chosen(read.rows, sources)
+        return Validation(table=read.kind.name, scores=tuple(kernel_scores(read.kind.name, chosen, fidelity)))
     assumptions = parse_assumptions(assume or {}, read.kind)
-    cases = [_CASES[read.kind.name](row, assumptions) for row in _chosen(read.rows, sources)]
+    cases = _CASES[read.kind.name](_chosen(read.rows, sources), assumptions)
     ready = [case for case in cases if case.scenario]
     predictions = dict(zip((id(case) for case in ready), predict(ready, fidelity), strict=True))
     scores = [entry for case in cases for entry in score(case, predictions.get(id(case)))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ __all__ = ["Score", "group_scores", "score", "source_prefix", "statistics"]
 
 GROUP_KEYS = ("source", "device", "stack", "dtype", "quantity", "unit", "size_class", "assumed")
 WORST_PERCENTILE = 90
+# Result columns that are the time of one step.
+STEP_COLUMNS = ("step_time_s", "time_per_output_token_s", "time_to_first_token_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """One quantity of one row: measured and predicted [``unit``], or why it is skipped."""
+    """One quantity of one row: measured, predicted and its interval [``unit``], or why it is skipped."""
 
     case: Case
     quantity: str
@@ -28,6 +31,15 @@ class Score:
     measured: float | None
     predicted: float | None
     skipped_because: str
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the measured value lies in the stated interval; None where none is stated."""
+        if self.measured is None or self.low is None or self.high is None:
+            return None
+        return self.low <= self.measured <= self.high
 
     @property
     def error(self) -> float:
@@ -44,8 +56,8 @@ class Score:
             "unit": self.unit,
             "measured": self.measured,
             "predicted": self.predicted,
-            "low": None,
-            "high": None,
+            "low": self.low,
+            "high": self.high,
             "assumed": self.case.assumed or None,
             "skipped_because": self.skipped_because or None,
         }
@@ -63,15 +75,26 @@ def _skipped(case: Case, quantity: Quantity, prediction: Prediction | None) -> s
     return "; ".join(reasons)
 
 
+def _interval(quantity: Quantity, prediction: Prediction) -> tuple[float | None, float | None]:
+    """Interval of a quantity that is a whole step [its unit]; none is stated for parts of a step or for bytes."""
+    whole = quantity.column in STEP_COLUMNS and not quantity.less and not quantity.plus
+    bounds = [prediction.columns.get(name, math.nan) for name in ("step_time_low_s", "step_time_high_s")]
+    if not whole or math.isnan(bounds[0]):
+        return None, None
+    return bounds[0] / quantity.per, bounds[1] / quantity.per
+
+
 def score(case: Case, prediction: Prediction | None) -> list[Score]:
     """Scores of all quantities of a case; ``prediction`` is None where it has no scenario."""
     out = []
     for quantity in case.quantities:
         because = _skipped(case, quantity, prediction)
-        predicted = None
+        predicted, low, high = None, None, None
         if prediction is not None and not because:
             less = prediction.columns[quantity.less] if quantity.less else 0.0
-            predicted = (prediction.columns[quantity.column] - less) / quantity.per
+            whole = sum(prediction.columns[name] for name in (quantity.column, *quantity.plus))
+            predicted = (whole - less) / quantity.per
+            low, high = _interval(quantity, prediction)
         out.append(
             Score(
                 case=case,
@@ -80,14 +103,17 @@ def score(case: Case, prediction: Prediction | None) -> list[Score]:
                 measured=quantity.measured,
                 predicted=predicted,
                 skipped_because=because,
+                low=low,
+                high=high,
             )
         )
     return out
 
 
 def source_prefix(case: Case) -> str:
-    """Short name of a source: the id without its number, else the source itself."""
-    return case.source if case.id.startswith("row-") else re.sub(r"-\d+$", "", case.id)
+    """Short name of a source: the id without its number, else the source itself (no id, or one of several rows)."""
+    named = case.id.startswith("row-") or "/" in case.id
+    return case.source if named else re.sub(r"-\d+$", "", case.id)
 
 
 def _key(entry: Score) -> tuple[str, ...]:
@@ -130,6 +156,12 @@ def statistics(scored: Sequence[Score]) -> dict[str, float | None]:
     }
 
 
+def coverage(scored: Sequence[Score]) -> float | None:
+    """Share of rows inside their stated intervals [1]; None where no row states one."""
+    inside = [entry.inside for entry in scored if entry.inside is not None]
+    return sum(inside) / len(inside) if inside else None
+
+
 def group_scores(scores: Sequence[Score]) -> list[dict[str, Any]]:
     """Groups of the JSON contract.
 
@@ -158,7 +190,7 @@ def group_scores(scores: Sequence[Score]) -> list[dict[str, Any]]:
                 "rows": len(scored),
                 "skipped": len(members) - len(scored),
                 **statistics(scored),
-                "interval_coverage": None,
+                "interval_coverage": coverage(scored),
             }
         )
     return out

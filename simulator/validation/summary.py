@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from simulator.validation.scoring import Score, source_prefix, statistics
+from simulator.validation.scoring import Score, coverage, source_prefix, statistics
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -44,7 +44,9 @@ def _add(table: Table, label: str, scores: Sequence[Score], **style: Any) -> Non
     scored = [entry for entry in scores if not entry.skipped_because]
     errors = statistics(scored)
     cells = [_percent(errors[name], signed=name == "bias") for name in ERRORS]
-    table.add_row(Text(label), f"{len(scored)} of {len(scores)}", *cells, **style)
+    share = coverage(scored)
+    inside = "-" if share is None else f"{PERCENT * share:.0f} %"
+    table.add_row(Text(label), f"{len(scored)} of {len(scores)}", *cells, inside, **style)
 
 
 def _groups(validation: Validation, quantity: str) -> Table:
@@ -53,7 +55,9 @@ def _groups(validation: Validation, quantity: str) -> Table:
     n_scored = sum(not entry.skipped_because for entry in scores)
     title = f"{validation.table}, {quantity}: scored {n_scored} of {len(scores)}"
     table = _table(
-        title, ["source, device, type, size (assumed)"], ["rows", "MAPE", "median", "bias", "90 % below"]
+        title,
+        ["source, device, type, size (assumed)"],
+        ["rows", "MAPE", "median", "bias", "90 % below", "in interval"],
     )
     families: dict[str, dict[str, list[Score]]] = {}
     for entry in scores:

@@ -3,38 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from hardware_specs.errors import Problem, ScenarioError, SpecError, near_names, shorten
+from simulator.validation.kernel_kinds import KERNEL_KINDS
+from simulator.validation.table_kind import CellType, TableKind
 
 __all__ = ["KINDS", "CellType", "TableKind", "kind_of", "refuse"]
-
-CellType = Literal["text", "count", "positive", "number", "flag"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableKind:
-    """Columns of one kind of table: those that must be there, and those that may be."""
-
-    name: str
-    needed: Mapping[str, CellType]
-    optional: Mapping[str, CellType]
-    one_of: tuple[str, ...] = ()
-
-    @property
-    def columns(self) -> dict[str, CellType]:
-        """All columns that are read."""
-        return {**self.needed, **self.optional}
-
-    def missing(self, header: Sequence[str]) -> list[str]:
-        """Needed columns that a header lacks; alternatives are joined by "or"."""
-        lacking = [name for name in self.needed if name not in header]
-        if self.one_of and not any(name in header for name in self.one_of):
-            lacking.append(" or ".join(self.one_of))
-        return lacking
-
 
 KINDS: dict[str, TableKind] = {
     "training_runs": TableKind(
@@ -86,6 +61,35 @@ KINDS: dict[str, TableKind] = {
         },
         one_of=("measured_step_time_s", "measured_tokens_per_s_per_device", "measured_peak_memory_gib"),
     ),
+    "models_e2e": TableKind(
+        name="models_e2e",
+        needed={
+            "device": "text",
+            "model": "text",
+            "phase": "text",
+            "seq": "count",
+            "batch": "count",
+            "measured_ms": "positive",
+        },
+        optional={"source": "text", "option": "text", "dtype": "text"},
+    ),
+    "layer_ops": TableKind(
+        name="layer_ops",
+        needed={
+            "device": "text",
+            "model": "text",
+            "tp": "count",
+            "tokens": "count",
+            "op": "text",
+            "median_us": "positive",
+            "hidden": "count",
+            "ffn": "count",
+            "heads": "count",
+            "kv_heads": "count",
+            "vocab": "count",
+        },
+        optional={"source": "text", "gated": "flag"},
+    ),
     "energy_serving": TableKind(
         name="energy_serving",
         needed={
@@ -109,15 +113,10 @@ KINDS: dict[str, TableKind] = {
         },
     ),
 }
+KINDS |= KERNEL_KINDS
 # Tables of the same collection that this version recognises but does not score, by telling columns.
 UNSCORED: Mapping[str, tuple[str, ...]] = {
-    "kernels_moe": ("topk", "experts", "latency_us"),
-    "kernels_attention": ("kv_len", "latency_us"),
     "collectives": ("n_gpus", "bytes", "latency_us"),
-    "kernels_elementwise": ("rows", "cols", "latency_us"),
-    "kernels_gemm": ("m", "n", "k", "latency_us"),
-    "layer_ops": ("median_us",),
-    "models_e2e": ("measured_ms",),
     "inference_e2e": ("isl", "osl"),
     "micro": ("op", "value", "unit", "efficiency"),
 }

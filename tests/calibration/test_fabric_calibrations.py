@@ -46,6 +46,7 @@ def test_coefficients_are_within_limits_and_name_their_evidence(name: str) -> No
         ("dgx-h100", "nvswitch-hopper-training", "nvswitch-hopper-serving"),
         ("dgx-b200", "nvswitch-blackwell-training", "nvswitch-blackwell-serving"),
         ("rtx-pro-6000-8", "pcie-5", "pcie-5"),
+        ("t4-1", "pcie", "pcie"),
         ("arc-b60-8", "arc-b60-pcie", "arc-b60-pcie"),
         ("tpu-v5p", "torus", "torus"),
         ("mi300x-8", "default", "default"),

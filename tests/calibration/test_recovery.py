@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from simulator.fitting import CollectiveRows, KernelRows, MeasuredFabric, fit_algorithms, fit_kernel
 from simulator.fitting.fit_collectives import predict_collectives
 from simulator.fitting.fit_kernels import error_lines, predict
-from simulator.fitting.fit_streaming import fit_streaming
 from simulator.fitting.measured_collectives import collective_rows
 from simulator.fitting.rows import cell_weights, join_rows, left_out_by_group
 
@@ -100,29 +99,6 @@ def test_known_other_kernels_are_taken_out() -> None:
     rows = matmul_rows(truth)
     whole = replace(rows, other_s=np.full(len(rows), 7e-6), measured_s=rows.measured_s + 7e-6)
     assert fit_kernel(whole, source="made up for a test").fixed_s == pytest.approx(3e-6, rel=0.1)
-
-
-def test_streaming_kernels_pool_by_geometric_mean() -> None:
-    def part(efficiency: float, fixed_s: float) -> KernelRows:
-        rows = matmul_rows((1.0, 1.0, 0.0, 12.0))
-        rows = replace(rows, flop=np.zeros(len(rows)))
-        return replace(rows, measured_s=predict(rows, (1.0, efficiency, fixed_s, 12.0)))
-
-    fit = fit_streaming([part(0.4, 2e-6), part(0.9, 4e-6)], [part(0.5, 20e-6)], source="made up for a test")
-    # layer parts: sqrt(0.4 x 0.9) = 0.6; with the eager part: sqrt(0.6 x 0.5) = 0.5477
-    assert fit.memory_efficiency == pytest.approx(0.5477, rel=1e-3)
-    assert fit.fixed_s == pytest.approx(3e-6, rel=0.02)  # the eager part is timed from the host
-
-
-def test_streaming_from_l2_counts_for_the_fixed_cost_only() -> None:
-    def part(efficiency: float, fixed_s: float) -> KernelRows:
-        rows = matmul_rows((1.0, 1.0, 0.0, 12.0))
-        rows = replace(rows, flop=np.zeros(len(rows)))
-        return replace(rows, measured_s=predict(rows, (1.0, efficiency, fixed_s, 12.0)))
-
-    fit = fit_streaming([part(0.99, 2e-6)], [part(0.85, 20e-6)], source="made up for a test")
-    assert fit.memory_efficiency == pytest.approx(0.85, rel=1e-3)
-    assert fit.fixed_s == pytest.approx(2e-6, rel=0.02)
 
 
 def test_coarse_rounding_counts_for_less() -> None:

@@ -19,6 +19,7 @@ from simulator.fitting import (
     calibration_file,
     derived_files,
 )
+from simulator.fitting.eager_devices import EAGER_DEVICES, eager_file, fit_eager_device
 from simulator.fitting.fit_kernels import error_lines
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -39,7 +40,10 @@ def fits() -> list[DeviceFit]:
 
 @pytest.fixture(scope="module")
 def files(fits: list[DeviceFit]) -> Sequence[CalibrationFile]:
-    return [*map(calibration_file, fits), *derived_files(MEASUREMENTS, fits)]
+    derived = derived_files(MEASUREMENTS, fits)
+    default = next(file for file in derived if file.name == "default")
+    eager = [eager_file(fit_eager_device(MEASUREMENTS, device), default) for device in EAGER_DEVICES]
+    return [*map(calibration_file, fits), *derived, *eager]
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:

@@ -99,8 +99,22 @@ def test_nics_belong_to_nodes(name: str) -> None:
 
 
 def test_reduction_in_the_switch_came_with_hopper() -> None:
-    inside = {name: load_system(name).scale_up.in_switch_reduction for name in SYSTEMS}
-    assert [name for name, able in inside.items() if able] == ["dgx-b200", "dgx-h100", "dgx-h200", "dgx-h800"]
+    for name in SYSTEMS:
+        system = load_system(name)
+        able = system.scale_up.topology == "switch" and system.accelerator.generation in (
+            "hopper",
+            "blackwell",
+        )
+        assert system.scale_up.in_switch_reduction == able, name
+
+
+@pytest.mark.parametrize("name", ["tpu-v5e", "tpu-v6e"])
+def test_flat_tpu_slices(name: str) -> None:
+    # a pod is 16 x 16; only there do both axes close
+    shapes = {part.devices: (part.shape, part.wrap) for part in load_system(name).slices}
+    assert sorted(shapes) == [1, 4, 8, 16, 32, 64, 128, 256]
+    assert shapes[128] == ([8, 16], False)
+    assert shapes[256] == ([16, 16], True)
 
 
 def test_tpu_slices() -> None:
@@ -125,6 +139,37 @@ def test_every_file_is_clean_and_bears_its_name(kind: str) -> None:
         for figure, _ in figures(spec, reference=True).values():
             assert len(figure.source) >= 8
             assert figure.source != "given by the user"
+
+
+@pytest.mark.parametrize("name", ACCELERATORS)
+def test_figures_agree_with_each_other(name: str) -> None:
+    accelerator = load_accelerator(name)
+    vector = accelerator.vector_flop_per_unit_clock.value
+    rates: dict[str, float] = {k: v.value for k, v in accelerator.matmul_flop_per_unit_clock.items()}
+    # fewer bits are never slower, and matrix units never slower than plain code
+    ladder = [rates[d] for d in ("fp64", "fp32", "tf32", "bf16", "fp8", "fp4") if d in rates]
+    assert ladder == sorted(ladder)
+    assert all(rates[d] >= vector for d in ("fp32", "tf32", "bf16", "fp16") if d in rates)
+    # a published peak is dense: what 2:4 sparsity adds is stated apart
+    for dtype, published in accelerator.datasheet_peak.items():
+        assert dense_peak_flop_per_s(accelerator, dtype) == pytest.approx(published.value, rel=0.015)
+    # balance: every part reads 1 to 45 bytes per 1000 FLOP of its best peak of 16 bits or more; GB/s for TB/s would not
+    best = max(dense_peak_flop_per_s(accelerator, d) for d in ("fp32", "fp16", "bf16") if d in rates)
+    assert 1e-3 < accelerator.memory_bandwidth.value / best < 45e-3
+
+
+def test_families_share_the_assumed_calibration_of_their_generation() -> None:
+    named = {name for c in list_calibrations() for name in load_calibration(c).applies_to}
+    for name in set(ACCELERATORS) - named:
+        accelerator = load_accelerator(name)
+        own = accelerator.generation in list_calibrations()
+        assert calibration_for(accelerator).name == (accelerator.generation if own else "default")
+    generation = {name: load_accelerator(name).generation for name in ACCELERATORS}
+    for sibling, known in (("tpu-v5e", "tpu-v5p"), ("gb200", "b200-sxm"), ("mi325x", "mi300x")):
+        assert generation[sibling] == generation[known]
+    # boards of the same years that are other chips do not
+    assert generation["rtx-pro-6000"] != generation["b200-sxm"]
+    assert generation["a40"] != generation["a100-sxm-80gb"]
 
 
 def test_aliases_load_the_same_entry_and_do_not_clash() -> None:

@@ -73,13 +73,15 @@ def test_forward_flop_is_two_per_weight_and_token_and_attention(name, kernel):
     biases += model.mlp_bias * (model.hidden + model.ffn * (1 + model.gated_mlp))
     matrices = sum(layer[k] for k in ("qkv", "attention_out", "mlp_in", "mlp_out")) - biases
     assert flop_of(blocks.forward["layer"], *MATRIX) == pytest.approx(2 * b * s * matrices, rel=1e-12)
-    assert flop_of(blocks.forward["head"], *MATRIX) == 2 * b * s * model.vocab * model.hidden
+    before_head = model.hidden * model.head_transform
+    assert flop_of(blocks.forward["head"], *MATRIX) == 2 * b * s * model.hidden * (model.vocab + before_head)
     assert flop_of(blocks.forward["embedding"], *MATRIX) == 0
     width = model.heads * model.head_dim
     if kernel == "unfused":  # scores and weighted sum over the full square
         assert flop_of(blocks.forward["layer"], *UNFUSED) == 2 * 2 * b * s * s * width
-    else:  # the causal half, diagonal included
-        assert flop_of(blocks.forward["layer"], "attention") == 2 * 2 * b * (s * (s + 1) / 2) * width
+    else:  # the causal half, diagonal included; all pairs in an encoder
+        pairs = s * (s + 1) / 2 if model.causal else s * s
+        assert flop_of(blocks.forward["layer"], "attention") == 2 * 2 * b * pairs * width
 
 
 @pytest.mark.parametrize("kernel", ["flash", "unfused"])

@@ -68,6 +68,14 @@ BROKEN = {
     ],
     "device has the compute type": [training(plan__precision="fp8")],
     "positions cover the sequence": [training(task__sequence_length=4096)],
+    "an encoder writes no tokens": [
+        training(
+            model="bert-large",
+            task={"kind": "decode", "batch_size": 4, "context_length": 64},
+            plan__pipeline_parallel=1,
+            devices=4,
+        )
+    ],
     "context parallelism is not modelled": [training(plan__context_parallel=2)],
     "expert parallelism needs experts": [training(plan__expert_parallel=2)],
 }

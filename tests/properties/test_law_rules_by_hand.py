@@ -21,6 +21,16 @@ KERNEL = {
     "flop": 3e9, "moved_bytes": 1.5e6, "peak_flop_per_s": 1e12, "bandwidth_bytes_per_s": 1e9,
     "compute_efficiency": 0.75, "memory_efficiency": 0.5, "fixed_s": 1e-3, "sharpness": 2.0,
 }  # fmt: skip
+# 2 MB read and 1 MB written in 100 rows at 1 GB/s
+STREAM = {
+    "flop": 0.0, "read_bytes": 2e6, "written_bytes": 1e6, "rows": 100.0, "row_bytes": 1e4, "peak_flop_per_s": 1e12,
+    "bandwidth_bytes_per_s": 1e9, "read_efficiency": 0.8, "write_efficiency": 0.5, "fixed_s": 1e-3,
+    "saturating_rows": 0.0, "rereads": 2.0, "resident_row_bytes": 1e4, "row_sharpness": 3.0,
+}  # fmt: skip
+SCAN = {
+    "tokens": 1000.0, "chunk": 256.0, "flop": 3e9, "moved_bytes": 1e6, "peak_flop_per_s": 1e12,
+    "bandwidth_bytes_per_s": 1e9, "compute_efficiency": 0.5, "memory_efficiency": 0.5, "fixed_s": 1e-3, "step_s": 1e-4,
+}  # fmt: skip
 LINK = {
     "ranks": 4, "stride": 1, "accelerators_per_node": 8, "topology": SWITCH, "link_bytes_per_s": 25e9, "links": 12,
     "axis_0": 4, "axis_1": 4, "axis_2": 8, "wrap": 1,
@@ -37,6 +47,17 @@ P2P = {
 }  # fmt: skip
 BUCKETS = {"exchange_s": 10, "window_s": 8, "buckets": 4, "overlap": 1, "compute_share": 0}
 PEAK = {"units": 108, "clock_hz": 1.41e9, "flop_per_unit_clock": 2048, "set_peak": np.nan}
+# 4 units at 1e9 clocks/s, 8e9 FLOP/s at efficiency 1/2: 1e9 FLOP/s a unit
+GROUPED = {
+    "m": 100, "experts_hit": 10, "n": 128, "k": 100, "flop": 2.56e6, "moved_bytes": 0.0, "operand_bytes": 2,
+    "peak_flop_per_s": 8e9, "bandwidth_bytes_per_s": 1e9, "units": 4, "clock_hz": 1e9,
+    "compute_efficiency": 0.5, "memory_efficiency": 0.5, "sharpness": np.inf, "feed_bytes_per_clock": 1e9,
+    "tile_s": 1e-6, "granularity": 1.0,
+}  # fmt: skip
+AROUND = {
+    "flop": 0.0, "moved_bytes": 8e6, "foreign_elements": 1e6, "operand_bytes": 2, "peak_flop_per_s": 1e12,
+    "bandwidth_bytes_per_s": 1e9, "fixed_s": 1e-3, "memory_efficiency": 0.5, "foreign_share": 0.5,
+}  # fmt: skip
 ENERGY = {"micro_batches": 4, "ranks": 8, "n_layers": 10, "layer_j": 2, "ends_j": 5, "per_step_j": 100}
 
 # (rule, inputs, value by hand)
@@ -50,6 +71,51 @@ CASES = [
     ),
     ("kernel_time", KERNEL, 6e-3),
     ("kernel_time", {**KERNEL, "flop": 0.0, "moved_bytes": 0.0}, 0.0),
+    # 16 rows: 100/16 = 6.25 full tiles and 10 experts, half of the fewer filled: 13.125 x 128/64 columns over 4
+    # units are 6.5625 waves of 2 x 16 x 64 x 100 FLOP = 204.8 us and 1 us: 1350.5625 us. Columns of 256:
+    # 13.125 / 4 waves of 820.2 us, 2691 us; 64 rows: (1.5625 + 10 - 0.78125) x 2 / 4 of 820.2 us, more still.
+    ("grouped_gemm_time", GROUPED, 1350.5625e-6),
+    # half of the way from 2.56e6 / 4e9 = 640 us to that
+    ("grouped_gemm_time", {**GROUPED, "granularity": 0.5}, 995.28125e-6),
+    # 1 MB at half of 1 GB/s takes longer
+    ("grouped_gemm_time", {**GROUPED, "moved_bytes": 1e6}, 2e-3),
+    # one byte per clock into a unit: (16 + 64) x 100 x 2 / 1e9 = 16 us are hidden, 0.01 take 1600 us
+    ("grouped_gemm_time", {**GROUPED, "feed_bytes_per_clock": 1.0}, 1350.5625e-6),
+    (
+        "grouped_gemm_time",
+        {**GROUPED, "m": 1, "experts_hit": 1, "flop": 25600, "feed_bytes_per_clock": 0.01},
+        1601e-6,
+    ),
+    ("grouped_gemm_time", {**GROUPED, "m": 0, "experts_hit": 0, "flop": 0.0}, 0.0),
+    # 8 MB and half of 2 MB at half of 1 GB/s, and 1 ms
+    ("moe_dispatch_time", AROUND, 19e-3),
+    ("moe_dispatch_time", {**AROUND, "flop": 1e11}, 101e-3),
+    ("moe_dispatch_time", {**AROUND, "moved_bytes": 0.0}, 0.0),
+    # one token picks 2 of 8; of two tokens the second finds 3/4 of its picks new
+    ("distinct_experts", {"tokens": 1, "topk": 2, "experts": 8}, 2.0),
+    ("distinct_experts", {"tokens": 2, "topk": 2, "experts": 8}, 3.5),
+    # rows as long as what stays half the time: read 1 + 2 x 1/2 = 2 times, 4 MB / 0.8 = 5 ms; 1 MB / 0.5 = 2 ms; 1 ms
+    ("streaming_time", STREAM, 8e-3),
+    ("streaming_time", {**STREAM, "read_bytes": 0.0, "written_bytes": 0.0}, 0.0),
+    # a quarter of the 400 rows that occupy the device: four times 7 ms
+    ("streaming_time", {**STREAM, "saturating_rows": 400.0}, 29e-3),
+    # 20 GFLOP at 1 TFLOP/s are longer
+    ("streaming_time", {**STREAM, "flop": 20e9}, 21e-3),
+    # 3e9 / 0.5e12 = 6 ms; 1000 tokens are 4 chunks, of which 3 wait
+    ("scan_time", SCAN, 7.3e-3),
+    ("scan_time", {**SCAN, "flop": 0.0, "moved_bytes": 0.0}, 0.0),
+    # 8 tokens in chunks of 4: 4 (5 + 6) / 2 + 2 x 30 + 30 / 4 = 89.5 each, with 3 heads of 2 and 5 states; 2 FLOP
+    (
+        "scan_flop",
+        {"batch": 1, "tokens": 8, "heads": 3, "head_dim": 2, "state": 5, "groups": 1, "chunk": 4},
+        2 * 8 * 89.5,
+    ),
+    # one token: its state is changed and read
+    (
+        "scan_flop",
+        {"batch": 1, "tokens": 1, "heads": 3, "head_dim": 2, "state": 5, "groups": 1, "chunk": 4},
+        2 * 60,
+    ),
     # 8 MB at half of 1 GB/s
     (
         "transfer_time",

@@ -96,7 +96,8 @@ def test_peak_memory_counts_what_the_framework_counts(tmp_path: Path) -> None:
         ({"precision": "bf16 (not stated)"}, "the precision is not stated"),
         ({"precision": "fp3"}, "precision 'fp3' is not in the table of spellings"),
         ({"recompute": "selective (per-op)"}, "recomputing every second product"),
-        ({"accelerator": "tpu_v6e"}, "device tpu_v6e: not in the catalog yet"),
+        ({"accelerator": "tpu_v3"}, "the catalog has no system with tpu-v3"),
+        ({"accelerator": "abacus_9000"}, "device = abacus_9000: is not a known device"),
         ({"interconnect": "NVL72"}, "interconnect 'NVL72' does not belong to a100_sxm_80gb"),
         ({"framework": "abacus"}, "framework 'abacus' is not in the table of frameworks"),
         ({"model": "abacus-1b"}, "of its family are not known"),
@@ -164,3 +165,19 @@ def test_energy_rows(tmp_path: Path) -> None:
     assert request.predicted == pytest.approx(whole.energy_j / (16 * 64))
     assert "does not fit" in too_big.skipped_because
     assert experts.skipped_because == "mixture of experts is not modelled yet"
+
+
+def test_a_rack_is_one_node_however_a_table_counts_it(tmp_path: Path) -> None:
+    row = {**FSDP_ROW, "accelerator": "gb200", "interconnect": "NVL72", "accelerators_per_node": 4}
+
+    def machine(devices: int, **changes: Any) -> dict[str, Any]:
+        sized = {**row, "n_accelerators": devices, "dp": devices, "global_batch": 8 * devices, **changes}
+        scenario = scored(tmp_path, sized).scores[0].case.scenario
+        return {k: v for k, v in scenario.items() if k.startswith("system")}
+
+    whole = {"system": "gb200-nvl72"}
+    assert machine(8) == machine(72) == machine(144) == whole
+    # 256 are no whole racks of 72: four of them with 64 at work
+    part = {**whole, "system.accelerators_per_node": 64, "system.scale_out.links": 64}
+    assert machine(256) == machine(256, interconnect="") == part
+    assert machine(64, interconnect="") == whole

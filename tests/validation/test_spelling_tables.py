@@ -7,12 +7,11 @@ import csv
 import pytest
 from measured_rows import measured
 
-from hardware_specs import list_systems
+from hardware_specs import list_accelerators, load_system
 from simulator.precision import RECIPES
 from simulator.scenario import Plan
 from simulator.validation.known_words import (
     _table,
-    alias_names,
     catalog_model,
     family_keys,
     framework_of,
@@ -24,11 +23,25 @@ from simulator.validation.table_kinds import KINDS, UNSCORED
 from workloads import ModelSpec, list_models
 
 
-def test_devices_name_catalog_systems() -> None:
-    assert set(alias_names().values()) <= set(list_systems())
+def test_devices_have_systems() -> None:
     assert system_of("NVIDIA H100 80GB HBM3") == system_of("h100_sxm_80gb") == ("dgx-h100", "")
-    assert system_of("gb200")[1] == "device gb200: a rack-scale system is not in the catalog yet"
-    assert "alias table" in system_of("abacus")[1]
+    assert system_of("A100", "llm_inference_bench_power")[0] == "dgx-a100-40gb"
+    assert system_of("A100", "trtllm_performance_md")[0] == "dgx-a100-80gb"
+    assert system_of("tpu_v3") == (None, "device tpu_v3: the catalog has no system with tpu-v3")
+    assert system_of("h100_sxn")[1].startswith(
+        "device = h100_sxn: is not a known device; did you mean h100-sxm"
+    )
+
+
+def test_racks_and_fabrics_name_the_catalog() -> None:
+    for name, entry in _table("spellings")["racks"].items():
+        system = load_system(name)
+        assert system.accelerators_per_node.value % entry["tray"] == 0
+        assert entry["filled"] < system.accelerators_per_node.value
+        assert system.scale_out is not None  # one NIC per accelerator
+        assert system.scale_out.links.value == system.accelerators_per_node.value
+    for entry in _table("spellings")["interconnect"]:
+        assert set(entry.get("only_on", [])) <= set(list_accelerators())
 
 
 def test_entries_name_plan_keys_recipes_and_model_keys() -> None:
@@ -101,6 +114,6 @@ def test_every_spelling_of_the_open_table_is_known(column: str) -> None:
     with measured("training_runs.csv").open(newline="") as file:
         spellings = {row[column] for row in csv.DictReader(file) if row[column]}
     if column == "accelerator":
-        assert not [text for text in spellings if "alias table" in system_of(text)[1]]
+        assert not [text for text in spellings if system_of(text)[0] is None]
     else:
         assert not [text for text in spellings if spelling(column, text) is None]

@@ -44,6 +44,48 @@ MISTRAL = {
     "tie_word_embeddings": False,
     "vocab_size": 32000,
 }
+MIXTRAL = {
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 32768,
+    "num_attention_heads": 32,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "num_local_experts": 8,
+    "output_router_logits": False,
+    "router_aux_loss_coef": 0.02,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "vocab_size": 32000,
+}
+QWEN3_MOE = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "attention_bias": False,
+    "decoder_sparse_step": 1,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "max_position_embeddings": 40960,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 768,
+    "norm_topk_prob": True,
+    "num_attention_heads": 32,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 4,
+    "router_aux_loss_coef": 0.001,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
 QWEN2 = {
     "architectures": ["Qwen2ForCausalLM"],
     "model_type": "qwen2",
@@ -171,7 +213,14 @@ def test_published_counts(config, published):
 
 @pytest.mark.parametrize(
     ("config", "name"),
-    [(LLAMA, "llama-3.1-8b"), (MISTRAL, "mistral-7b"), (QWEN3, "qwen3-32b"), (MPT, "mpt-7b")],
+    [
+        (LLAMA, "llama-3.1-8b"),
+        (MISTRAL, "mistral-7b"),
+        (QWEN3, "qwen3-32b"),
+        (MPT, "mpt-7b"),
+        (MIXTRAL, "mixtral-8x7b"),
+        (QWEN3_MOE, "qwen3-30b-a3b"),
+    ],
 )
 def test_a_file_gives_the_catalog_entry(config, name):
     apart = {"name", "source", "published_parameters", "note"}
@@ -224,6 +273,20 @@ def test_windows():
     assert "model.layer_types" in problems_of({**MISTRAL, "layer_types": "all"})
 
 
+def test_experts_of_mixtral_and_qwen():
+    mixtral = load_model(MIXTRAL)
+    assert (mixtral.experts, mixtral.topk, mixtral.moe_ffn, mixtral.sliding_window) == (8, 2, 14336, None)
+    assert load_model({**MIXTRAL, "num_local_experts": None}).experts == 8
+    qwen = load_model(QWEN3_MOE)
+    assert (qwen.experts, qwen.topk, qwen.moe_ffn, qwen.ffn) == (128, 8, 768, 6144)
+    assert "model.mlp_only_layers" in problems_of({**QWEN3_MOE, "mlp_only_layers": [0]})
+    assert "model.decoder_sparse_step" in problems_of({**QWEN3_MOE, "decoder_sparse_step": 2})
+    assert "model.num_experts_per_tok" in problems_of({**QWEN3_MOE, "num_experts_per_tok": 129})
+    assert "model.n_shared_experts" in problems_of({**QWEN3_MOE, "n_shared_experts": 1})
+    # A dense file of the same maker has no experts, whatever its keys say.
+    assert "model.num_experts" in problems_of({**QWEN3, "num_experts": 4})
+
+
 def test_gpt2_inner_width():
     assert load_model(GPT2).ffn == 3072
     assert load_model({**GPT2, "n_inner": 1000}).ffn == 1000
@@ -261,7 +324,7 @@ def test_opt_variants():
 @pytest.mark.parametrize(
     ("config", "looks"),
     [
-        ({"model_type": "mixtral", "num_local_experts": 8}, "mixture of experts"),
+        ({"model_type": "dbrx", "num_local_experts": 8}, "mixture of experts"),
         ({"model_type": "deepseek_v3", "kv_lora_rank": 512}, "latent attention"),
         ({"model_type": "mamba", "state_size": 16}, "state-space"),
         ({"model_type": "falcon", "parallel_attn": True}, "parallel"),

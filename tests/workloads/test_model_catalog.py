@@ -70,7 +70,7 @@ def test_a_base_gives_the_keys_that_are_not_changed():
 def test_unknown_name_offers_near_ones():
     problem = problems_of("llama-3.1-80b")["model"]
     assert "llama-3.1-8b" in problem.fix
-    assert "mixtral" not in problem.fix
+    assert "deepseek" not in problem.fix
     assert "gpt3-175b" in problems_of("zzzz")["model"].fix
 
 

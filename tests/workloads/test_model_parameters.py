@@ -8,7 +8,7 @@ import pytest
 
 from workloads.catalog import lint_model, list_models, load_model
 from workloads.model_spec import ModelSpec
-from workloads.parameter_counts import layer_parameters, parameters
+from workloads.parameter_counts import active_parameters, layer_parameters, parameters
 
 
 def llama_like(layers, hidden, kv_width, ffn, vocab, *, q_width=None, qkv_bias=False, head_norm=0):
@@ -32,6 +32,13 @@ def mpt_like(layers, hidden, vocab):
     return layers * (12 * hidden**2 + 2 * hidden) + vocab * hidden + hidden
 
 
+def with_experts(layers, hidden, q_width, kv_width, experts, ffn, vocab, *, head_norm=0):
+    """A Llama relative with ``experts`` MLPs of three matrices in each layer, and a router between them."""
+    attention = 2 * hidden * q_width + 2 * hidden * kv_width + 2 * head_norm
+    layer = attention + experts * 3 * hidden * ffn + hidden * experts + 2 * hidden
+    return layers * layer + 2 * vocab * hidden + hidden
+
+
 EXPECTED = {
     # name: (count by hand, exact published count or None)
     "llama-2-7b": (llama_like(32, 4096, 4096, 11008, 32000), 6_738_415_616),
@@ -53,7 +60,17 @@ EXPECTED = {
     "mpt-30b": (mpt_like(48, 7168, 50432), None),
     # the benchmark variant has the biases and the position table of a GPT, but its norms have biases too
     "mpt-70b": (gpt_like(80, 8192, 50368, 2048), 64_862_437_376),
+    "mixtral-8x7b": (with_experts(32, 4096, 4096, 1024, 8, 14336, 32000), 46_702_792_704),
+    "mixtral-8x22b": (with_experts(56, 6144, 6144, 1024, 8, 16384, 32768), 140_630_071_296),
+    "qwen3-30b-a3b": (with_experts(48, 2048, 4096, 512, 128, 768, 151936, head_norm=128), 30_532_122_624),
+    "qwen3-235b-a22b": (with_experts(94, 4096, 8192, 512, 128, 1536, 151936, head_norm=128), 235_093_634_560),
     "gpt2-xl": (gpt_like(48, 1600, 50257, 1024), 1_557_611_200),
+    "gpt2-large": (gpt_like(36, 1280, 50257, 1024), 774_030_080),
+    "gpt3-2.7b": (gpt_like(32, 2560, 50257, 2048), None),
+    # the position table starts at 2
+    "opt-1.3b": (gpt_like(24, 2048, 50272, 2 + 2048), 1_315_758_080),
+    # a norm behind the embedding instead of one behind the layers, 2 segments, a transform and a bias of the head
+    "bert-large": (gpt_like(24, 1024, 30522, 512 + 2) + 1024**2 + 3 * 1024 + 30522, None),
     "gpt3-175b": (gpt_like(96, 12288, 50257, 2048), None),
     "megatron-22b": (gpt_like(48, 6144, 51200, 2048), None),
     "megatron-175b": (gpt_like(96, 12288, 51200, 2048), None),
@@ -70,6 +87,7 @@ ROUNDED = {
     "megatron-530b": (529.6e9, 4),
     "megatron-1t": (1008.0e9, 5),
     "megatron-22b": (22e9, 2),  # arXiv:2205.05198, Table 3
+    "gpt3-2.7b": (2.7e9, 2),  # arXiv:2005.14165, Table 2.1
 }
 
 
@@ -92,6 +110,50 @@ def test_count_rounds_to_the_published_figure(name):
     total = parameters(load_model(name))["total"]
     unit = 10 ** (math.floor(math.log10(figure)) + 1 - digits)
     assert abs(total - figure) <= unit / 2
+
+
+ACTIVE = {
+    # name: (layers, hidden, expert width, experts that a token is not sent to, published figure, digits it states)
+    "mixtral-8x7b": (32, 4096, 14336, 6, 12.9e9, 3),  # arXiv:2401.04088, section 2: 13B; Mistral AI: 12.9B
+    "mixtral-8x22b": (56, 6144, 16384, 6, 39e9, 2),  # Mistral AI, 17 April 2024: 39B
+    "qwen3-30b-a3b": (48, 2048, 768, 120, 3.3e9, 2),  # Qwen/Qwen3-30B-A3B: 3.3B
+    "qwen3-235b-a22b": (94, 4096, 1536, 120, 22e9, 2),  # arXiv:2505.09388: 22B
+}
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVE))
+def test_active_parameters_are_those_of_the_experts_in_use(name):
+    layers, hidden, ffn, idle, figure, digits = ACTIVE[name]
+    model = load_model(name)
+    active = active_parameters(model)
+    assert active == model.published_parameters - layers * idle * 3 * hidden * ffn
+    unit = 10 ** (math.floor(math.log10(figure)) + 1 - digits)
+    # Makers round to the digits that they state; one of them cuts 3.35 to 3.3.
+    assert -unit / 2 <= active - figure <= unit * 0.6
+
+
+def test_all_parameters_of_a_dense_model_are_active():
+    model = load_model("llama-3.1-8b")
+    assert active_parameters(model) == parameters(model)["total"]
+
+
+def test_shared_experts_are_counted_and_active():
+    """Hidden 6, 5 experts of width 4, 2 of them for a token, 3 for all: matrices of 6 x 4, three each."""
+    shapes = {
+        "n_layers": 2,
+        "hidden": 6,
+        "heads": 1,
+        "head_dim": 6,
+        "ffn": 9,
+        "vocab": 11,
+        "max_positions": 5,
+    }
+    model = ModelSpec(**shapes, experts=5, topk=2, moe_ffn=4, shared_experts=3)
+    counted = layer_parameters(model)
+    assert counted["mlp_in"] == 2 * 6 * (5 + 3) * 4
+    assert counted["mlp_out"] == (5 + 3) * 4 * 6
+    assert counted["router"] == 6 * 5
+    assert parameters(model)["total"] - active_parameters(model) == 2 * 3 * 6 * (5 - 2) * 4
 
 
 def test_mpt_benchmark_count_grows_with_the_position_table():

@@ -1,0 +1,46 @@
+"""Times that overlap but not fully: between their maximum and their sum."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["smooth_maximum"]
+
+FloatArray = NDArray[np.float64]
+
+
+def smooth_maximum(*times_s: FloatArray, sharpness: FloatArray) -> FloatArray:
+    r"""The p-norm :math:`(\sum_i t_i^p)^{1/p}` of times.
+
+    Parameters
+    ----------
+    times_s : ndarray
+        At least zero, shapes that broadcast [s].
+    sharpness : ndarray
+        :math:`p \ge 1` [1]: 1 adds the times, infinity takes the longest.
+
+    Returns
+    -------
+    ndarray
+        Broadcast shape [s]; never below the longest, never above the sum.
+
+    Raises
+    ------
+    ValueError
+        If no time is given.
+
+    Notes
+    -----
+    Computed relative to the longest time, which neither overflows nor loses the limit p = infinity.
+    """
+    if not times_s:
+        raise ValueError("no times to join")
+    longest = times_s[0]
+    for time_s in times_s[1:]:
+        longest = np.maximum(longest, time_s)
+    safe = np.where(longest > 0, longest, 1.0)
+    total: FloatArray = np.zeros(1)
+    for time_s in times_s:
+        total = total + (time_s / safe) ** sharpness
+    return np.where(longest > 0, longest * np.maximum(total, 1.0) ** (1.0 / sharpness), 0.0)

@@ -137,7 +137,11 @@ def load_calibration(source: Source | CalibrationSpec) -> CalibrationSpec:
         return build(CalibrationSpec, source, path="calibration")
     path = as_path(source, "calibration")
     if path is not None:
-        return build(CalibrationSpec, load_yaml(path))
+        try:
+            status = path.stat()
+        except OSError:
+            return build(CalibrationSpec, load_yaml(path))  # which says what is wrong with the file
+        return _calibration_file(path, (status.st_mtime_ns, status.st_size))
     return _catalog_calibration(str(source))
 
 
@@ -292,6 +296,12 @@ def _catalog_system(name: str) -> SystemSpec:
     return _build_system(load_yaml(path), folder=path.parent, path="")
 
 
+@lru_cache(maxsize=16)
+def _calibration_file(path: Path, state: tuple[int, int]) -> CalibrationSpec:
+    """A calibration of the user's, which every estimate asks for several times; ``state`` tells a changed file."""
+    return build(CalibrationSpec, load_yaml(path))
+
+
 @lru_cache(maxsize=256)
 def _catalog_calibration(name: str) -> CalibrationSpec:
     return build(CalibrationSpec, load_yaml(find_file("calibration", name)))
@@ -306,6 +316,9 @@ def _build_system(data: Mapping[str, Any], *, folder: Path | None, path: str) ->
     """Load the accelerator first; report its mistakes together with those of the system."""
     filled = dict(data)
     problems: list[Problem] = []
+    written = filled.get("calibration")
+    if folder is not None and isinstance(written, str) and looks_like_path(written):
+        filled["calibration"] = str(folder / written)
     try:
         if "accelerator" in filled:
             filled["accelerator"] = _system_accelerator(filled["accelerator"], folder)

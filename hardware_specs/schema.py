@@ -41,7 +41,9 @@ MOST_DIMENSIONS = 3
 GRIDS = ("torus", "mesh")
 SWITCHED = ("switch", "fat_tree", "rail_optimised", "dragonfly")
 BETWEEN_BLOCKS = ("fat_tree", "rail_optimised", "dragonfly")
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(?:[.-][a-z0-9]+)*$", max_length=80)]
+_NAME = r"[a-z0-9]+(?:[.-][a-z0-9]+)*"
+Name = Annotated[str, Field(pattern=f"^{_NAME}$", max_length=80)]
+NameOrFile = Annotated[str, Field(pattern=rf"^(?:{_NAME}|.+\.ya?ml)$", max_length=4096)]
 
 Units = Annotated[Figure, Dimension("count", minimum=1, whole=True)]
 Count = Annotated[Figure, Dimension("count", positive=True)]
@@ -218,7 +220,9 @@ class SystemSpec(Spec):
     host_power: Power = Field(description="power of a node without its accelerators")
     max_devices: Units = Field(description="most accelerators that the fabric joins")
     slices: list[SliceSpec] = Field(default_factory=list, description="torus only: what can be allocated")
-    calibration: Name | None = Field(default=None, description="calibration to use; none: by accelerator")
+    calibration: NameOrFile | None = Field(
+        default=None, description="calibration to use, a catalog name or a path; none: by accelerator"
+    )
     fabric_calibration: Name | None = Field(
         default=None, description="fabric calibration to use; none: by accelerator and topology"
     )

@@ -11,8 +11,9 @@ import sys
 import typer
 
 from hardware_specs.errors import InfeasibleError, LlmsimError
+from simulator.commands.calibrate import calibrate
 from simulator.commands.catalog import lint, list_, show
-from simulator.commands.many import search, sweep
+from simulator.commands.many import query, search, sweep
 from simulator.commands.measured import validate
 from simulator.commands.network import network
 from simulator.commands.one import compare, explain, report, run
@@ -31,6 +32,7 @@ BAD_INPUT, UNMET = 2, 1
 app.command()(run)
 app.command()(sweep)
 app.command()(search)
+app.command()(query)
 app.command()(explain)
 app.command()(compare)
 app.command()(report)
@@ -39,6 +41,7 @@ app.command()(show)
 app.command()(lint)
 app.command()(validate)
 app.command()(network)
+app.command()(calibrate)
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hardware_specs.errors import Problem, ScenarioError, near_names, shorten
 
@@ -209,12 +208,12 @@ def _value(node: ast.AST, columns: Mapping[str, Any]) -> Any:
     raise NotImplementedError(ast.dump(node))
 
 
-def holds(condition: Condition, columns: Mapping[str, Any], n_rows: int) -> NDArray[np.bool_]:
-    """Where a condition holds, shape (n_rows,); ScenarioError if it names something that is no column."""
+def holds(condition: Condition, columns: Mapping[str, Any]) -> Any:
+    """Where a condition holds, as a column of truth values; ScenarioError if it names something that is no column."""
     columns = {**condition.constants, **columns}
     unknown = _unknown_names(condition, columns)
     if unknown:
         raise ScenarioError(unknown)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        found = np.asarray(_value(condition.tree, columns))
-    return np.broadcast_to(found.astype(bool), (n_rows,))
+        found = _value(condition.tree, columns)
+    return np.atleast_1d(found).astype(bool)

@@ -167,7 +167,7 @@ OPERATOR_KINDS: dict[str, OperatorKind] = {
     "gradient_sum": OperatorKind(flop=_per_element(1.0), family="pointwise", peak="vector"),
     "residual": OperatorKind(flop=_per_element(2.0), family="pointwise", peak="vector"),
     "activation": OperatorKind(flop=_per_element(8.0), family="activation", peak="vector"),
-    "quantise": OperatorKind(flop=_per_element(2.0), family="pointwise", peak="vector"),
+    "quantise": OperatorKind(flop=_per_element(2.0), family="quantise", peak="vector"),
     "position_embedding": OperatorKind(flop=_per_element(1.0), family="pointwise", peak="vector"),
     "scan": OperatorKind(flop=_scan, family="scan", peak="attention"),
     "moe_dispatch": OperatorKind(flop=_none, family="moe_dispatch", peak="vector"),

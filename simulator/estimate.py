@@ -197,8 +197,11 @@ def _notes(partition: Partition, totals: Totals, evidence: Mapping[str, FamilyEv
     own = {name: known for name, known in evidence.items() if name not in SIBLINGS and name not in OPTIONAL}
     assumed = [name for name, known in own.items() if known.label == "assumed"]
     if partition.graphical.fidelity == "calibrated" and len(assumed) > len(own) / 2:
+        measured = ", ".join(name for name in own if name not in assumed)
         out.append(
-            f"no calibration for {system.accelerator.name}: coefficients are assumed from its generation"
+            f"of {system.accelerator.name} only {measured} is calibrated: other coefficients are assumed"
+            if measured
+            else f"no calibration for {system.accelerator.name}: coefficients are assumed from its generation"
         )
     layers = partition.inputs.model.n_layers / partition.inputs.plan.pipeline_parallel
     if _one(layers) != np.floor(_one(layers)):

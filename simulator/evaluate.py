@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.axis_tables import Factor
 from simulator.blocks import Blocks, Structure
 from simulator.columns import Inputs, TaskColumns, take
 from simulator.intervals import TimeDoubt, bounds, joined
 from simulator.layer_cache import LayerCache
 from simulator.layer_table import LayerTable, layer_table
-from simulator.memory import OWNERS
-from simulator.partition import Partition
-from simulator.step import Step, compose
+from simulator.memory import OWNERS, memory
+from simulator.partition import Partition, Splitter
+from simulator.pipeline import stage_layers
+from simulator.shared_columns import dense, mapped
+from simulator.step import Step, compose, micro_batches_per_replica
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
@@ -31,6 +35,9 @@ TIMES = (
 ENERGIES = ("static_j", "compute_j", "memory_j", "network_j", "host_j")
 # Decode time is smooth in the context, so few Gauss-Legendre nodes integrate any number of steps.
 DECODE_NODES = 5
+ROUNDING = 1e-9
+# Blocks are kept for later chunks where at least this many rows can share each.
+WORTH_KEEPING = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,17 +76,6 @@ class Detail:
     step: Step
     weight: FloatArray
     tied: bool
-
-
-def _evaluated(structure: Structure, inputs: Inputs, codes: IndexArray) -> tuple[Step, LayerTable, Blocks]:
-    """Compose every row from blocks that are evaluated on distinct rows."""
-    distinct, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    if len(distinct) == len(codes):
-        table, blocks = layer_table(structure, inputs)
-    else:
-        few, blocks = layer_table(structure, take(inputs, first))
-        table = take(few, inverse)
-    return compose(structure, inputs, table), table, blocks
 
 
 def _totals(partition: Partition, step: Step) -> Totals:
@@ -125,11 +121,11 @@ def decode_contexts(
     return np.concatenate(contexts), np.concatenate([weights[:, None] / 2.0 * n for _, n in parts])
 
 
-def _decode_inputs(partition: Partition) -> tuple[Structure, Inputs, IndexArray, FloatArray]:
+def _decode_inputs(partition: Partition) -> tuple[Structure, Inputs, FloatArray]:
     """The decode steps of generation as rows: every row once per node."""
-    inputs, n = partition.inputs, partition.rows.shape[0]
+    inputs, n = mapped(partition.inputs, dense), partition.rows.n
     contexts, weights = decode_contexts(
-        *np.broadcast_arrays(inputs.task.query_length, partition.output_length, inputs.model.window)
+        *np.broadcast_arrays(inputs.task.query_length, dense(partition.output_length), inputs.model.window)
     )
     nodes = contexts.shape[0]
     contexts = np.broadcast_to(contexts, (nodes, n)).reshape(-1)
@@ -141,9 +137,7 @@ def _decode_inputs(partition: Partition) -> tuple[Structure, Inputs, IndexArray,
         cached_length=tiled.task.cached_length,
     )
     structure = replace(partition.structure, layer=replace(partition.structure.layer, computation="decode"))
-    # Contexts make every row distinct: nothing is shared.
-    codes = np.arange(nodes * n)
-    return structure, replace(tiled, task=task), codes, np.broadcast_to(weights, (nodes, n))
+    return structure, replace(tiled, task=task), np.broadcast_to(weights, (nodes, n))
 
 
 def _sum_steps(first: FloatArray, steps: FloatArray, weights: FloatArray) -> FloatArray:
@@ -152,8 +146,10 @@ def _sum_steps(first: FloatArray, steps: FloatArray, weights: FloatArray) -> Flo
 
 
 def _generation(partition: Partition, prefill: Totals) -> tuple[Totals, Detail]:
-    structure, inputs, codes, weights = _decode_inputs(partition)
-    step, table, blocks = _evaluated(structure, inputs, codes)
+    structure, inputs, weights = _decode_inputs(partition)
+    # Contexts make every row distinct: nothing is shared.
+    table, blocks = layer_table(structure, inputs)
+    step = compose(structure, inputs, table)
     n_steps = np.sum(weights, axis=0)
     total = _sum_steps(prefill.step_time_s, step.step_time_s, weights)
     decode_s = total - prefill.step_time_s
@@ -199,7 +195,7 @@ def _generation(partition: Partition, prefill: Totals) -> tuple[Totals, Detail]:
 
 
 def evaluate(partition: Partition) -> tuple[Totals, list[Detail]]:
-    """Evaluate every row of a partition.
+    """Evaluate every row of a partition, and keep the operators.
 
     Parameters
     ----------
@@ -216,7 +212,8 @@ def evaluate(partition: Partition) -> tuple[Totals, list[Detail]]:
     NotImplementedError
         If an operator kind lacks a rule.
     """
-    step, table, blocks = _evaluated(partition.structure, partition.inputs, partition.layer_codes)
+    table, blocks = layer_table(partition.structure, partition.inputs)
+    step = compose(partition.structure, partition.inputs, table)
     totals = _totals(partition, step)
     name = partition.graphical.kind if partition.graphical.kind != "generation" else "prefill"
     details = [
@@ -230,22 +227,98 @@ def evaluate(partition: Partition) -> tuple[Totals, list[Detail]]:
         )
     ]
     if partition.graphical.kind == "generation":
-        totals, decode = _generation(partition, totals)
+        totals, decode = _generation(partition, _dense_totals(totals))
         details.append(decode)
     return totals, details
 
 
-def evaluate_totals(partition: Partition, cache: LayerCache) -> Totals:
-    """Totals of every row, as :func:`evaluate`; blocks that an earlier chunk has evaluated come from ``cache``."""
-    if partition.graphical.kind == "generation" or partition.cache_key is None:
-        cache.n_evaluated += len(np.unique(partition.layer_codes))
-        return evaluate(partition)[0]
-    table = cache.gather(
-        partition.cache_key,
-        partition.layer_codes,
-        lambda rows: layer_table(partition.structure, take(partition.inputs, rows))[0],
+def _dense_totals(totals: Totals) -> Totals:
+    return mapped(totals, dense)
+
+
+def _table(partition: Partition, cache: LayerCache, splitter: Splitter) -> LayerTable:
+    """Blocks of every row, from ``cache`` where they were evaluated before."""
+
+    def table_of(positions: list[IndexArray], n: int) -> LayerTable:
+        own = positions[: len(splitter.space.axes)]
+        few = splitter.partition(partition.choice, np.arange(n), [Factor(range(len(own)), own)])
+        return layer_table(few.structure, few.inputs)[0]
+
+    key, rows = partition.layer_key, partition.rows
+    if math.prod(rows.lengths[axis] for axis in key.axes) * WORTH_KEEPING > splitter.space.n_rows:
+        # Nearly every row has blocks of its own: other chunks would find nothing, and parts are shared within this one.
+        mask = rows.mask(key.axes)
+        cache.n_evaluated += rows.level(mask).n if mask else 1
+        return layer_table(partition.structure, partition.inputs)[0]
+    return cache.table(key.cache_key, rows, key.axes, table_of)
+
+
+def evaluate_totals(partition: Partition, cache: LayerCache, splitter: Splitter) -> Totals:
+    """Totals of every row, as :func:`evaluate`; blocks that were evaluated before come from ``cache``.
+
+    ``splitter`` is the one that made the partition: it makes the rows that new blocks are evaluated on.
+    """
+    table = _table(partition, cache, splitter)
+    totals = _totals(partition, compose(partition.structure, partition.inputs, table))
+    if partition.graphical.kind == "generation":
+        return _generation(partition, _dense_totals(totals))[0]
+    return totals
+
+
+def promising(
+    partition: Partition, cache: LayerCache, splitter: Splitter, limit_s: float
+) -> tuple[Partition | None, int]:
+    """The rows worth timing: those that fit in memory, and whose least time is no more than a limit.
+
+    Parameters
+    ----------
+    partition, cache, splitter
+        As for :func:`evaluate_totals`.
+    limit_s : float
+        Step time above which a row is of no interest [s].
+
+    Returns
+    -------
+    tuple
+        The rows as a partition, None if there are none, and how many fit in memory [1].
+
+    Raises
+    ------
+    NotImplementedError
+        If an operator kind lacks a rule.
+    """
+    inputs, structure = partition.inputs, partition.structure
+    table = _table(partition, cache, splitter)
+    micro_batches = micro_batches_per_replica(inputs)
+    needed = memory(
+        inputs,
+        table,
+        stage_layers(inputs.model.n_layers, inputs.plan.pipeline_parallel),
+        micro_batches,
+        tied=structure.layer.tied,
+        training=structure.layer.computation == "training",
     )
-    return _totals(partition, compose(partition.structure, partition.inputs, table))
+    wanted = needed.peak_bytes <= inputs.device.memory_capacity_bytes
+    n_fit = int(np.broadcast_to(dense(wanted), (partition.rows.n,)).sum())
+    if np.isfinite(limit_s):
+        wanted = wanted & (least_step_time(inputs, table, micro_batches) <= limit_s)
+    chosen = np.flatnonzero(np.broadcast_to(dense(wanted), (partition.rows.n,)))
+    if len(chosen) == partition.rows.n:
+        return partition, n_fit
+    return (splitter.restricted(partition, chosen) if len(chosen) else None), n_fit
+
+
+def least_step_time(inputs: Inputs, table: LayerTable, micro_batches: FloatArray) -> FloatArray:
+    """Time that a step takes at least [s]: every micro-batch passes all layers, spread evenly over the stages.
+
+    No stage is faster than the mean, and exchanges, bubble and optimizer come on top. Broadcasts; raises nothing.
+    """
+    ends = (
+        table.embedding_forward_s + table.embedding_backward_s + table.head_forward_s + table.head_backward_s
+    )
+    layers = inputs.model.n_layers * (table.layer_forward_s + table.layer_backward_s)
+    # A hair less: sums in another order may differ in their last digit.
+    return micro_batches * (layers + ends) / inputs.plan.pipeline_parallel * (1.0 - ROUNDING)
 
 
 def step_bounds(totals: Totals, partition: Partition) -> dict[str, FloatArray]:
@@ -258,12 +331,34 @@ def step_bounds(totals: Totals, partition: Partition) -> dict[str, FloatArray]:
     }
 
 
-def result_columns(totals: Totals, partition: Partition) -> dict[str, FloatArray]:
-    """Totals as flat columns, each of length ``len(partition.rows)``; the columns of a sweep's frame."""
-    n = partition.rows.shape[0]
+# Columns of a row's results, in order.
+RESULT_COLUMNS = (
+    "data_parallel",
+    "micro_batch_size",
+    "step_time_s",
+    "step_time_low_s",
+    "step_time_high_s",
+    "tokens_per_s",
+    "tokens_per_s_per_device",
+    "time_to_first_token_s",
+    "time_per_output_token_s",
+    "mfu",
+    "hfu",
+    *TIMES,
+    "peak_bytes",
+    "capacity_bytes",
+    *(f"{owner}_bytes" for owner in OWNERS),
+    "energy_j",
+    "average_power_w_per_device",
+    "feasible",
+)
+
+
+def totals_columns(totals: Totals, partition: Partition) -> dict[str, FloatArray]:
+    """Totals by name, each a column over ``partition.rows`` or of length one; raises nothing."""
     devices = partition.inputs.plan.devices
     power = totals.energy_j / totals.step_time_s
-    flat: dict[str, FloatArray] = {
+    found = {
         "data_parallel": partition.inputs.plan.data_parallel,
         "micro_batch_size": partition.inputs.plan.micro_batch_size,
         "step_time_s": totals.step_time_s,
@@ -282,4 +377,11 @@ def result_columns(totals: Totals, partition: Partition) -> dict[str, FloatArray
         "average_power_w_per_device": power / devices,
         "feasible": totals.feasible,
     }
-    return {name: np.broadcast_to(values, (n,)) for name, values in flat.items()}
+    return {name: found[name] for name in RESULT_COLUMNS}
+
+
+def result_columns(totals: Totals, partition: Partition) -> dict[str, FloatArray]:
+    """Totals as flat columns, each of the length of ``partition.rows``; the columns of a sweep's frame."""
+    n = partition.rows.n
+    flat = totals_columns(totals, partition)
+    return {name: np.broadcast_to(dense(values), (n,)) for name, values in flat.items()}

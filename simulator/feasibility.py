@@ -76,7 +76,7 @@ def _fitting(base: Mapping[str, Any], options: Mapping[str, Sequence[Any]]) -> l
     rows: list[int] = []
     for partition in partitions:
         columns = result_columns(evaluate(partition)[0], partition)
-        rows += [int(r) for r in partition.rows[columns["feasible"] > 0]]
+        rows += [int(r) for r in partition.numbers[columns["feasible"] > 0]]
     chosen = [space.scenario_mapping(row) for row in sorted(rows)]
     return [{key: _now(scenario, key) for key in options} for scenario in chosen]
 

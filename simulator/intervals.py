@@ -62,9 +62,7 @@ class TimeDoubt:
 
 def stretched(doubt: TimeDoubt, known_s: FloatArray, whole_s: FloatArray) -> TimeDoubt:
     """Doubt of ``whole_s``, of which ``known_s`` was doubted and the rest (the bubble) scales with it [s]."""
-    factor = np.divide(
-        whole_s, known_s, out=np.ones(np.broadcast_shapes(whole_s.shape, known_s.shape)), where=known_s > 0
-    )
+    factor = np.where(known_s > 0, whole_s / np.where(known_s > 0, known_s, 1.0), 1.0)
     return TimeDoubt(independent_s=doubt.independent_s * factor, shared_s=doubt.shared_s * factor)
 
 

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.columns import take
-from simulator.layer_table import LayerTable, stacked
+from simulator.axis_tables import Level, Rows
+from simulator.layer_table import LayerTable
+from simulator.shared_columns import SharedColumn, column_of, dense
 
+FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
+NAMES = tuple(f.name for f in fields(LayerTable))
 
-# Beyond this many blocks per structure nothing is shared any more (a sweep over hardware figures, say).
+# Beyond this many blocks per structure nothing is kept any more (a sweep over hardware figures, say).
 MAX_KEPT = 200_000
 
 
 @dataclass(slots=True)
 class _Kept:
-    """Tables of one structure: sorted codes, and the table row of each."""
+    """Blocks of one structure: sorted codes, a column of values each by name, and the axes each depends on.
+
+    ``varies`` are the axes on which the kept blocks differ, ``at`` the position of the first one on every axis.
+    """
 
     codes: IndexArray
-    table: LayerTable
+    values: dict[str, FloatArray]
+    masks: dict[str, int]
+    varies: int
+    at: dict[int, int]
 
 
 @dataclass(slots=True)
@@ -38,55 +47,135 @@ class LayerCache:
     n_evaluated: int = 0
     _kept: dict[Hashable, _Kept] = field(default_factory=dict)
 
-    def gather(
-        self, key: Hashable, codes: IndexArray, evaluate: Callable[[IndexArray], LayerTable]
+    def table(
+        self,
+        key: Hashable | None,
+        rows: Rows,
+        axes: Sequence[int],
+        evaluate: Callable[[list[IndexArray], int], LayerTable],
     ) -> LayerTable:
         """Table of every row.
 
         Parameters
         ----------
-        key : hashable
-            Structure; codes of different structures do not mix.
-        codes : ndarray of int, shape (n,)
-            Equal codes, equal blocks - in all chunks.
+        key : hashable or None
+            Structure; blocks of different structures do not mix. None: nothing is kept for later rows.
+        rows : Rows
+            Of the chunk.
+        axes : sequence of int
+            What blocks depend on.
         evaluate : callable
-            From row positions to their table.
+            From positions on all axes, and how many rows these are, to their table.
 
         Returns
         -------
         LayerTable
-            Arrays of shape (n,) or (1,).
+            Columns, each on the axes that it depends on, or arrays of length one.
 
         Raises
         ------
         Exception
             What ``evaluate`` raises.
         """
-        distinct, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-        kept = self._kept.get(key)
-        if kept is None or len(kept.codes) > MAX_KEPT:
-            missing = np.ones(len(distinct), dtype=bool)
+        mask = rows.mask(axes)
+        level = rows.level(mask) if mask else None
+        if key is None:
+            codes = np.arange(level.n if level else 1)
         else:
+            _, codes = rows.codes(axes)
+        distinct, first = np.unique(codes, return_index=True)
+        kept = self._kept.get(key)
+        missing = np.ones(len(distinct), dtype=bool)
+        if kept is not None:
             at = np.minimum(np.searchsorted(kept.codes, distinct), len(kept.codes) - 1)
             missing = kept.codes[at] != distinct
-        n_missing = int(missing.sum())
-        self.n_evaluated += n_missing
-        if n_missing == len(distinct):
-            fresh = evaluate(first)
-            self._keep(key, kept, distinct, fresh)
-            return take(fresh, inverse)
-        if n_missing:
-            self._keep(key, kept, distinct[missing], evaluate(first[missing]))
-        whole = self._kept[key]
-        return take(whole.table, np.searchsorted(whole.codes, distinct)[inverse])
+        if missing.any():
+            chosen = _representatives(rows, level)[first[missing]]
+            positions = [rows.on_axis(i, rows.all) for i in range(len(rows.lengths))]
+            few = [p if p.shape[0] == 1 else p[chosen] for p in positions]
+            few = [np.broadcast_to(p, chosen.shape) for p in few]
+            fresh = _made(distinct[missing], axes, few, evaluate(few, len(chosen)))
+            self.n_evaluated += len(chosen)
+            kept = fresh if kept is None else _joined(kept, fresh)
+        if kept is None:  # there was nothing to evaluate and nothing kept: no rows
+            raise IndexError("no rows")
+        self._kept.pop(key, None)
+        if key is not None and len(kept.codes) <= MAX_KEPT:
+            self._kept[key] = kept
+        return _spread(kept, rows, mask, level, np.searchsorted(kept.codes, codes))
 
-    def _keep(self, key: Hashable, kept: _Kept | None, codes: IndexArray, table: LayerTable) -> None:
-        if kept is not None and len(kept.codes) > MAX_KEPT:
-            return
-        if kept is not None:
-            table = stacked([kept.table, table], [len(kept.codes), len(codes)])
-            codes = np.concatenate([kept.codes, codes])
-        else:
-            table = stacked([table], [len(codes)])
-        order = np.argsort(codes)
-        self._kept[key] = _Kept(codes=codes[order], table=take(table, order))
+
+def _representatives(rows: Rows, level: Level | None) -> IndexArray:
+    """One row for each combination of a level."""
+    if level is None:
+        return np.zeros(1, dtype=np.int64)
+    index = rows.index(rows.all, level.mask)
+    if index is None:
+        return np.arange(rows.n)
+    found = np.zeros(level.n, dtype=np.int64)
+    found[index] = np.arange(rows.n)
+    return found
+
+
+def _made(codes: IndexArray, axes: Sequence[int], positions: list[IndexArray], table: LayerTable) -> _Kept:
+    n = len(codes)
+    columns = {name: getattr(table, name) for name in NAMES}
+    everything = sum(1 << i for i in axes)
+    masks = {}
+    for name, column in columns.items():
+        # A plain array that is not of length one may depend on anything.
+        masks[name] = column.mask if isinstance(column, SharedColumn) else everything * (len(column) > 1)
+        if masks[name] & ~everything:
+            raise NotImplementedError(
+                f"{name} depends on an axis that is not among those that blocks depend on"
+            )
+    return _Kept(
+        codes=codes,
+        values={name: np.broadcast_to(dense(c), (n,)) for name, c in columns.items()},
+        masks=masks,
+        varies=sum(1 << i for i in axes if np.any(positions[i] != positions[i][0])),
+        at={i: int(positions[i][0]) for i in axes},
+    )
+
+
+def _joined(one: _Kept, other: _Kept) -> _Kept:
+    """Both, in order of code. What is constant on either side but not over both may depend on that axis."""
+    codes = np.concatenate([one.codes, other.codes])
+    order = np.argsort(codes, kind="stable")
+    either = one.varies | other.varies
+    for axis, position in one.at.items():
+        if position != other.at[axis]:
+            either |= 1 << axis
+    unseen = either & ~(one.varies & other.varies)
+    return _Kept(
+        codes=codes[order],
+        values={name: np.concatenate([one.values[name], other.values[name]])[order] for name in NAMES},
+        masks={name: one.masks[name] | other.masks[name] | unseen for name in NAMES},
+        varies=either,
+        at=one.at,
+    )
+
+
+def _spread(kept: _Kept, rows: Rows, mask: int, level: Level | None, at: IndexArray) -> LayerTable:
+    """Columns of a chunk's rows from what is kept, each on no more axes than it depends on."""
+    if level is None:
+        return LayerTable(**{name: kept.values[name][at] for name in NAMES})
+    out, places = {}, {mask: at}
+    for name in NAMES:
+        own = kept.masks[name] & mask
+        if own == 0:
+            out[name] = kept.values[name][at[:1]]
+            continue
+        if own not in places:
+            narrow = rows.level(own)
+            if narrow.mask & level.mask != narrow.mask:
+                own = mask
+            else:
+                index = rows.index(level, own)
+                place = at
+                if index is not None:
+                    place = np.zeros(narrow.n, dtype=np.int64)
+                    place[index] = at
+                places[own] = place
+        out[name] = column_of(rows, own, kept.values[name][places[own]])
+    return LayerTable(**out)

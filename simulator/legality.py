@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hardware_specs.errors import Problem
 from simulator.columns import FabricColumns, FloatArray, ModelColumns, PlanColumns, TaskColumns
+from simulator.shared_columns import dense
 
 BoolArray = NDArray[np.bool_]
 
@@ -417,7 +418,7 @@ def first_broken(
     """Index of the first rule that each row breaks, -1 where it is legal; shape (n_rows,); raises nothing."""
     found = np.full(n_rows, -1, dtype=np.intp)
     for number, entry in enumerate(RULES if rules is None else rules):
-        broken = np.broadcast_to(entry.broken(c), (n_rows,))
+        broken = np.broadcast_to(dense(entry.broken(c)), (n_rows,))
         found[(found < 0) & broken] = number
     return found
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.axis_tables import Rows
 from simulator.columns import column
+from simulator.shared_columns import column_of, unknown_column
 from simulator.space import Space
 
 FloatArray = NDArray[np.float64]
@@ -24,17 +26,14 @@ class RowValues:
     ----------
     space : Space
         Where the rows come from.
-    rows : ndarray of int
-        Row numbers.
-    positions : list of ndarray of int
-        Position of each row on each axis.
+    rows : Rows
+        Positions on the axes.
     tables : dict
         Numeric values of axes read before, shared by the chunks of a space.
     """
 
     space: Space
-    rows: IndexArray
-    positions: list[IndexArray]
+    rows: Rows
     tables: dict[str, FloatArray]
     _where: dict[str, tuple[int, int]] = field(init=False)
 
@@ -43,45 +42,32 @@ class RowValues:
             key: (i, k) for i, axis in enumerate(self.space.axes) for k, key in enumerate(axis.keys)
         }
 
-    def raw(self, key: str, default: Any = None) -> tuple[list[Any], IndexArray | None]:
-        """Distinct values of a key and the index of each row into them (None: one value for all)."""
+    def raw(self, key: str, default: Any = None) -> tuple[list[Any], int | None]:
+        """Distinct values of a key and the axis that they lie on (None: one value for all)."""
         if key in self._where:
             i, k = self._where[key]
-            return list(self.space.axes[i].values[k]), self.positions[i]
+            return list(self.space.axes[i].values[k]), i
         here: Any = self.space.base
         for part in key.split("."):
             here = here.get(part) if isinstance(here, Mapping) else None
         return [default if here is None else here], None
+
+    def spread(self, table: FloatArray, axis: int | None) -> FloatArray:
+        """A table over the values of an axis as a column; without an axis as it is."""
+        if axis is None:
+            return table
+        if self.rows.unknown >> axis & 1:
+            unknown: FloatArray = unknown_column(self.rows, 1 << axis)
+            return unknown
+        found: FloatArray = column_of(self.rows, 1 << axis, table[self.rows.occurring[axis]])
+        return found
 
     def number(self, key: str, default: float = np.nan) -> FloatArray:
         """A numeric key by row; booleans are 0 and 1, absent ones the default. ValueError for text."""
         if key not in self.tables:
             values, _ = self.raw(key, default)
             self.tables[key] = column([default if v is None else float(v) for v in values])
-        table = self.tables[key]
-        return table[self.positions[self._where[key][0]]] if key in self._where else table
-
-
-def combined_code(parts: Sequence[FloatArray | IndexArray], n: int) -> IndexArray:
-    """One whole number per row that is equal exactly where all parts are equal.
-
-    Parts of length one do not vary and are left out. Raises nothing: codes that outgrow 64 bits are renumbered.
-    """
-    code, size = np.zeros(n, dtype=np.int64), 1
-    for part in parts:
-        if part.shape[0] == 1:
-            continue
-        values = part
-        small = np.issubdtype(values.dtype, np.integer) or bool(np.all(values == np.floor(values)))
-        top = int(np.max(values)) + 1 if values.size and small else 0
-        if not small or np.min(values) < 0 or top > 2**20:
-            _, inverse = np.unique(values, return_inverse=True)
-            values, top = inverse, int(inverse.max()) + 1
-        if size * top >= 2**62:
-            _, code = np.unique(code, return_inverse=True)
-            size = int(code.max()) + 1
-        code, size = code * top + values.astype(np.int64), size * top
-    return code
+        return self.spread(self.tables[key], self._where[key][0] if key in self._where else None)
 
 
 def renumbered(codes: IndexArray) -> tuple[list[int], IndexArray]:

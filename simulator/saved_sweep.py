@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hardware_specs.errors import Problem, ScenarioError, SpecError, shorten
+from simulator.saved_parts import part_files, parts_frame
+from simulator.sweep_parts import ROW, arrow_table, parquet, write_table
 from workloads.json_file import load_json
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ def read_result(path: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
+    if path.is_dir() and part_files(path):
+        return parts_frame(part_files(path))
     if not path.is_file():
         raise _refuse(path, "is a directory" if path.is_dir() else "does not exist")
     try:
@@ -78,7 +82,7 @@ def _parquet(path: Path) -> pd.DataFrame:
         raise SpecError([Problem(path=str(path), value="", rule="Parquet needs pyarrow", fix=fix)]) from None
     table = pq.read_table(path)
     frame: pd.DataFrame = table.to_pandas()
-    metadata = (table.schema.metadata or {}).get(b"llmsim")
+    metadata = (pq.read_metadata(path).metadata or {}).get(b"llmsim")
     frame.attrs = json.loads(metadata) if metadata else {}
     return frame
 
@@ -90,17 +94,19 @@ def write_result(result: SweepResult, path: Path) -> None:
     ScenarioError for another suffix or a path that cannot be written, and where Parquet lacks pyarrow.
     """
     check_writable(path)
-    frame, metadata = result.frame(), result.metadata()
+    if path.suffix != ".csv":
+        parquet()
+    metadata = result.metadata()
     parts = [path.with_name(f".{path.name}.part")]
     finals = [path]
     try:
         if path.suffix == ".csv":
             parts.append(path.with_name(f".{path.name}.json.part"))
             finals.append(metadata_path(path))
-            frame.to_csv(parts[0], index=False)
+            result.frame().to_csv(parts[0], index=False)
             parts[1].write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
         else:
-            _write_parquet(frame, metadata, parts[0])
+            write_table(arrow_table(result, metadata).drop_columns([ROW]), parts[0])
         for part, final in zip(parts, finals, strict=True):
             os.replace(part, final)
     except OSError as error:
@@ -115,32 +121,23 @@ def metadata_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _write_parquet(frame: pd.DataFrame, metadata: dict[str, Any], path: Path) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ModuleNotFoundError:
-        fix = "pip install 'llmsim[sweep]', or write .csv"
-        raise ScenarioError(
-            [Problem(path="--out", value=str(path), rule="Parquet needs pyarrow", fix=fix)]
-        ) from None
-    frame.attrs = {}
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    table = table.replace_schema_metadata(
-        {**(table.schema.metadata or {}), b"llmsim": json.dumps(metadata).encode()}
-    )
-    pq.write_table(table, path, compression="zstd")
-
-
 def check_writable(path: Path) -> None:
     """Refuse, before any work, a path with another ending, or whose folder is not there or cannot be written.
+
+    A path without ending is a folder of parts.
 
     Raises ScenarioError.
     """
     folder, rule, fix = path.parent, "", OUT_FIX
-    if path.suffix not in (".parquet", ".csv"):
-        rule, fix = "must end in .parquet or .csv", "write such as --out rows.parquet"
-    elif path.is_dir() or (path.suffix == ".csv" and metadata_path(path).is_dir()):
+    if path.suffix not in (".parquet", ".csv", ""):
+        rule = "must end in .parquet or .csv, or name a folder (without an ending)"
+        fix = "write such as --out rows.parquet"
+    elif path.suffix == "" and path.is_file():
+        rule, fix = (
+            "is a file, and parts are written to a folder",
+            "name a folder, or a file such as rows.parquet",
+        )
+    elif (path.is_dir() and path.suffix) or (path.suffix == ".csv" and metadata_path(path).is_dir()):
         rule, fix = "is a directory", "name a file"
     elif not folder.is_dir():
         rule, fix = f"cannot be written: {folder} is not a folder", "make the folder or choose another"

@@ -117,9 +117,9 @@ def precision_columns(precisions: Sequence[Precision], index: IndexArray) -> Pre
 def _pair(
     chunk: RowValues, table: Mapping[str, tuple[float, float]], key: str, default: str
 ) -> tuple[FloatArray, FloatArray]:
-    values, index = chunk.raw(key, default)
+    values, axis = chunk.raw(key, default)
     both = np.array([table[v] for v in values]).T
-    return (both[0], both[1]) if index is None else (both[0][index], both[1][index])
+    return chunk.spread(both[0], axis), chunk.spread(both[1], axis)
 
 
 def task_columns(chunk: RowValues, kind: str) -> tuple[TaskColumns, FloatArray]:
@@ -136,21 +136,20 @@ def task_columns(chunk: RowValues, kind: str) -> tuple[TaskColumns, FloatArray]:
 
 def _code(chunk: RowValues, key: str, names: Sequence[str]) -> FloatArray:
     """Place of a row's word in a list of words [1]."""
-    values, index = chunk.raw(key, names[0])
-    codes = np.array([float(names.index(v)) for v in values])
-    return codes if index is None else codes[index]
+    values, axis = chunk.raw(key, names[0])
+    return chunk.spread(np.array([float(names.index(v)) for v in values]), axis)
 
 
 def axis_strides(chunk: RowValues, degrees: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     """Distance of neighbours on each axis, in devices: the product of the degrees of the axes inside it [1]."""
-    orders, index = chunk.raw("plan.placement", " ".join(AXES))
+    orders, order_axis = chunk.raw("plan.placement", " ".join(AXES))
     places = [{name: k for k, name in enumerate(order.replace(",", " ").split())} for order in orders]
     strides = {}
     for axis in degrees:
         stride: FloatArray = np.ones(1)
         for other, degree in degrees.items():
-            inside = np.array([place[other] < place[axis] for place in places])
-            stride = stride * np.where(inside if index is None else inside[index], degree, 1.0)
+            inside = np.array([float(place[other] < place[axis]) for place in places])
+            stride = stride * np.where(chunk.spread(inside, order_axis) > 0.0, degree, 1.0)
         strides[axis] = stride
     return strides
 

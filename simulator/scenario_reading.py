@@ -196,7 +196,7 @@ def mapping_from(source: Mapping[str, Any] | str | Path) -> dict[str, Any]:
 def anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """``data`` with relative paths of models and systems made relative to ``folder`` instead, in axes too."""
     out = dict(data)
-    for key in ("model", "system", "system.accelerator"):
+    for key in ("model", "system", "system.accelerator", "system.calibration"):
         if key in out:
             out[key] = _anchored(out[key], folder)
     groups = out.get("zip")
@@ -212,6 +212,6 @@ def _anchored(value: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [_anchored(v, folder) for v in value]
     if isinstance(value, Mapping):
-        named = ("sweep", "base", "accelerator")
+        named = ("sweep", "base", "accelerator", "calibration")
         return {k: _anchored(v, folder) if k in named else v for k, v in value.items()}
     return value

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import networkx as nx
 import numpy as np
@@ -135,7 +136,7 @@ def _gathers_of_group(place: _Placement, group: list[Operator], sequence: FloatA
             if not wants_whole or tensor.name in gathered or tensor.name in made_here:
                 continue
             first = group[0].name
-            scale = np.max(np.stack(np.broadcast_arrays(*[o.scale for o in group])), axis=0) * sequence
+            scale = reduce(np.maximum, [o.scale for o in group]) * sequence
             if not np.any(scale):
                 continue  # no plan here needs it
             exchange = _collective(f"{first}.all_gather.{tensor.name}", "all_gather", tensor, op, scale)

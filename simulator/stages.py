@@ -17,38 +17,44 @@ FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
 
 
+ByStage = tuple[FloatArray, FloatArray, FloatArray]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageTimes:
-    """Seconds of one micro-batch by kind of stage [s], arrays of shape (3, n): first, middle, last.
+    """Seconds of one micro-batch by kind of stage [s], three arrays each: first, middle, last.
 
     ``forward_s`` and ``backward_s`` contain the exposed exchanges; ``tensor_s`` and ``data_s`` are the parts of
-    both passes that wait for tensor-parallel and for data-parallel exchanges.
+    both passes that wait for tensor-parallel and for data-parallel exchanges; ``total_s`` is forward and backward,
+    ``sum_s`` that of all stages.
     """
 
-    forward_s: FloatArray
-    backward_s: FloatArray
-    tensor_s: FloatArray
-    data_s: FloatArray
+    forward_s: ByStage
+    backward_s: ByStage
+    tensor_s: ByStage
+    data_s: ByStage
+    total_s: ByStage
     sum_s: FloatArray
 
-    @property
-    def total_s(self) -> FloatArray:
-        """Forward and backward [s], shape (3, n)."""
-        return self.forward_s + self.backward_s
+    def slowest_s(self) -> FloatArray:
+        """Time of the slowest stage [s]."""
+        first, middle, last = self.total_s
+        return np.maximum(np.maximum(first, middle), last)
 
     def slowest(self) -> FloatArray:
         """Index of the slowest kind of stage, the first of equals [1]."""
-        return np.argmax(self.total_s, axis=0).astype(np.float64)
+        return self.at_slowest((np.zeros(1), np.ones(1), np.full(1, 2.0)))
 
-    def at_slowest(self, values: FloatArray) -> FloatArray:
-        """Row of ``values`` (shape (3, n)) that belongs to the slowest stage."""
-        index = np.argmax(self.total_s, axis=0)
-        whole = np.broadcast_to(values, (3, index.shape[0]))
-        return np.take_along_axis(whole, index[None, :], axis=0)[0]
+    def at_slowest(self, values: ByStage) -> FloatArray:
+        """The one of three ``values`` that belongs to the slowest stage."""
+        first, middle, last = self.total_s
+        rest = np.where(middle >= last, values[1], values[2])
+        return np.where(first >= np.maximum(middle, last), values[0], rest)
 
-    def least(self, values: FloatArray) -> FloatArray:
-        """Smallest of ``values`` (shape (3, n)) over the kinds of stage that exist; raises nothing."""
-        return np.min(np.where(self.total_s > 0, values, np.inf), axis=0)
+    def least(self, values: ByStage) -> FloatArray:
+        """Smallest of three ``values`` over the kinds of stage that exist; raises nothing."""
+        there = [np.where(total > 0, v, np.inf) for total, v in zip(self.total_s, values, strict=True)]
+        return np.minimum(np.minimum(there[0], there[1]), there[2])
 
 
 Chain = tuple[FloatArray, FloatArray, FloatArray]
@@ -171,15 +177,14 @@ def stage_times(
             + last * table.head_exchange_s
         )
         rows.append((forward + data_forward, backward + data_backward, tensor, data_forward + data_backward))
-    forward, backward, tensor, data = (
-        np.stack(np.broadcast_arrays(*column)) for column in zip(*rows, strict=True)
-    )
-    total = forward + backward
+    forward, backward, tensor, data = zip(*rows, strict=True)
+    total = [there + back for there, back in zip(forward, backward, strict=True)]
     counts = (1.0, layers.n_fullest, 1.0 - single, layers.n_lighter)
     return StageTimes(
         forward_s=forward[:3],
         backward_s=backward[:3],
         tensor_s=tensor[:3],
         data_s=data[:3],
+        total_s=(total[0], total[1], total[2]),
         sum_s=sum((c * t for c, t in zip(counts, total, strict=True)), ZERO),
     )

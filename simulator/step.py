@@ -201,9 +201,9 @@ def _doubt(
     """What the slowest stage and the end of the step may be off by; the same kernel errs alike in every layer."""
     single = (inputs.plan.pipeline_parallel == 1).astype(np.float64)
     nothing, everything = np.zeros(1), np.ones(1)
-    n = stages.at_slowest(np.stack(np.broadcast_arrays(layers.first, layers.middle, layers.last)))
-    first = stages.at_slowest(np.stack(np.broadcast_arrays(everything, nothing, nothing)))
-    last = stages.at_slowest(np.stack(np.broadcast_arrays(single, nothing, everything)))
+    n = stages.at_slowest((layers.first, layers.middle, layers.last))
+    first = stages.at_slowest((everything, nothing, nothing))
+    last = stages.at_slowest((single, nothing, everything))
     own = np.sqrt(
         n**2 * table.layer_variance_s2 + first * table.embedding_variance_s2 + last * table.head_variance_s2
     )
@@ -302,7 +302,7 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
     group = replica_group(inputs)
     units = unit_exchanges(table, inputs, group, tied=structure.layer.tied)
     stages = stage_times(table, inputs, layers, units, training=training)
-    slowest = np.max(stages.total_s, axis=0)
+    slowest = stages.slowest_s()
     with at("time.pipeline_s"):
         if structure.layer.computation == "decode":
             pipeline_s = decode_period(

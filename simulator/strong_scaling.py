@@ -43,7 +43,7 @@ def strong_scaling(scenario: Mapping[str, Any]) -> list[dict[str, Any]]:
     points = []
     for partition in Splitter(space).split(np.arange(space.n_rows)).partitions:
         columns = result_columns(evaluate(partition)[0], partition)
-        for i, row in enumerate(partition.rows):
+        for i, row in enumerate(partition.numbers):
             points.append(
                 {
                     "devices": counts[int(row)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_specs.errors import LlmsimError, Problem, ScenarioError
-from simulator import legality
-from simulator.evaluate import evaluate_totals, result_columns
+from hardware_specs.errors import Problem, ScenarioError
+from simulator.evaluate import evaluate_totals, totals_columns
 from simulator.layer_cache import LayerCache
-from simulator.partition import EXCLUDED_BY_CONDITION, REDUNDANT, Splitter
+from simulator.legal_rows import LegalRows
+from simulator.partition import Splitter
 from simulator.refusals import refusals
+from simulator.result_table import ResultTable
 from simulator.scenario import Scenario
 from simulator.scenario_reading import ABSENT
+from simulator.shared_columns import dense
 from simulator.space import Space, space_from
-from simulator.variants import Variants
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 FITS, DOES_NOT_FIT = "fits", "peak_bytes is above capacity_bytes"
-CHUNK_ROWS = 32_768
-OTHER_EXCLUSIONS = {EXCLUDED_BY_CONDITION: "where does not hold", REDUNDANT: "repeats another plan"}
+CHUNK_ROWS = 262_144
+FIRST_ROWS = 2**22
 
 
 @dataclass(slots=True)
@@ -62,7 +63,7 @@ class SweepResult:
         out: dict[str, NDArray[Any]] = {}
         for i, axis in enumerate(self.space.axes):
             for key, values in zip(axis.keys, axis.values, strict=True):
-                out[key] = _value_array(values)[positions[i]]
+                out[key] = value_array(values)[positions[i]]
         return out
 
     def metadata(self) -> dict[str, Any]:
@@ -91,7 +92,7 @@ class SweepResult:
         return frame
 
 
-def _value_array(values: Any) -> NDArray[Any]:
+def value_array(values: Any) -> NDArray[Any]:
     """Axis values as an array: numbers and booleans as such, mappings and lists as JSON text."""
     if isinstance(values, np.ndarray):
         return values
@@ -105,40 +106,6 @@ def _value_array(values: Any) -> NDArray[Any]:
     # A column of a file has one type: text, where the values are not all numbers.
     texts = [v if isinstance(v, str) or v is None or v is ABSENT else json.dumps(v) for v in values]
     return np.array([None if v is ABSENT else v for v in texts], dtype=object)
-
-
-def _consistent(splitter: Splitter, rows: IndexArray, excluded: dict[str, int]) -> IndexArray:
-    """Rows whose model and system hold together; single values were checked before, combinations are here."""
-    variants = splitter.variants
-    for name, group in (("model is consistent", variants.models), ("system is consistent", variants.systems)):
-        if len(group.axes) < 2 and not _checked_by_type_only(group.axes, splitter.space):
-            continue
-        codes = np.broadcast_to(group.codes(splitter.space.positions(rows)), rows.shape)
-        wrong = [int(code) for code in np.unique(codes) if not _resolves(group, int(code))]
-        if wrong:
-            left_out = np.isin(codes, wrong)
-            excluded[name] = excluded.get(name, 0) + int(left_out.sum())
-            rows = rows[~left_out]
-    return rows
-
-
-def _checked_by_type_only(axes: Sequence[int], space: Space) -> bool:
-    """Whether an axis holds single shapes of a model, of which the input checks see one at a time."""
-    return any(key.startswith("model.") for i in axes for key in space.axes[i].keys)
-
-
-def _resolves(group: Variants[Any], code: int) -> bool:
-    try:
-        group.get(code)
-    except LlmsimError:
-        return False
-    return True
-
-
-def _count_broken(excluded: dict[str, int], broken: NDArray[np.intp]) -> None:
-    for number, count in zip(*np.unique(broken[broken != -1], return_counts=True), strict=True):
-        name = OTHER_EXCLUSIONS.get(int(number)) or legality.RULES[int(number)].name
-        excluded[name] = excluded.get(name, 0) + int(count)
 
 
 def run_space(
@@ -168,30 +135,43 @@ def run_space(
     ScenarioError, SpecError
         If a value of an axis does not resolve.
     """
-    splitter = Splitter(space)
-    n = space.n_rows
-    cache = LayerCache()
-    rows: list[IndexArray] = []
-    parts: list[dict[str, FloatArray]] = []
-    result = SweepResult(space=space, rows=np.zeros(0, dtype=np.int64), columns={})
-    for start in range(0, n, CHUNK_ROWS):
-        chunk = _consistent(splitter, np.arange(start, min(start + CHUNK_ROWS, n)), result.excluded)
-        split = splitter.split(chunk)
-        _count_broken(result.excluded, split.broken)
-        for partition in split.partitions:
-            columns = result_columns(evaluate_totals(partition, cache), partition)
-            chosen = slice(None) if keep is None else np.flatnonzero(keep(columns))
-            rows.append(partition.rows[chosen])
-            parts.append({name: np.array(values[chosen]) for name, values in columns.items()})
+    return run_rows(Splitter(space), LayerCache(), 0, space.n_rows, progress=progress, keep=keep)
+
+
+def run_rows(
+    splitter: Splitter,
+    cache: LayerCache,
+    start: int,
+    stop: int,
+    *,
+    progress: Callable[[int], None] | None = None,
+    keep: Callable[[dict[str, FloatArray]], NDArray[np.bool_]] | None = None,
+) -> SweepResult:
+    """As :func:`run_space` for the rows whose numbers are in [start, stop); raises the same errors.
+
+    ``splitter`` is of the space, ``cache`` holds the blocks that earlier ranges have evaluated.
+    """
+    legal, before = LegalRows(splitter), cache.n_evaluated
+    table = ResultTable(min(stop - start, FIRST_ROWS))
+    for partition in legal.partitions(start, stop, CHUNK_ROWS):
+        columns = totals_columns(evaluate_totals(partition, cache, splitter), partition)
+        if keep is None:
+            table.add(partition.numbers, columns)
+        else:
+            n = partition.rows.n
+            whole = {name: np.broadcast_to(dense(values), (n,)) for name, values in columns.items()}
+            chosen = np.flatnonzero(keep(whole))
+            table.add(partition.numbers[chosen], {name: values[chosen] for name, values in whole.items()})
         if progress is not None:
-            progress(min(start + CHUNK_ROWS, n))
-    result.n_layers_evaluated = cache.n_evaluated
-    if rows:
-        result.rows = np.concatenate(rows)
-        order = np.argsort(result.rows, kind="stable")
-        result.rows = result.rows[order]
-        result.columns = {name: np.concatenate([p[name] for p in parts])[order] for name in parts[0]}
-    return result
+            progress(int(partition.numbers[-1]) + 1 - start)
+    rows, columns = table.finished()
+    return SweepResult(
+        space=splitter.space,
+        rows=rows,
+        columns=columns,
+        excluded=legal.excluded,
+        n_layers_evaluated=cache.n_evaluated - before,
+    )
 
 
 def explain_empty(space: Space, excluded: Mapping[str, int]) -> ScenarioError:

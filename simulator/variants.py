@@ -54,7 +54,7 @@ class Variants(Generic[T]):
     def __post_init__(self) -> None:
         self.axes = [i for i, axis in enumerate(self.space.axes) if any(self.owns(k) for k in axis.keys)]
 
-    def codes(self, positions: Sequence[IndexArray]) -> IndexArray:
+    def codes(self, positions: Sequence[IndexArray] | Mapping[int, IndexArray]) -> IndexArray:
         """Code of each row, length one where no axis touches the group."""
         code = np.zeros(1, dtype=np.int64)
         for i in self.axes:

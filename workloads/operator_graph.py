@@ -62,8 +62,10 @@ Extent = tuple[Dim, ...]
 
 
 def dim(label: str, size: ArrayLike) -> Extent:
-    """Return the extent with a single part; ``size`` becomes a float64 array of at least one element."""
-    return (Dim(label, np.atleast_1d(np.asarray(size, dtype=np.float64))),)
+    """Return the extent with a single part; a plain number becomes a float64 array of one element."""
+    # A column of the engine stays what it is: it may hold fewer values than it has rows.
+    array: FloatArray = np.full(1, float(size)) if isinstance(size, (int, float)) else np.atleast_1d(size)
+    return (Dim(label, array),)
 
 
 def length(extent: Extent) -> FloatArray:

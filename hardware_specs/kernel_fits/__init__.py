@@ -5,9 +5,10 @@ from __future__ import annotations
 from hardware_specs.kernel_fits.attention import DecodeAttentionFit, PrefillAttentionFit
 from hardware_specs.kernel_fits.evidence import FitEvidence
 from hardware_specs.kernel_fits.families import OPTIONAL, SIBLINGS, KernelFamily, KernelFits
+from hardware_specs.kernel_fits.gemm import GemmFit
 from hardware_specs.kernel_fits.grouped_gemm import GroupedGemmFit
 from hardware_specs.kernel_fits.moe import MoeDispatchFit
-from hardware_specs.kernel_fits.roofline import RooflineFit
+from hardware_specs.kernel_fits.quantise import QuantiseFit
 from hardware_specs.kernel_fits.scan import ScanFit
 from hardware_specs.kernel_fits.streaming import StreamingFit
 
@@ -16,12 +17,13 @@ __all__ = [
     "SIBLINGS",
     "DecodeAttentionFit",
     "FitEvidence",
+    "GemmFit",
     "GroupedGemmFit",
     "KernelFamily",
     "KernelFits",
     "MoeDispatchFit",
     "PrefillAttentionFit",
-    "RooflineFit",
+    "QuantiseFit",
     "ScanFit",
     "StreamingFit",
 ]

@@ -85,6 +85,7 @@ class DecodeAttentionFit(FitEvidence):
     group_limit: AtLeastOne = Field(
         default=1e9, description="query heads per key head up to which they share one reading of the cache"
     )
+    split_limit: AtLeastOne = Field(default=128.0, description="most parts that a cache is split into")
 
     @classmethod
     def ideal(cls) -> dict[str, float]:
@@ -103,4 +104,5 @@ class DecodeAttentionFit(FitEvidence):
             "regroup_s": 0.0,
             "kv_tile": 1.0,
             "group_limit": 1e9,
+            "split_limit": 128.0,
         }

@@ -9,9 +9,10 @@ from hardware_specs.errors import Problem
 from hardware_specs.figure import Spec
 from hardware_specs.kernel_fits.attention import DecodeAttentionFit, PrefillAttentionFit
 from hardware_specs.kernel_fits.evidence import FitEvidence
+from hardware_specs.kernel_fits.gemm import GemmFit
 from hardware_specs.kernel_fits.grouped_gemm import GroupedGemmFit
 from hardware_specs.kernel_fits.moe import MoeDispatchFit
-from hardware_specs.kernel_fits.roofline import RooflineFit
+from hardware_specs.kernel_fits.quantise import QuantiseFit
 from hardware_specs.kernel_fits.scan import ScanFit
 from hardware_specs.kernel_fits.streaming import StreamingFit
 from hardware_specs.schema import DType
@@ -34,6 +35,7 @@ KernelFamily = Literal[
     "softmax",
     "embedding",
     "optimizer",
+    "quantise",  # activations into the narrower type of a product
     "scan",  # of state-space layers and linear attention
     "grouped_matmul",  # one product for each expert of a mixture that has rows
     "moe_dispatch",  # sorting rows to experts, the experts' activation, the weighted sum
@@ -45,7 +47,7 @@ SIBLINGS: dict[str, KernelFamily] = {
     "mla_decode": "attention_decode",
 }
 # Families that a calibration may leave out: the default calibration has them, and few models need them.
-OPTIONAL: tuple[KernelFamily, ...] = ("scan", "grouped_matmul", "moe_dispatch")
+OPTIONAL: tuple[KernelFamily, ...] = ("quantise", "scan", "grouped_matmul", "moe_dispatch")
 
 # Number formats with scales or packed weights, whose kernels are not those of the plain type.
 NumberFormat = Literal[
@@ -63,8 +65,8 @@ ByDtype = dict[DType | NumberFormat | Literal["any"], F]
 class KernelFits(Spec):
     """Coefficients by kernel family and dtype; ``any`` stands for every dtype."""
 
-    matmul: ByDtype[RooflineFit] = {}
-    batched_matmul: ByDtype[RooflineFit] = {}
+    matmul: ByDtype[GemmFit] = {}
+    batched_matmul: ByDtype[GemmFit] = {}
     attention_prefill: ByDtype[PrefillAttentionFit] = {}
     attention_decode: ByDtype[DecodeAttentionFit] = {}
     mla_prefill: ByDtype[PrefillAttentionFit] = {}
@@ -77,6 +79,7 @@ class KernelFits(Spec):
     softmax: ByDtype[StreamingFit] = {}
     embedding: ByDtype[StreamingFit] = {}
     optimizer: ByDtype[StreamingFit] = {}
+    quantise: ByDtype[QuantiseFit] = {}
     scan: ByDtype[ScanFit] = {}
     grouped_matmul: ByDtype[GroupedGemmFit] = {}
     moe_dispatch: ByDtype[MoeDispatchFit] = {}

@@ -21,6 +21,15 @@ def emit(text: str) -> None:
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
+def emit_wrapped(text: str, indent: str = "  ") -> None:
+    """Write a sentence to standard output, broken at the width of the terminal."""
+    import textwrap
+
+    from rich.console import Console
+
+    emit(textwrap.fill(text, Console().width, subsequent_indent=indent))
+
+
 def display(renderable: Any) -> None:
     """Print a table of rich."""
     from rich.console import Console

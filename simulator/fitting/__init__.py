@@ -8,9 +8,9 @@ from simulator.fitting.calibrate import TASKS, DeviceFit, calibrate_device
 from simulator.fitting.defaults import derived_files
 from simulator.fitting.devices import MEASURED_DEVICES, MeasuredDevice
 from simulator.fitting.fit_collectives import MeasuredFabric, fit_algorithms
-from simulator.fitting.fit_kernels import FittedKernel, fit_kernel
+from simulator.fitting.fit_gemm import FittedGemm, fit_gemm_rows
 from simulator.fitting.measured_collectives import CollectiveRows
-from simulator.fitting.rows import KernelRows
+from simulator.fitting.samples import KernelSamples
 from simulator.fitting.write_calibration import CalibrationFile, calibration_file, write_calibration
 
 __all__ = [
@@ -19,14 +19,14 @@ __all__ = [
     "CalibrationFile",
     "CollectiveRows",
     "DeviceFit",
-    "FittedKernel",
-    "KernelRows",
+    "FittedGemm",
+    "KernelSamples",
     "MeasuredDevice",
     "MeasuredFabric",
     "calibrate_device",
     "calibration_file",
     "derived_files",
     "fit_algorithms",
-    "fit_kernel",
+    "fit_gemm_rows",
     "write_calibration",
 ]

@@ -22,8 +22,6 @@ from simulator.fitting.error_tables import (
     error_table,
     layer_table,
 )
-from simulator.fitting.fit_kernels import fit_kernel
-from simulator.fitting.measured_kernels import layer_matmul_rows, matmul_rows
 from simulator.fitting.stack_files import stack_files
 from simulator.fitting.write_calibration import calibration_file, write_calibration
 
@@ -56,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for table in (coefficient_table(fit), comparison_table(fit), error_table(fit)):
             sys.stdout.write("\n".join(table) + "\n\n")
     for device in MEASURED_DEVICES:
-        serving = fit_kernel(matmul_rows(options.measurements, device, "bf16"), source="serving stacks alone")
-        own = fit_kernel(layer_matmul_rows(options.measurements, device), source="layer_ops alone")
+        of_task = {fit.task: fit.products[0].fitted for fit in fits if fit.device is device}
+        serving, own = of_task["inference"], of_task["training"]
         sys.stdout.write("\n".join(layer_table(options.measurements, device, serving, own)) + "\n\n")
     for fitted in eager:
         sys.stdout.write("\n".join(eager_table(fitted)) + "\n\n")

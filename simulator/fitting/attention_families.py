@@ -17,6 +17,9 @@ __all__ = ["attention_families", "fit_attention_of"]
 # Training starts at about 1024 tokens; shorter prompts, limited by latency, would bend the curve.
 TRAINING_SHORTEST = 512
 PHASES = ("prefill", "decode")
+# Latent attention of several stacks: vLLM's is launched from the host, in 0.1 ms and more, and SGLang's prompts attend
+# to latent vectors, others to keys of each head.
+LATENT_STACKS = {"prefill": ("trtllm",), "decode": ("sglang", "trtllm")}
 # Type of the products and of the cache.
 TYPES = (("bf16", "bf16"), ("fp8", "fp8"), ("bf16", "fp8"))
 
@@ -25,6 +28,8 @@ def _wanted(
     device: str, phase: str, dtype: str, kv_dtype: str, stacks: Sequence[str], latent: bool
 ) -> AttentionRows:
     of = next(d for d in ATTENTION_DEVICES if d.table == device)
+    if latent and len(stacks) > 1:
+        stacks = LATENT_STACKS[phase]
     return AttentionRows(
         device=of, phase=phase, dtype=dtype, kv_dtype=kv_dtype, stacks=tuple(stacks), latent=latent
     )

@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from hardware_specs.calibration import Task
-from hardware_specs.kernel_fits import FitEvidence
 from simulator.fitting.attention_families import attention_families, fit_attention_of
 from simulator.fitting.devices import MeasuredDevice
 from simulator.fitting.fit_attention import FittedAttention
-from simulator.fitting.fit_families import FittedRows, fit_matmuls, stack_names
-from simulator.fitting.fit_kernels import as_evidence
 from simulator.fitting.fit_moe import moe_families
 from simulator.fitting.fit_streaming import FittedStreaming, fit_streaming_families
+from simulator.fitting.product_families import FittedProducts, fit_products, product_families, stack_names
 from simulator.fitting.rows import Families
 
 __all__ = ["TASKS", "DeviceFit", "calibrate_device"]
@@ -41,8 +39,8 @@ class DeviceFit:
         Software of the rows.
     kernels : mapping of family to mapping of dtype to FitEvidence
         As in a calibration file.
-    evidence : tuple of FittedRows
-        Fits on rows of their own, in the order of fitting.
+    products : tuple of FittedProducts
+        Fits of matrix products with their rows, bf16 first.
     attention : tuple of FittedAttention
         The same of attention.
     streaming : tuple of FittedStreaming
@@ -53,7 +51,7 @@ class DeviceFit:
     task: Task
     stack: str
     kernels: Families
-    evidence: tuple[FittedRows, ...]
+    products: tuple[FittedProducts, ...]
     attention: tuple[FittedAttention, ...]
     streaming: tuple[FittedStreaming, ...]
 
@@ -61,21 +59,6 @@ class DeviceFit:
     def name(self) -> str:
         """Name of the calibration, such as ``a100-sxm-pytorch``."""
         return f"{self.device.name}-{STACK_SUFFIX[self.task]}"
-
-
-def _borrowed(fit: FitEvidence, why: str) -> FitEvidence:
-    return type(fit).of(fit.coefficients(), basis="assumed", source=why)
-
-
-def _products(fitted: list[FittedRows], device: MeasuredDevice) -> Families:
-    fits: dict[str, FitEvidence] = {item.dtype: as_evidence(item.fit, item.rows) for item in fitted}
-    wide = fits["bf16"]
-    fits["fp16"] = wide.model_copy(update={"source": f"as bf16, same units and rate: {wide.source}"})
-    fits["any"] = _borrowed(wide, "coefficients of bf16; no row of another type")
-    fits["tf32"] = _borrowed(wide, "coefficients of bf16; no row with TF32")
-    if "int8" in device.peak_flop_per_s and "int8" not in fits:
-        fits["int8"] = _borrowed(fits["fp8"], "coefficients of fp8, same rate; no row with int8")
-    return {"matmul": fits}
 
 
 def _streaming(fitted: Sequence[FittedStreaming]) -> Families:
@@ -107,22 +90,22 @@ def calibrate_device(folder: Path, device: MeasuredDevice, task: Task) -> Device
         Without scipy or pyarrow (the ``calibrate`` extra).
     """
     streaming = fit_streaming_families(folder, device, task)
-    matmuls = fit_matmuls(folder, device, task, streaming[0].fit)
+    products = fit_products(folder, device, task)
     attention = fit_attention_of(folder, device.kernel_table, ATTENTION_STACKS, task)
     kernels: Families = {
-        **_products(matmuls, device),
+        **product_families(products),
         **attention_families(attention),
         **_streaming(streaming),
         **moe_families(folder, device.kernel_table, task),
     }
-    software = stack_names(matmuls[0].rows)
+    software = stack_names(products[0].fitted.samples)
     attention_software = ", ".join(str(name) for name in np.unique(attention[0].samples.stack))
     return DeviceFit(
         device=device,
         task=task,
         stack=f"matmul: {software}; attention: {attention_software}",
         kernels=kernels,
-        evidence=tuple(matmuls),
+        products=tuple(products),
         attention=tuple(attention),
         streaming=tuple(streaming),
     )

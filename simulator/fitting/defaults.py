@@ -1,11 +1,10 @@
 """Coefficients of devices that were not measured, by a stated rule from those that were.
 
 Kernels: geometric mean over the measured devices and both tasks for efficiencies and sharpness, arithmetic
-mean for fixed costs. Where a best matmul was published for the device (maximum over shapes, PyTorch), the
-compute efficiency of the matmul is H100's, times the ratio of the two published fractions of the peak, and
-the rest is H100's.
-Efficiencies that nobody measured do not transfer well across generations: expect
-12 to 23 % per kernel.
+mean for fixed costs; attention as if units did not matter, since theirs are others. Where a best matmul was
+published for the device (maximum over shapes, PyTorch), the compute efficiency of the matmul is H100's, times
+the ratio of the two published fractions of the peak, and the rest is H100's. Efficiencies that nobody measured do
+not transfer well across generations: expect 12 to 23 % per kernel.
 """
 
 from __future__ import annotations
@@ -16,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hardware_specs.kernel_fits import FitEvidence
+from hardware_specs import load_accelerator
+from hardware_specs.kernel_fits import DecodeAttentionFit, FitEvidence, PrefillAttentionFit
 from simulator.fitting.calibrate import TASKS, DeviceFit
-from simulator.fitting.devices import H100
+from simulator.fitting.devices import H100, MeasuredDevice
 from simulator.fitting.robust_fit import significant
 from simulator.fitting.rows import Families
 from simulator.fitting.write_calibration import CalibrationFile
@@ -26,6 +26,9 @@ from simulator.fitting.write_calibration import CalibrationFile
 __all__ = ["DERIVED_DEVICES", "DerivedDevice", "best_matmul_fraction", "derived_files"]
 
 MEAN_RULE = "mean of both tasks' calibrations of a100-sxm and h100-sxm; nothing was measured on this device"
+COARSEST = ("row_step", "least_rows")  # a mean of steps is no step
+FACTS = ("query_tile", "kv_tile", "packs_groups", "group_limit", "split_limit")
+FLOP_PER_SCORE = 4.0 * 128.0  # both products at a head of 128
 TABLE_ACCELERATOR = {"h100-sxm": "NVIDIA H100 SXM", "b200-sxm": "NVIDIA B200 SXM", "mi300x": "AMD MI300X"}
 TABLE_DTYPE = {"bf16": "bf16", "fp8": "fp8_e4m3"}
 
@@ -71,20 +74,50 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _mean_fit(fits: Sequence[FitEvidence]) -> FitEvidence:
-    """Geometric mean of shares, arithmetic mean of what may be zero: times, counts and weights."""
+    """Geometric mean of shares, arithmetic mean of what may be zero: times, counts and weights.
+
+    Facts of a kernel, such as a tile, have no mean: the middle one is taken, and of steps the coarsest.
+    """
     means = {}
     for name in type(fits[0]).coefficient_names():
         values = [getattr(f, name) for f in fits]
-        means[name] = _geometric_mean(values) if name.endswith("_efficiency") else _mean(values)
+        if name in FACTS:
+            means[name] = sorted(values)[len(values) // 2]
+        elif name in COARSEST:
+            means[name] = max(values)
+        else:
+            means[name] = _geometric_mean(values) if name.endswith("_efficiency") else _mean(values)
     return type(fits[0]).of(means, basis="assumed", source=MEAN_RULE)
+
+
+def _without_units(fit: FitEvidence, device: MeasuredDevice) -> FitEvidence:
+    """Attention as if units did not matter: other devices have other units, some of them two.
+
+    The clocks that a unit spends per score become part of the compute efficiency, at a usual head; any unit can
+    stream from the whole memory, and tasks cost nothing.
+    """
+    if isinstance(fit, PrefillAttentionFit):
+        board = load_accelerator(device.applies_to[0])
+        per_clock = board.matmul_flop_per_unit_clock["bf16"].value
+        softmax = fit.score_clocks * per_clock / FLOP_PER_SCORE
+        efficiency = significant(1.0 / (1.0 / fit.compute_efficiency + softmax))
+        return fit.model_copy(
+            update={"compute_efficiency": efficiency, "score_clocks": 0.0, "mask_clocks": 0.0}
+        )
+    if isinstance(fit, DecodeAttentionFit):
+        return fit.model_copy(update={"stream_fraction": 1.0, "task_s": 0.0, "row_tile_s": 0.0})
+    return fit
 
 
 def _mean_families(fits: Sequence[DeviceFit]) -> Families:
     families: Families = {}
     for family in fits[0].kernels:
-        having = [f.kernels[family] for f in fits if family in f.kernels]
-        shared = set.intersection(*(set(by_dtype) for by_dtype in having))
-        families[family] = {d: _mean_fit([by_dtype[d] for by_dtype in having]) for d in sorted(shared)}
+        having = [f for f in fits if family in f.kernels]
+        shared = set.intersection(*(set(f.kernels[family]) for f in having))
+        families[family] = {
+            d: _mean_fit([_without_units(f.kernels[family][d], f.device) for f in having])
+            for d in sorted(shared)
+        }
     return families
 
 

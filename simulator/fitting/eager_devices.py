@@ -6,32 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from hardware_specs import load_accelerator
 from hardware_specs.kernel_fits import FitEvidence, StreamingFit
 from simulator.fitting.calibrate import TASKS
 from simulator.fitting.devices import A100, A100_PCIE
+from simulator.fitting.fit_gemm import FREE, REREADS, RESIDENT, FittedGemm, fit_gemm_rows
 from simulator.fitting.fit_streaming import FittedStreaming, borrowed, fit_eager, fit_layers
-from simulator.fitting.measured_kernels import read_table
-from simulator.fitting.robust_fit import Free, significant
-from simulator.fitting.samples import KernelSamples, fit_samples
+from simulator.fitting.measured_gemm import gemm_samples
+from simulator.fitting.robust_fit import significant
 from simulator.fitting.write_calibration import CalibrationFile
-from simulator.kernels.size_classes import matmul_class
 
-__all__ = ["EAGER_DEVICES", "EagerDevice", "EagerFit", "eager_file", "fit_eager_device", "product_samples"]
+__all__ = ["EAGER_DEVICES", "EagerDevice", "EagerFit", "eager_file", "fit_eager_device"]
 
-FP32_BYTES = 4.0
 STACK = "eager PyTorch 2.1, fp32 without TF32"
 # What is not measured in eager fp32 comes from the mean of the other calibrations, or from a similar kernel.
 FROM_DEFAULT = ("attention_prefill", "attention_decode", "embedding")
 LIKE: Mapping[str, str] = {"rms_norm": "layer_norm", "rotary": "pointwise", "optimizer": "pointwise"}
-PRODUCT = (
-    Free(name="compute_efficiency", start=(0.7,), lower=0.01, upper=1.0),
-    Free(name="memory_efficiency", start=(0.7,), lower=0.01, upper=1.0),
-    Free(name="fixed_s", start=(5e-6, 40e-6), lower=0.0, upper=100e-6, scale=1e-6),
-    Free(name="sharpness", start=(1.3, 3.0, 8.0), lower=1.0, upper=12.0),
-)
+# The start and end of a tile and partial sums take longer on vector units; host work hides behind neither.
+PRODUCT = (*FREE, REREADS, RESIDENT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,69 +85,8 @@ class EagerFit:
     """Coefficients of one device by family, with the samples behind the fitted ones."""
 
     device: EagerDevice
-    products: Mapping[str, FitEvidence]
-    product_samples: Mapping[str, KernelSamples]
+    products: Mapping[str, FittedGemm]
     streaming: tuple[FittedStreaming, ...]
-
-
-def product_samples(folder: Path, device: EagerDevice, family: str) -> KernelSamples:
-    """fp32 products of ``kernels_gemm``: linear layers (whole (n, k) pairs held out) or batched ones (m, n, k).
-
-    Parameters
-    ----------
-    folder : Path
-        Where the tables are.
-    device : EagerDevice
-        Whose rows.
-    family : str
-        "matmul" or "batched_matmul".
-
-    Returns
-    -------
-    KernelSamples
-        With sizes, counted work and the catalog's figures of the device.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the table is missing.
-    """
-    version = {"matmul": "linear", "batched_matmul": "bmm"}[family]
-    frame = read_table(folder, "kernels_gemm")
-    frame = frame[(frame.device == device.table) & (frame.dtype == "fp32") & (frame.version == version)]
-    batch, m, n, k, latency = (
-        frame[name].to_numpy(dtype=np.float64) for name in ("batch", "m", "n", "k", "latency_us")
-    )
-    board = load_accelerator(device.accelerator)
-    units, clock = board.units.value, board.clock.value
-    figures = {
-        "units": units,
-        "clock_hz": clock,
-        "peak_flop_per_s": units * clock * board.matmul_flop_per_unit_clock["fp32"].value,
-        "bandwidth_bytes_per_s": board.memory_bandwidth.value,
-        "operand_bytes": FP32_BYTES,
-    }
-    shapes = zip(m, n, k, strict=True)
-    groups = [f"{b:.0f}x{c:.0f}" if family == "matmul" else f"{a:.0f}x{b:.0f}x{c:.0f}" for a, b, c in shapes]
-    return KernelSamples(
-        family=family,
-        inputs={
-            "batch": batch,
-            "m": m,
-            "n": n,
-            "k": k,
-            "flop": 2.0 * batch * m * n * k,
-            "moved_bytes": FP32_BYTES * batch * (m * k + k * n + m * n),
-            **{name: np.full_like(m, value) for name, value in figures.items()},
-        },
-        measured_s=latency * 1e-6,
-        stack=(frame.framework + "-" + frame.version).to_numpy(dtype=np.str_),
-        size_class=matmul_class(batch, m, n, k),
-        group=np.array(groups, dtype=np.str_),
-        other_s=np.zeros_like(m),
-        rounding_s=np.zeros_like(m),
-        row=frame.index.to_numpy(dtype=np.int64),
-    )
 
 
 def fit_eager_device(folder: Path, device: EagerDevice) -> EagerFit:
@@ -179,10 +110,15 @@ def fit_eager_device(folder: Path, device: EagerDevice) -> EagerFit:
     FileNotFoundError
         If a table is missing.
     """
-    samples = {family: product_samples(folder, device, family) for family in ("matmul", "batched_matmul")}
     source = f"kernels_gemm, {device.table}: {STACK}"
     products = {
-        family: fit_samples(rows, PRODUCT, fixed={}, source=source) for family, rows in samples.items()
+        family: fit_gemm_rows(
+            gemm_samples(folder, device.accelerator, "fp32", family=family),
+            source=source,
+            fixed={},
+            free=PRODUCT,
+        )
+        for family in ("matmul", "batched_matmul")
     }
     measured_on = next(d for d in EAGER_DEVICES if d.table == device.streaming_table)
     bandwidth = load_accelerator(measured_on.accelerator).memory_bandwidth.value
@@ -199,7 +135,7 @@ def fit_eager_device(folder: Path, device: EagerDevice) -> EagerFit:
         )
         for item in fit_eager(folder, device.streaming_table, bandwidth)
     )
-    return EagerFit(device=device, products=products, product_samples=samples, streaming=streaming)
+    return EagerFit(device=device, products=products, streaming=streaming)
 
 
 def _launched(fit: StreamingFit, device: EagerDevice, fixed_s: float) -> StreamingFit:
@@ -213,7 +149,7 @@ def _launched(fit: StreamingFit, device: EagerDevice, fixed_s: float) -> Streami
 def eager_file(fit: EagerFit, default: CalibrationFile) -> CalibrationFile:
     """The calibration file of a device; what eager fp32 rows do not tell comes from ``default``."""
     kernels: dict[str, dict[str, FitEvidence]] = {
-        family: {"fp32": product, "any": _unmeasured(product)} for family, product in fit.products.items()
+        family: {"fp32": item.gemm, "any": _unmeasured(item.gemm)} for family, item in fit.products.items()
     }
     streaming = {item.family: item.fit for item in fit.streaming}
     kernels |= {family: {"any": value} for family, value in streaming.items()}

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
-
-from hardware_specs.kernel_fits import FitEvidence
+from hardware_specs.kernel_fits import FitEvidence, GemmFit, QuantiseFit
 from simulator.fitting.calibrate import DeviceFit
 from simulator.fitting.devices import MeasuredDevice
 from simulator.fitting.eager_devices import EagerFit
-from simulator.fitting.fit_families import FittedRows
-from simulator.fitting.fit_kernels import Coefficients, ErrorLine, FittedKernel, error_lines
+from simulator.fitting.error_lines import ErrorLine, error_lines
+from simulator.fitting.fit_gemm import FittedGemm, gemm_seconds
 from simulator.fitting.layer_sums import layer_rows, stack_factor
 
 __all__ = ["coefficient_table", "comparison_table", "eager_table", "error_table", "layer_table"]
 
-MAXIMUM = 200.0  # a sharpness that is as good as taking the maximum
-ROOFLINES = {"datasheet": (1.0, 1.0, 0.0, MAXIMUM), "x0.7/x0.8": (0.7, 0.8, 0.0, MAXIMUM)}
+DATASHEET = {**GemmFit.ideal(), **{f"quantise.{name}": v for name, v in QuantiseFit.ideal().items()}}
+POPULAR = {**DATASHEET, "compute_efficiency": 0.7, "memory_efficiency": 0.8}
+ROOFLINES = {"datasheet": DATASHEET, "x0.7/x0.8": POPULAR, "the same + 3 us": {**POPULAR, "fixed_s": 3e-6}}
 
 
 def _percent(value: float) -> str:
@@ -57,12 +55,10 @@ def error_table(fit: DeviceFit) -> list[str]:
         f"{'family':18} {'dtype':6} {'stack':32} {'class':8} {'':8} {'rows':>5} {'MAPE %':>7} {'bias %':>7}"
     )
     lines = [f"{fit.name}: errors", head]
-    for item in fit.evidence:
-        prefix = f"{item.family:18} {item.dtype:6}"
-        lines += _error_lines(prefix, error_lines(item.rows, item.fit.coefficients, item.fit.blind))
-        lines += _error_lines(
-            prefix, error_lines(item.rows, item.fit.coefficients, item.fit.blind, by_stack=False)
-        )
+    for item in fit.products:
+        prefix, predicted = f"{'matmul':18} {item.dtype:6}", item.fitted.predicted_s()
+        lines += _error_lines(prefix, error_lines(item.fitted.samples, predicted))
+        lines += _error_lines(prefix, error_lines(item.fitted.samples, predicted, by_stack=False))
     for family, by_dtype in fit.kernels.items():
         if family != "matmul":
             lines += [_fit_errors(family, dtype, kernel) for dtype, kernel in by_dtype.items() if kernel.rows]
@@ -74,10 +70,10 @@ def _fit_errors(family: str, dtype: str, fit: FitEvidence) -> str:
     return f"{family:18} {dtype:6} rows {fit.rows}  {classes}"
 
 
-def _score(item: FittedRows, values: Coefficients) -> list[str]:
-    """MAPE and bias over fitted and left-out rows together, each stack with the same weight."""
-    together = replace(item.rows, left_out=np.zeros_like(item.rows.left_out))
-    found = {line.size_class: line for line in error_lines(together, values, by_stack=False)}
+def _score(fitted: FittedGemm, coefficients: Mapping[str, float]) -> list[str]:
+    """MAPE and bias over left-out rows, each stack with the same weight."""
+    lines = error_lines(fitted.samples, gemm_seconds(fitted.samples, coefficients), by_stack=False)
+    found = {line.size_class: line for line in lines if line.left_out}
     return [_cell(found.get(name)) for name in ("large", "prefill", "middle", "decode")]
 
 
@@ -86,23 +82,21 @@ def _cell(line: ErrorLine | None) -> str:
 
 
 def comparison_table(fit: DeviceFit) -> list[str]:
-    """Lines that set datasheet roofline, x0.7/x0.8 and this fit side by side: MAPE and bias [%]."""
-    head = (
-        f"{'family':18} {'dtype':6} {'model':10} {'large':>15} {'prefill':>15} {'middle':>15} {'decode':>15}"
-    )
-    lines = [f"{fit.name}: rooflines and the fit, MAPE (bias) %", head]
-    for item in fit.evidence:
-        for name, values in (*ROOFLINES.items(), ("fit", item.fit.coefficients)):
-            lines.append(f"{item.family:18} {item.dtype:6} {name:10} " + " ".join(_score(item, values)))
+    """Lines that set rooflines and this fit of products side by side on left-out rows: MAPE and bias [%]."""
+    head = f"{'dtype':6} {'model':16} {'large':>15} {'prefill':>15} {'middle':>15} {'decode':>15}"
+    lines = [f"{fit.name}: rooflines and the fit of products, left-out rows, MAPE (bias) %", head]
+    for item in fit.products:
+        for name, values in (*ROOFLINES.items(), ("fit", item.fitted.coefficients)):
+            known = {k: v for k, v in values.items() if item.fitted.quantise or not k.startswith("quantise.")}
+            lines.append(f"{item.dtype:6} {name:16} " + " ".join(_score(item.fitted, known)))
     return lines
 
 
-def layer_table(folder: Path, device: MeasuredDevice, serving: FittedKernel, own: FittedKernel) -> list[str]:
+def layer_table(folder: Path, device: MeasuredDevice, serving: FittedGemm, own: FittedGemm) -> list[str]:
     """Lines with errors of layer sums [%]: products of serving stacks, the same with one factor, and its own."""
-    names = ("compute_efficiency", "memory_efficiency", "fixed_s", "sharpness")
     rows = layer_rows(folder, device)
-    found = stack_factor(rows, dict(zip(names, serving.coefficients, strict=True)))
-    kept = stack_factor(rows, dict(zip(names, own.coefficients, strict=True)))
+    found = stack_factor(rows, serving.coefficients)
+    kept = stack_factor(rows, own.coefficients)
     shown = {
         "products of serving stacks": found.unscaled,
         f"with compute efficiency x {found.factor:g}": found.fitted,
@@ -118,7 +112,10 @@ def layer_table(folder: Path, device: MeasuredDevice, serving: FittedKernel, own
 def eager_table(fit: EagerFit) -> list[str]:
     """Lines with coefficients and errors [%] of a device's eager fp32 kernels, fitted and left-out rows apart."""
     lines = [f"{fit.device.name}: coefficients, and MAPE % by size class"]
-    found = {**fit.products, **{item.family: item.fit for item in fit.streaming}}
+    found: dict[str, FitEvidence] = {
+        **{family: item.gemm for family, item in fit.products.items()},
+        **{item.family: item.fit for item in fit.streaming},
+    }
     for family, kernel in found.items():
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in kernel.coefficients().items())
         errors = "  ".join(f"{name} {_percent(value).strip()}" for name, value in kernel.error.items())

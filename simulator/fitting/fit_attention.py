@@ -62,7 +62,8 @@ OPTIONAL: Mapping[str, Free] = {
     "row_tile_s": Free(name="row_tile_s", start=(2e-6,), lower=0.0, upper=20e-6, scale=1e-6),
 }
 UNLIMITED = 1e9
-NEVER_S = 1.0  # a split that costs a second is never made
+LEAST_S, LEAST = 1e-11, 1e-6
+MOST_SPLITS = 128.0
 KV_TILE, SMALL_KV_TILE = 128.0, 32.0
 TENSORRT_GROUP_LIMIT = 32.0  # query heads per key head over which its kernels take each head alone
 
@@ -85,6 +86,16 @@ class FittedAttention:
     dtype: str
     fit: FitEvidence
     samples: KernelSamples
+
+
+def _tidy(fit: FitEvidence) -> FitEvidence:
+    """The same fit with coefficients that ended next to zero set to it: they are below any measurement."""
+    update = {
+        name: 0.0
+        for name, value in fit.coefficients().items()
+        if value < (LEAST_S if name.endswith("_s") else LEAST)
+    }
+    return fit.model_copy(update=update)
 
 
 def _loss(samples: KernelSamples, fit: FitEvidence) -> float:
@@ -123,7 +134,7 @@ def fit_prefill(samples: KernelSamples, *, source: str, basis: Basis = "measured
         fit_samples(samples, free, fixed={**choice, **known}, source=source, basis=basis)
         for choice in PREFILL_CHOICES
     ]
-    return min(fits, key=lambda fit: _loss(samples, fit))
+    return _tidy(min(fits, key=lambda fit: _loss(samples, fit)))
 
 
 def decode_choices(samples: KernelSamples) -> list[DecodeChoice]:
@@ -172,12 +183,13 @@ def fit_decode(samples: KernelSamples, *, source: str, basis: Basis = "measured"
         fixed = {name: 0.0 for name in OPTIONAL if name not in choice.free}
         if not choice.splits:
             free = [f for f in free if not f.name.startswith("split")]
-            fixed |= {"split_s": NEVER_S, "split_step_s": 0.0}
+            fixed |= {"split_s": 0.0, "split_step_s": 0.0}
         fixed |= {"sharpness": DECODE_SHARPNESS, "kv_tile": choice.kv_tile, "group_limit": choice.group_limit}
+        fixed["split_limit"] = MOST_SPLITS if choice.splits else 1.0
         if not latent:
             fixed["compute_efficiency"] = 1.0
         fits.append(fit_samples(samples, free, fixed=fixed, source=source, basis=basis))
-    return min(fits, key=lambda fit: _loss(samples, fit))
+    return _tidy(min(fits, key=lambda fit: _loss(samples, fit)))
 
 
 def fit_attention_rows(folder: Tables, rows: AttentionRows) -> FittedAttention:

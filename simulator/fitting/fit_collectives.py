@@ -10,7 +10,7 @@ import numpy as np
 from hardware_specs import AlgorithmFit
 from simulator.collectives import all_to_all, exchange, stage_message
 from simulator.columns import AlgorithmColumns, FabricColumns, TierColumns
-from simulator.fitting.fit_kernels import ErrorLine
+from simulator.fitting.error_lines import ErrorLine
 from simulator.fitting.measured_collectives import CollectiveRows
 from simulator.fitting.robust_fit import Free, robust_fit, significant
 from simulator.fitting.rows import FloatArray

@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware_specs.schema import AcceleratorSpec
+from simulator.fitting.fit_gemm import QUANTISE, gemm_seconds
 from simulator.fitting.fit_moe import DISPATCH, GROUPED, moe_layer_seconds
+from simulator.fitting.gemm_families import CALIBRATION_TYPES
 from simulator.fitting.measured_attention import AttentionDevice, AttentionRows, attention_samples
+from simulator.fitting.measured_gemm import GEMM_FORMATS, gemm_samples
 from simulator.fitting.measured_moe import MOE_FORMATS, MoeRows, moe_rows
 from simulator.fitting.measured_streaming import EAGER_READS, eager_samples
 from simulator.fitting.rows import BoolArray, FloatArray, TextArray
@@ -116,6 +119,7 @@ def sampled_rows(kind: str, frame: pd.DataFrame, accelerator: AcceleratorSpec) -
     readers = {
         "kernels_attention": _attention,
         "kernels_elementwise": _elementwise,
+        "kernels_gemm": _products,
         "kernels_moe": _experts,
     }
     if kind in readers:
@@ -192,6 +196,39 @@ def _experts(
             left_out=rows.left_out,
             predict=predict,
         )
+
+
+def _products(tables: Frames, accelerator: AcceleratorSpec, places: Places) -> Iterator[SampledRows]:
+    frame = tables["kernels_gemm"]
+    for stack in _distinct(frame, "framework"):
+        for dtype in _distinct(frame, "dtype"):
+            form = GEMM_FORMATS.get(dtype)
+            if form is None:
+                continue
+            for family in ("matmul", "batched_matmul"):
+                try:
+                    samples = gemm_samples(tables, accelerator.name, dtype, (stack,), family=family)
+                except (KeyError, ValueError):
+                    continue  # no such row, or no units for the type
+                yield _of_products(samples, dtype, places)
+
+
+def _of_products(samples: KernelSamples, dtype: str, places: Places) -> SampledRows:
+    quantised = bool(samples.inputs["quantise_bytes"].any())
+
+    def predict(found: Coefficients) -> FloatArray:
+        narrowing = {f"{QUANTISE}{name}": v for name, v in found["quantise"].items()} if quantised else {}
+        return gemm_seconds(samples, {**found[samples.family], **narrowing})
+
+    return SampledRows(
+        families=(samples.family, "quantise") if quantised else (samples.family,),
+        dtype=CALIBRATION_TYPES.get(dtype, dtype),
+        numbers=places[samples.row],
+        measured_s=samples.measured_s,
+        size_class=samples.size_class,
+        left_out=samples.left_out,
+        predict=predict,
+    )
 
 
 def _distinct(frame: pd.DataFrame, column: str) -> Sequence[str]:

@@ -92,6 +92,7 @@ def layer_product_samples(folder: Path, device: MeasuredDevice) -> KernelSamples
         "units": float(device.units),
         "clock_hz": load_accelerator(device.applies_to[0]).clock.value,
         "operand_bytes": FP16_BYTES,
+        "second_operand_bytes": FP16_BYTES,
     }
     return KernelSamples(
         family="matmul",

@@ -30,7 +30,7 @@ __all__ = [
     "stacks_of",
 ]
 
-BYTES = {"bf16": 2.0, "fp8": 1.0}
+BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0}
 WIDE_BYTES = 2.0  # outputs, and queries of single tokens
 SHORTEST_PROMPT = 16  # a prompt of one token is a decode step
 NOT_CLEAN = "suspect_above_hbm_peak"

@@ -58,6 +58,7 @@ class MoeFormat:
 
 MOE_FORMATS: Mapping[str, MoeFormat] = {
     "bf16": MoeFormat(weight_bytes=2.0, operand_bytes=2.0, compute="bf16"),
+    "fp16": MoeFormat(weight_bytes=2.0, operand_bytes=2.0, compute="fp16"),
     "fp8": MoeFormat(weight_bytes=1.0, operand_bytes=1.0, compute="fp8"),
     "fp8_block": MoeFormat(weight_bytes=1.0, operand_bytes=1.0, compute="fp8"),
     "int4_wo": MoeFormat(weight_bytes=0.5 + 2 / 128, operand_bytes=2.0, compute="bf16"),
@@ -225,7 +226,7 @@ def moe_rows(folder: Tables, device: str, dtype: str, *, stack: str = "", kernel
     FileNotFoundError
         If the table is missing.
     KeyError
-        If the device or the format is not known.
+        If the format is not known.
     """
     table = read_table(folder, "kernels_moe")
     chosen = (table.device == device) & (table.dtype == dtype) & table.framework.str.startswith(stack)

@@ -6,7 +6,7 @@ kept apart as a stack of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,12 +14,13 @@ from simulator.fitting.measured_kernels import Tables, read_table
 from simulator.fitting.rows import FloatArray, TextArray
 from simulator.fitting.samples import KernelSamples
 
-__all__ = ["EAGER_READS", "LAYER_FAMILIES", "eager_samples", "layer_samples"]
+__all__ = ["EAGER_BYTES", "EAGER_READS", "LAYER_FAMILIES", "eager_samples", "layer_samples"]
 
 LARGE_S = 100e-6  # above this the fixed cost is a few percent
 SMALL_S = 20e-6  # below this a whole microsecond is more than 5 %
 MICROSECOND_ROUNDING_S = 1e-6 / 12**0.5  # standard deviation of rounding to whole microseconds
 FP32_BYTES, FP16_BYTES = 4.0, 2.0
+EAGER_BYTES: Mapping[str, float] = {"fp32": FP32_BYTES, "bf16": FP16_BYTES, "fp16": FP16_BYTES}
 
 # Operators of layer_ops by kernel family.
 LAYER_FAMILIES: Mapping[str, tuple[str, ...]] = {
@@ -132,9 +133,13 @@ def layer_samples(
 
 
 def eager_samples(
-    folder: Tables, table_device: str, bandwidth_bytes_per_s: float, family: str
+    folder: Tables,
+    table_device: str,
+    bandwidth_bytes_per_s: float,
+    family: str,
+    dtypes: Sequence[str] = ("fp32",),
 ) -> KernelSamples:
-    """Eager PyTorch kernels of ``kernels_elementwise`` (fp32); whole shapes (rows x columns) form a group.
+    """Eager PyTorch kernels of ``kernels_elementwise``; whole shapes (rows x columns) form a group.
 
     Parameters
     ----------
@@ -142,6 +147,8 @@ def eager_samples(
         As for :func:`layer_samples`.
     family : str
         Key of ``EAGER_READS``.
+    dtypes : sequence of str
+        Keys of ``EAGER_BYTES``.
 
     Returns
     -------
@@ -155,12 +162,15 @@ def eager_samples(
     """
     frame = read_table(folder, "kernels_elementwise")
     reads = EAGER_READS[family]
-    frame = frame[(frame.device == table_device) & frame.op.isin(tuple(reads)) & (frame.dtype == "fp32")]
+    frame = frame[
+        (frame.device == table_device) & frame.op.isin(tuple(reads)) & frame.dtype.isin(tuple(dtypes))
+    ]
     shapes = [f"{rows}x{columns}" for rows, columns in zip(frame.rows, frame.cols, strict=True)]
     return _samples(
         family,
         rows=frame.rows.to_numpy(dtype=np.float64),
-        row_bytes=FP32_BYTES * frame.cols.to_numpy(dtype=np.float64),
+        row_bytes=frame.dtype.map(EAGER_BYTES).to_numpy(dtype=np.float64)
+        * frame.cols.to_numpy(dtype=np.float64),
         read_rows=np.array([float(reads[name]) for name in frame.op]),
         bandwidth_bytes_per_s=bandwidth_bytes_per_s,
         measured_s=frame.latency_us.to_numpy(dtype=np.float64) * 1e-6,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -15,7 +16,16 @@ from simulator.fitting.robust_fit import Free, robust_fit, significant, spread_9
 from simulator.fitting.rows import BoolArray, FloatArray, TextArray, left_out_by_group
 from simulator.kernels.models import KERNEL_MODELS
 
-__all__ = ["KernelSamples", "fit_samples", "fold_of", "join_samples", "predict_samples", "sample_weights"]
+__all__ = [
+    "KernelSamples",
+    "class_errors",
+    "evidence_of",
+    "fit_samples",
+    "fold_of",
+    "join_samples",
+    "predict_samples",
+    "sample_weights",
+]
 
 MODEL_SCATTER = 0.05  # relative error that a few coefficients leave at best
 # Stacks that time the same kernels differ by 3-8 % (bf16 GEMM, medians of pairs): what one stack alone cannot show.
@@ -122,6 +132,7 @@ def fit_samples(
     source: str,
     basis: Basis = "measured",
     tied: Mapping[str, str] | None = None,
+    hold_out: bool = True,
 ) -> FitEvidence:
     """Fit a family's coefficients to the rows that are not left out, and say how they do on the others.
 
@@ -137,6 +148,8 @@ def fit_samples(
         Written beside the coefficients.
     tied : mapping of str to str, optional
         Coefficients that always equal another one.
+    hold_out : bool
+        Whether groups are left out at all; too few rows cannot spare any.
 
     Returns
     -------
@@ -150,7 +163,8 @@ def fit_samples(
     ModuleNotFoundError
         Without scipy (the ``calibrate`` extra).
     """
-    kept = samples.where(~samples.left_out)
+    left_out = samples.left_out & hold_out
+    kept = samples.where(~left_out)
     if not len(kept):
         raise ValueError(f"no rows to fit for {source}")
 
@@ -163,22 +177,59 @@ def fit_samples(
     )
     fit = KERNEL_MODELS[samples.family].fit
     predicted = predict_samples(samples, coefficients)
-    evidence = {
+    return fit.of(coefficients, **evidence_of(samples, predicted, left_out, source=source, basis=basis))
+
+
+def evidence_of(
+    samples: KernelSamples,
+    predicted_s: FloatArray,
+    left_out: BoolArray,
+    *,
+    source: str,
+    basis: Basis = "measured",
+) -> dict[str, Any]:
+    """Fields of `FitEvidence` for coefficients that were fitted to the rows that are not left out.
+
+    Parameters
+    ----------
+    samples : KernelSamples
+        All rows.
+    predicted_s : ndarray, shape (rows,)
+        Their times under the coefficients [s].
+    left_out : ndarray of bool, shape (rows,)
+        Rows that the fit did not see.
+    source, basis : str
+        Written beside the coefficients.
+
+    Returns
+    -------
+    dict
+        Rows, errors by size class, spread, common part and range.
+
+    Raises
+    ------
+    ValueError
+        If there is no row.
+    """
+    kept = samples.where(~left_out)
+    return {
         "basis": basis,
         "source": source,
         "rows": len(kept),
-        "error": _errors(samples, predicted),
-        "spread": _spread(samples, predicted),
-        "common": _common(samples, predicted),
+        "error": class_errors(samples, predicted_s, left_out),
+        "spread": _spread(samples, predicted_s, left_out),
+        "common": _common(samples, predicted_s),
         "fitted_range": _ranges(kept),
     }
-    return fit.of(coefficients, **evidence)
 
 
-def _errors(samples: KernelSamples, predicted: FloatArray) -> dict[str, float]:
-    """Mean absolute relative error by size class [1], stacks with the same weight, left-out rows apart."""
+def class_errors(samples: KernelSamples, predicted: FloatArray, left_out: BoolArray) -> dict[str, float]:
+    """Mean absolute relative error by size class [1], stacks with the same weight, left-out rows apart.
+
+    ``predicted`` [s] and ``left_out`` have the shape ``(rows,)``; raises nothing.
+    """
     off, errors = np.abs(predicted / samples.measured_s - 1.0), {}
-    for suffix, chosen in (("", ~samples.left_out), ("_left_out", samples.left_out)):
+    for suffix, chosen in (("", ~left_out), ("_left_out", left_out)):
         for name in np.unique(samples.size_class):
             here = chosen & (samples.size_class == name)
             means = [off[here & (samples.stack == s)].mean() for s in np.unique(samples.stack[here])]
@@ -187,11 +238,11 @@ def _errors(samples: KernelSamples, predicted: FloatArray) -> dict[str, float]:
     return errors
 
 
-def _spread(samples: KernelSamples, predicted: FloatArray) -> dict[str, float]:
+def _spread(samples: KernelSamples, predicted: FloatArray, left_out: BoolArray) -> dict[str, float]:
     """90 % quantile of the log ratio on left-out rows of fold 0, overall and by class."""
-    apart = samples.left_out & (fold_of(samples.group.tolist()) == 0)
+    apart = left_out & (fold_of(samples.group.tolist()) == 0)
     if apart.sum() < MIN_CLASS_ROWS:
-        apart = samples.left_out if samples.left_out.sum() >= MIN_CLASS_ROWS else np.ones_like(apart)
+        apart = left_out if left_out.sum() >= MIN_CLASS_ROWS else np.ones_like(apart)
     spread = {"all": spread_90(predicted[apart], samples.measured_s[apart])}
     for name in np.unique(samples.size_class):
         here = apart & (samples.size_class == name)
@@ -216,5 +267,5 @@ def _ranges(samples: KernelSamples) -> dict[str, list[float]]:
     return {
         name: [float(np.min(v)), float(np.max(v))]
         for name, v in samples.inputs.items()
-        if name not in WORK and name not in DEVICE
+        if name not in WORK and name not in DEVICE and not name.endswith("_bytes")
     }

@@ -92,7 +92,7 @@ def _measured(folder: Path, device: StackDevice, stacks: Sequence[str]) -> Famil
     # TensorRT-LLM also rotates and writes the cache inside its attention: a mean leaves it out.
     attending = [s for s in stacks if s != "trtllm"] or list(stacks)
     return {
-        **gemm_families(folder, device.table, device.accelerator, stacks),
+        **gemm_families(folder, device.accelerator, stacks),
         **attention_families(fit_attention_of(folder, device.table, attending, "inference")),
         **_moe(folder, device, alone),
     }
@@ -126,7 +126,7 @@ def stack_files(
     folder : Path
         Where the tables are.
     means : mapping of str to CalibrationFile
-        Files of the devices' means, by name: they give what a stack was not timed with, and the fabric.
+        Files of the devices' means, by name: they give what a stack was not timed with.
     default : CalibrationFile
         The same for devices without one.
 

@@ -12,13 +12,13 @@ FloatArray = NDArray[np.float64]
 # Parts that the cache of a sequence may be split into, besides staying whole: the quickest is taken.
 SPLITS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 ROW_TILE = 16.0  # rows of the smallest matrix instruction: a group of query heads is padded to it
-TASK_ROWS = 64.0  # rows of one task; a larger group is several tasks
+TASK_ROWS = 64.0  # rows of one task; a larger group is several tasks, each as long as a full one
 
 
 @rule(
     symbol="T",
     formula="[F > 0] t0 + tq b + tr [b > 1][n > 1][a > n] + (min_s(max(1, N/S) u + [s > 1] (t1 + t2 s))^p + "
-    "(B/(em W))^p + (F/(ec P))^p)^(1/p), N = b n s, u = tt + t16 ceil(g/16) + (L/s bt + bq)/(x W)",
+    "(B/(em W))^p + (F/(ec P))^p)^(1/p), N = b n s, u = tt + t16 ceil(g/16) + (L/s bt + bq)/(x W), g at most 64",
     unit="s",
     source="Dao, Haziza, Massa, Sizov, Flash-Decoding, 2023, pytorch.org/blog/flash-decoding (the cache split over "
     "units, then combined); Ainslie et al., arXiv:2305.13245 (a group of query heads reads its keys once)",
@@ -49,6 +49,7 @@ def decode_attention_time(
     regroup_s: FloatArray,
     kv_tile: FloatArray,
     group_limit: FloatArray,
+    split_limit: FloatArray,
 ) -> FloatArray:
     r"""Time of attention of one token per sequence against its cache, on one device.
 
@@ -59,7 +60,8 @@ def decode_attention_time(
     .. math:: u = t_t + t_{16} \lceil g / 16 \rceil + \frac{L_s\, b_t + b_q}{x W}, \quad
               T_u = \min_s \left[ \max\left(1, \tfrac{N}{S}\right) u + [s > 1] (t_1 + t_2 s) \right]
 
-    with :math:`L_s = M_k \lceil k / (M_k s) \rceil` tokens, :math:`N` tasks. :math:`T` is the fixed times and
+    with :math:`L_s = M_k \lceil k / (M_k s) \rceil` tokens, :math:`N` tasks (one per 64 query heads of a
+    group, :math:`g` of them in each). :math:`T` is the fixed times and
     the p-norm of :math:`T_u, B / (e_m W)` and :math:`F / (e_c P)`.
 
     Parameters
@@ -89,8 +91,8 @@ def decode_attention_time(
         :math:`t_q`, each sequence; :math:`t_r`, copies where there are several sequences of several groups [s].
     kv_tile : ndarray
         :math:`M_k`, tokens that a task works on at once [1].
-    group_limit : ndarray
-        Query heads per key head above which each has a task of its own [1].
+    group_limit, split_limit : ndarray
+        Query heads per key head above which each has a task of its own, and most parts of a cache [1].
 
     Returns
     -------
@@ -104,18 +106,18 @@ def decode_attention_time(
 
     Notes
     -----
-    At least ``max(F/P, B/W)``. The minimum over kernels and splits never falls when a size grows. Key heads at
-    a fixed number of query heads are the exception, where a stack changes kernels: over ``group_limit`` and
-    with ``regroup_s``.
+    At least ``max(F/P, B/W)``. Time never falls when a size grows. Key heads at a fixed number of query heads
+    are the exception: each is a task of its own, and more of them occupy more units; over ``group_limit``, and
+    with ``regroup_s``, stacks change kernels.
     """
     group = np.maximum(heads / np.maximum(kv_heads, 1.0), 1.0)
     unit_bytes_per_s = stream_fraction * bandwidth_bytes_per_s
     stream_bytes = (token_bytes / unit_bytes_per_s, query_bytes / unit_bytes_per_s)
-    combine_s = (split_s, split_step_s)
-    alone = _units_time(batch * heads, np.ones(1), task_s, kv_length, kv_tile, units, stream_bytes, combine_s)
-    task_of_group = task_s + row_tile_s * np.ceil(_task_rows(group) / ROW_TILE) * (group > 1)
+    combine = (split_s, split_step_s, split_limit)
+    alone = _units_time(batch * heads, np.ones(1), task_s, kv_length, kv_tile, units, stream_bytes, combine)
+    task_of_group = task_s + row_tile_s * np.ceil(np.minimum(group, TASK_ROWS) / ROW_TILE) * (group > 1)
     shared = _units_time(
-        batch * kv_heads, group, task_of_group, kv_length, kv_tile, units, stream_bytes, combine_s
+        batch * kv_heads, group, task_of_group, kv_length, kv_tile, units, stream_bytes, combine
     )
     units_s = np.where(group > group_limit, alone, np.minimum(shared, alone))
     memory_s = moved_bytes / (memory_efficiency * bandwidth_bytes_per_s)
@@ -126,11 +128,6 @@ def decode_attention_time(
     return np.where(works, fixed_s + sequence_s * batch + regroup_s * copied + overlap, 0.0)
 
 
-def _task_rows(group: FloatArray) -> FloatArray:
-    """Query heads of one task [1]: a large group is divided evenly."""
-    return group / np.ceil(group / TASK_ROWS)
-
-
 def _units_time(
     groups: FloatArray,
     group: FloatArray,
@@ -139,21 +136,22 @@ def _units_time(
     kv_tile: FloatArray,
     units: FloatArray,
     stream_s: tuple[FloatArray, FloatArray],
-    combine_s: tuple[FloatArray, FloatArray],
+    combine: tuple[FloatArray, FloatArray, FloatArray],
 ) -> FloatArray:
     """Seconds until ``groups`` groups of query heads have streamed their cache, under the quickest split.
 
-    ``stream_s`` is the time that a unit takes for one cached token and for one query head [s], ``combine_s``
-    that of combining parts, once and for each [s].
+    ``stream_s`` is the time that a unit takes for one cached token and for one query head [s], ``combine``
+    that of combining parts, once and for each [s], and how many there may be [1].
     """
     per_token_s, per_query_s = stream_s
     tasks = groups * np.ceil(group / TASK_ROWS)
     tiles = np.ceil(kv_length / kv_tile)
-    start_s = task_s + _task_rows(group) * per_query_s
+    start_s = task_s + np.minimum(group, TASK_ROWS) * per_query_s
     tile_s = kv_tile * per_token_s
     best = np.maximum(1.0, tasks / units) * (start_s + tiles * tile_s)
     for splits in SPLITS:
         parts = np.minimum(splits, tiles)
         part_s = np.maximum(1.0, tasks * parts / units) * (start_s + np.ceil(tiles / splits) * tile_s)
-        best = np.minimum(best, part_s + combine_s[0] + combine_s[1] * splits)
+        part_s = part_s + combine[0] + combine[1] * splits
+        best = np.where(splits <= combine[2], np.minimum(best, part_s), best)
     return best

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.kernels.smooth_maximum import smooth_maximum_of_two
 from simulator.rules import rule
 
 __all__ = ["TILE_COLUMNS", "TILE_ROWS", "grouped_gemm_time", "row_tiles"]
@@ -42,13 +43,6 @@ def row_tiles(rows: FloatArray, experts_hit: FloatArray, tile_rows: float) -> Fl
     full = rows / tile_rows
     tiles: FloatArray = full + experts_hit - 0.5 * np.minimum(full, experts_hit)
     return tiles
-
-
-def _smooth_maximum(one: FloatArray, other: FloatArray, sharpness: FloatArray) -> FloatArray:
-    longer, shorter = np.maximum(one, other), np.minimum(one, other)
-    ratio = np.divide(shorter, longer, out=np.zeros_like(longer), where=longer > 0)
-    joined: FloatArray = longer * (1.0 + ratio**sharpness) ** (1.0 / sharpness)
-    return joined
 
 
 @rule(
@@ -134,4 +128,4 @@ def grouped_gemm_time(
             tiled_s = np.minimum(tiled_s, waves * (np.maximum(product_s, feed_s) + tile_s))
     compute_s = bare_s + granularity * (tiled_s - bare_s)
     memory_s = moved_bytes / (memory_efficiency * bandwidth_bytes_per_s)
-    return np.where(flop + moved_bytes > 0, _smooth_maximum(compute_s, memory_s, sharpness), 0.0)
+    return np.where(flop + moved_bytes > 0, smooth_maximum_of_two(compute_s, memory_s, sharpness), 0.0)

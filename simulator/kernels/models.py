@@ -17,19 +17,21 @@ from numpy.typing import NDArray
 from hardware_specs.kernel_fits import (
     DecodeAttentionFit,
     FitEvidence,
+    GemmFit,
     GroupedGemmFit,
     MoeDispatchFit,
     PrefillAttentionFit,
-    RooflineFit,
+    QuantiseFit,
     ScanFit,
     StreamingFit,
 )
 from simulator.kernels.attention_decode import decode_attention_time
 from simulator.kernels.attention_prefill import prefill_attention_time
+from simulator.kernels.gemm import gemm_time
 from simulator.kernels.grouped_gemm import grouped_gemm_time
 from simulator.kernels.moe_dispatch import moe_dispatch_time
 from simulator.kernels.moe_routing import distinct_experts
-from simulator.kernels.roofline import kernel_time
+from simulator.kernels.quantise import quantise_time
 from simulator.kernels.scan import scan_time
 from simulator.kernels.streaming import streaming_time
 from simulator.rules import RULES
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 # Families whose coefficients are those of the matmul type; the others run in the attention type.
-MATMUL_FAMILIES: tuple[str, ...] = ("matmul", "grouped_matmul")
+MATMUL_FAMILIES: tuple[str, ...] = ("matmul", "grouped_matmul", "quantise")
 
 
 def _length(extent: Extent) -> FloatArray:
@@ -55,6 +57,18 @@ def _rows(operator: Operator) -> FloatArray:
     for extent in operator.writes[0].extents[:-1]:
         rows = rows * _length(extent)
     return rows
+
+
+def _operand(operator: Operator, inputs: Inputs) -> FloatArray:
+    """Bytes per element of what a kernel reads first [byte]."""
+    narrowed = operator.kind in ("matmul", "grouped_matmul")
+    return inputs.precision.operand if narrowed else inputs.precision.activations
+
+
+def _second_operand(operator: Operator, inputs: Inputs) -> FloatArray:
+    """Bytes per element of a product's weights, or of its other operand where it has none [byte]."""
+    weights = operator.kind == "matmul" and any(tensor.kind == "weights" for tensor in operator.reads)
+    return inputs.precision.weights_operand if weights else _operand(operator, inputs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +122,8 @@ class KernelModel:
         known: dict[str, FloatArray] = {
             "flop": work.flop,
             "moved_bytes": work.moved_bytes,
-            "operand_bytes": inputs.precision.operand
-            if operator.kind in ("matmul", "grouped_matmul")
-            else inputs.precision.activations,
+            "operand_bytes": _operand(operator, inputs),
+            "second_operand_bytes": _second_operand(operator, inputs),
             "peak_flop_per_s": peak_flop_per_s,
             "bandwidth_bytes_per_s": device.memory_bandwidth_bytes_per_s,
             "units": device.units,
@@ -154,7 +167,7 @@ def _model(family: str, rule: Callable[..., FloatArray], fit: type[FitEvidence])
 
 # Every kernel family of `hardware_specs.kernel_fits.KernelFamily`.
 KERNEL_MODELS: dict[str, KernelModel] = {
-    **{family: _model(family, kernel_time, RooflineFit) for family in ("matmul", "batched_matmul")},
+    **{family: _model(family, gemm_time, GemmFit) for family in ("matmul", "batched_matmul")},
     **{
         family: _model(family, prefill_attention_time, PrefillAttentionFit)
         for family in ("attention_prefill", "mla_prefill")
@@ -176,6 +189,7 @@ KERNEL_MODELS: dict[str, KernelModel] = {
             "optimizer",
         )
     },
+    "quantise": _model("quantise", quantise_time, QuantiseFit),
     "scan": _model("scan", scan_time, ScanFit),
     "grouped_matmul": _model("grouped_matmul", grouped_gemm_time, GroupedGemmFit),
     "moe_dispatch": _model("moe_dispatch", moe_dispatch_time, MoeDispatchFit),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["smooth_maximum"]
+__all__ = ["smooth_maximum", "smooth_maximum_of_two"]
 
 FloatArray = NDArray[np.float64]
 
@@ -44,3 +44,11 @@ def smooth_maximum(*times_s: FloatArray, sharpness: FloatArray) -> FloatArray:
     for time_s in times_s:
         total = total + (time_s / safe) ** sharpness
     return np.where(longest > 0, longest * np.maximum(total, 1.0) ** (1.0 / sharpness), 0.0)
+
+
+def smooth_maximum_of_two(one_s: FloatArray, other_s: FloatArray, sharpness: FloatArray) -> FloatArray:
+    """`smooth_maximum` of two times [s] with half of its powers; shapes broadcast, raises nothing."""
+    longer, shorter = np.maximum(one_s, other_s), np.minimum(one_s, other_s)
+    ratio = np.divide(shorter, longer, out=np.zeros_like(longer), where=longer > 0)
+    joined: FloatArray = longer * (1.0 + ratio**sharpness) ** (1.0 / sharpness)
+    return joined

@@ -50,8 +50,12 @@ def stack_calibration(accelerator: str, framework: str) -> CalibrationSpec:
     Raises SpecError for an unknown accelerator.
     """
     usual = calibration_for(load_accelerator(accelerator), "inference")
-    named = f"{usual.name.removesuffix(SERVING)}-{framework}"
-    return load_calibration(named) if named in list_calibrations() else usual
+    eager = ("eager",) if framework.startswith("pytorch") else ()
+    for stack in (framework, *eager):
+        named = f"{usual.name.removesuffix(SERVING)}-{stack}"
+        if named in list_calibrations():
+            return load_calibration(named)
+    return usual
 
 
 def _table(rows: Sequence[Row]) -> pd.DataFrame:

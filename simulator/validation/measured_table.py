@@ -12,7 +12,7 @@ from typing import Any
 from hardware_specs.errors import Problem, SpecError, shorten
 from simulator.validation.table_kinds import CellType, TableKind, kind_of, refuse
 
-__all__ = ["Cell", "MeasuredTable", "Row", "parse_cell", "read_table"]
+__all__ = ["Cell", "MeasuredTable", "Row", "parse_cell", "read_cells", "read_table"]
 
 Cell = str | int | float | bool | None
 
@@ -133,7 +133,10 @@ def _csv_rows(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     return header, rows
 
 
-def _typed(records: Sequence[Mapping[str, Any]], header: Sequence[str], kind: TableKind) -> list[Row]:
+def _typed(
+    records: Sequence[Mapping[str, Any]], header: Sequence[str], kind: TableKind
+) -> tuple[list[Row], list[Problem]]:
+    """Rows, blank where a cell is wrong, and what is wrong."""
     types = {name: cell_type for name, cell_type in kind.columns.items() if name in header}
     problems: list[Problem] = []
     rows: list[Row] = []
@@ -145,6 +148,7 @@ def _typed(records: Sequence[Mapping[str, Any]], header: Sequence[str], kind: Ta
             try:
                 cells[name] = parse_cell(record[name], cell_type)
             except ValueError as error:
+                cells[name] = None
                 problems.append(
                     Problem(path=f"{label}, column {name}", value=shorten(str(record[name])), rule=str(error))
                 )
@@ -155,13 +159,39 @@ def _typed(records: Sequence[Mapping[str, Any]], header: Sequence[str], kind: Ta
             )
         seen.setdefault(row.name, number)
         rows.append(row)
-    if problems:
-        more = len(problems) - SHOWN_PROBLEMS
-        shown = problems[:SHOWN_PROBLEMS]
-        if more > 0:
-            shown.append(Problem(path="", value="", rule=f"and {more} more cells are wrong"))
-        raise SpecError(shown)
-    return rows
+    return rows, problems
+
+
+def read_cells(path: Path, table: str | None = None) -> tuple[MeasuredTable, list[Problem]]:
+    """Read a measured table as far as it can be read.
+
+    Parameters
+    ----------
+    path, table
+        As for :func:`read_table`.
+
+    Returns
+    -------
+    tuple of MeasuredTable and list of Problem
+        Rows, in which a wrong cell is None, and every wrong cell.
+
+    Raises
+    ------
+    SpecError, ScenarioError
+        As :func:`read_table`, but not for cells.
+    """
+    _check_file(path)
+    with path.open("rb") as file:
+        magic = file.read(len(_PARQUET_MAGIC))
+    header, records = _parquet_rows(path) if magic == _PARQUET_MAGIC else _csv_rows(path)
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise refuse(path, f"has columns twice: {', '.join(repeated)}")
+    kind = kind_of(path, header, table)
+    if not records:
+        raise refuse(path, "has a header and no rows")
+    rows, problems = _typed(records, header, kind)
+    return MeasuredTable(kind=kind, rows=rows), problems
 
 
 def read_table(path: Path, table: str | None = None) -> MeasuredTable:
@@ -186,14 +216,11 @@ def read_table(path: Path, table: str | None = None) -> MeasuredTable:
     ScenarioError
         If the kind is unknown, ambiguous or not scored in this version.
     """
-    _check_file(path)
-    with path.open("rb") as file:
-        magic = file.read(len(_PARQUET_MAGIC))
-    header, records = _parquet_rows(path) if magic == _PARQUET_MAGIC else _csv_rows(path)
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise refuse(path, f"has columns twice: {', '.join(repeated)}")
-    kind = kind_of(path, header, table)
-    if not records:
-        raise refuse(path, "has a header and no rows")
-    return MeasuredTable(kind=kind, rows=_typed(records, header, kind))
+    found, problems = read_cells(path, table)
+    if problems:
+        more = len(problems) - SHOWN_PROBLEMS
+        shown = problems[:SHOWN_PROBLEMS]
+        if more > 0:
+            shown.append(Problem(path="", value="", rule=f"and {more} more cells are wrong"))
+        raise SpecError(shown)
+    return found

@@ -14,6 +14,7 @@ from simulator.blocks import cost_blocks
 from simulator.columns import FloatArray
 from simulator.partition import Partition, Splitter
 from simulator.scenario import Plan
+from simulator.shared_columns import dense
 from simulator.space import Space, is_figure, space_from
 from simulator.sweeping import run_space
 from simulator.validation.cases import Case
@@ -54,11 +55,11 @@ def _structure(case: Case) -> str:
 
 
 def _layer_columns(partition: Partition) -> dict[str, FloatArray]:
-    """Seconds of each forward operator by block and name, each of length ``len(partition.rows)``."""
+    """Seconds of each forward operator by block and name, each of length ``partition.rows.n``."""
     blocks = cost_blocks(partition.structure, partition.inputs)
-    n = partition.rows.shape[0]
+    n = partition.rows.n
     return {
-        f"{block}.{cost.operator.name}_s": np.broadcast_to(cost.busy_s, (n,))
+        f"{block}.{cost.operator.name}_s": np.broadcast_to(dense(cost.busy_s), (n,))
         for block, costs in blocks.forward.items()
         for cost in costs.operators
     }
@@ -71,7 +72,7 @@ def _by_row(space: Space, part: str) -> Iterator[tuple[int, dict[str, float]]]:
         parts = [(result.rows, result.columns)]
     else:
         split = Splitter(space).split(np.arange(space.n_rows))
-        parts = [(partition.rows, _layer_columns(partition)) for partition in split.partitions]
+        parts = [(partition.numbers, _layer_columns(partition)) for partition in split.partitions]
     for rows, columns in parts:
         for place, row in enumerate(rows):
             yield int(row), {name: float(values[place]) for name, values in columns.items()}

@@ -1,4 +1,4 @@
-"""Which measured tables are scored, the columns of each, and telling them apart."""
+"""Which measured tables are read, the columns of each, and telling them apart."""
 
 from __future__ import annotations
 

@@ -78,7 +78,6 @@ def test_a_scenario_with_mistakes_makes_no_folder(llmsim, training: Path, tmp_pa
     ("name", "message"),
     [
         ("rows.txt", "must end in .parquet or .csv"),
-        ("rows", "must end in .parquet or .csv"),
         ("nowhere/rows.csv", "is not a folder; make the folder"),
         ("file/rows.parquet", "is not a folder"),
         ("folder.csv", "is a directory; name a file"),

@@ -11,7 +11,10 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = REPOSITORY / "examples" / "llama-3.1-70b-training.yaml"
-COMMANDS = ("run", "sweep", "search", "explain", "compare", "report", "list", "show", "lint", "validate")
+COMMANDS = (
+    *("run", "sweep", "search", "explain", "compare", "report"),
+    *("list", "show", "lint", "validate", "calibrate"),
+)
 
 
 def process(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

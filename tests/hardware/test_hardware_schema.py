@@ -185,7 +185,7 @@ def test_calibration_refusals() -> None:
     data = to_mapping(load_calibration("default"))
     data["kernels"]["matmul"]["any"]["compute_efficiency"] = 85
     data["kernels"]["pointwise"]["any"]["fixed_s"] = "3 GB"
-    data["kernels"]["matmul"]["any"]["sharpness"] = 0.5
+    data["kernels"]["attention_prefill"]["any"]["sharpness"] = 0.5
     data["kernels"]["mamtul"] = {}
     data["tasks"] = ["trainign"]
     with pytest.raises(SpecError) as caught:

@@ -32,8 +32,10 @@ MODELS = (
     "llama-3.1-8b",
     "megatron-22b",
     "mistral-7b",
+    "mixtral-8x7b",
     "mpt-7b",
     "qwen2.5-7b",
+    "qwen3-30b-a3b",
     "qwen3-8b",
 )
 NODES = {"dgx-a100-80gb": 8, "dgx-h100": 8, "dgx-b200": 8, "mi300x-8": 8, "xeon-2s": 2}

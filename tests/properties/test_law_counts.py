@@ -13,9 +13,9 @@ from simulator import simulate
 from simulator.counting import WEIGHT_KINDS
 from workloads.catalog import list_models, load_model
 from workloads.operator_graph import elements
-from workloads.parameter_counts import layer_parameters, parameters
+from workloads.parameter_counts import active_parameters, layer_parameters, parameters
 
-MATRIX = ("matmul", "wide_matmul")
+MATRIX = ("matmul", "wide_matmul", "grouped_matmul")
 UNFUSED = ("batched_matmul",)
 
 
@@ -43,12 +43,12 @@ def test_parameters_of_the_graph_are_those_of_the_model(name):
 def test_parameters_of_all_ranks_sum_to_the_model(name, t):
     """Every rank holds the norms and the biases of the products that sum over ranks; the rest is split."""
     model = load_model(name)
-    if model.heads % t or model.kv_heads % t or model.ffn % t:
+    if model.heads % t or model.kv_heads % t or (model.moe_ffn or model.ffn) % t:
         return
     scenario = training(name, tensor=t, length=128)
     blocks = blocks_of(scenario)
     everywhere = layer_parameters(model)["attention_norm"] + layer_parameters(model)["mlp_norm"]
-    everywhere += layer_parameters(model)["qk_norm"]
+    everywhere += layer_parameters(model)["qk_norm"] + layer_parameters(model).get("router", 0)
     everywhere += model.hidden * (model.attention_out_bias + model.mlp_bias)
     assert t * held(blocks, "layer") == parameters(model)["layer"] + (t - 1) * everywhere
     vocabulary = t * -(-model.vocab // t)  # padded to a multiple of the ranks
@@ -71,7 +71,9 @@ def test_forward_flop_is_two_per_weight_and_token_and_attention(name, kernel):
     biases = model.qkv_bias * (model.heads + 2 * model.kv_heads) * model.head_dim
     biases += model.attention_out_bias * model.hidden
     biases += model.mlp_bias * (model.hidden + model.ffn * (1 + model.gated_mlp))
-    matrices = sum(layer[k] for k in ("qkv", "attention_out", "mlp_in", "mlp_out")) - biases
+    matrices = sum(layer.get(k, 0) for k in ("qkv", "attention_out", "mlp_in", "mlp_out", "router")) - biases
+    # A token passes topk of the experts.
+    matrices -= (parameters(model)["total"] - active_parameters(model)) / model.n_layers
     assert flop_of(blocks.forward["layer"], *MATRIX) == pytest.approx(2 * b * s * matrices, rel=1e-12)
     before_head = model.hidden * model.head_transform
     assert flop_of(blocks.forward["head"], *MATRIX) == 2 * b * s * model.hidden * (model.vocab + before_head)
@@ -85,7 +87,7 @@ def test_forward_flop_is_two_per_weight_and_token_and_attention(name, kernel):
 
 
 @pytest.mark.parametrize("kernel", ["flash", "unfused"])
-@pytest.mark.parametrize("name", ["gpt3-175b", "llama-2-70b", "qwen3-8b", "mpt-7b"])
+@pytest.mark.parametrize("name", ["gpt3-175b", "llama-2-70b", "qwen3-8b", "mpt-7b", "mixtral-8x7b"])
 def test_backward_flop_is_twice_the_forward(name, kernel):
     """Two products for one; fused attention five for two, since it computes the scores again."""
     blocks = blocks_of(training(name, batch=2, length=128, attention_kernel=kernel))
@@ -171,4 +173,4 @@ def test_every_operator_kind_is_counted_and_runs_on_every_system():
     for block in blocks_of(training("llama-2-7b", length=128)).forward.values():
         for cost in block.operators:
             assert np.all(np.isfinite(cost.busy_s)), cost.operator.name
-    assert partition.rows.tolist() == [0]
+    assert partition.numbers.tolist() == [0]

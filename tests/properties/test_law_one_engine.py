@@ -16,9 +16,11 @@ from law_scenarios import TASKS, changed, laws, scenarios
 
 import simulator.sweeping
 from simulator import RULES, simulate, sweep
+from simulator.axis_tables import Factor, Rows
 from simulator.estimate import simulate_recorded
 from simulator.layer_cache import LayerCache
 from simulator.layer_table import LayerTable
+from simulator.shared_columns import dense
 from simulator.space import space_from
 from simulator.sweeping import run_space
 
@@ -195,17 +197,17 @@ def test_chunks_and_shared_blocks_change_nothing(kind):
 @laws(60)
 @given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=8), min_size=1, max_size=6))
 def test_kept_blocks_are_found_again_in_any_order(chunks):
-    """Codes come in any order over the chunks; each is evaluated once and gives its own block."""
+    """Positions come in any order over the chunks; each is evaluated once and gives its own block."""
     cache, seen = LayerCache(), []
+
+    def evaluate(positions, n):
+        seen.extend(positions[0].tolist())
+        return LayerTable(**{f.name: positions[0] * 1.0 for f in dataclasses.fields(LayerTable)})
+
     for chunk in chunks:
-        codes = np.array(chunk, dtype=np.int64)
-
-        def evaluate(rows, codes=codes):
-            seen.extend(codes[rows].tolist())
-            return LayerTable(**{f.name: codes[rows] * 1.0 for f in dataclasses.fields(LayerTable)})
-
-        table = cache.gather("structure", codes, evaluate)
-        assert np.broadcast_to(table.layer_forward_s, codes.shape).tolist() == chunk
+        rows = Rows([31, 2], [Factor([0, 1], [np.array(chunk), np.array(chunk) % 2])], len(chunk))
+        table = cache.table("structure", rows, [0], evaluate)
+        assert np.broadcast_to(dense(table.layer_forward_s), (len(chunk),)).tolist() == chunk
     assert len(seen) == len(set(seen)) == cache.n_evaluated
 
 

@@ -31,6 +31,20 @@ SCAN = {
     "tokens": 1000.0, "chunk": 256.0, "flop": 3e9, "moved_bytes": 1e6, "peak_flop_per_s": 1e12,
     "bandwidth_bytes_per_s": 1e9, "compute_efficiency": 0.5, "memory_efficiency": 0.5, "fixed_s": 1e-3, "step_s": 1e-4,
 }  # fmt: skip
+PROMPTS = {
+    "flop": 4 * 2 * 8256 * 64.0, "moved_bytes": 1e4, "batch": 1, "query_length": 128, "kv_length": 128, "kv_span": 128,
+    "heads": 2, "kv_heads": 1, "head_dim": 64, "pairs": 8256, "peak_flop_per_s": 1e12, "bandwidth_bytes_per_s": 1e9,
+    "units": 4, "clock_hz": 1e9, "compute_efficiency": 0.5, "memory_efficiency": 0.5, "fixed_s": 1e-6,
+    "sharpness": np.inf, "score_clocks": 0.1, "mask_clocks": 0.5, "imbalance": 0.25, "query_tile": 64,
+    "kv_tile": 64, "packs_groups": 0,
+}  # fmt: skip
+CACHE = {
+    "flop": 1e6, "moved_bytes": 1e4, "batch": 4, "kv_length": 1000, "heads": 8, "kv_heads": 2, "token_bytes": 10,
+    "query_bytes": 5, "peak_flop_per_s": 1e12, "bandwidth_bytes_per_s": 1e9, "units": 16, "compute_efficiency": 1,
+    "memory_efficiency": 0.5, "fixed_s": 3e-6, "sharpness": np.inf, "stream_fraction": 0.125, "task_s": 1e-6,
+    "row_tile_s": 0.5e-6, "split_s": 2e-6, "split_step_s": 0.1e-6, "sequence_s": 0.1e-6, "regroup_s": 5e-6,
+    "kv_tile": 100, "group_limit": 1e9, "split_limit": 128,
+}  # fmt: skip
 LINK = {
     "ranks": 4, "stride": 1, "accelerators_per_node": 8, "topology": SWITCH, "link_bytes_per_s": 25e9, "links": 12,
     "axis_0": 4, "axis_1": 4, "axis_2": 8, "wrap": 1,
@@ -57,6 +71,21 @@ GROUPED = {
 AROUND = {
     "flop": 0.0, "moved_bytes": 8e6, "foreign_elements": 1e6, "operand_bytes": 2, "peak_flop_per_s": 1e12,
     "bandwidth_bytes_per_s": 1e9, "fixed_s": 1e-3, "memory_efficiency": 0.5, "foreign_share": 0.5,
+}  # fmt: skip
+# 4 queries, 2 heads of width 4, causal: 10 of 16 pairs. A score takes 16 x 2 / 32e6 = 1 us and 1 clock of 1 us.
+PROMPT = {
+    "flop": 320.0, "moved_bytes": 40.0, "batch": 1, "query_length": 4, "kv_length": 4, "kv_span": 4, "heads": 2,
+    "kv_heads": 1, "head_dim": 4, "pairs": 10, "peak_flop_per_s": 64e6, "bandwidth_bytes_per_s": 1e6, "units": 2,
+    "clock_hz": 1e6, "compute_efficiency": 0.5, "memory_efficiency": 0.5, "fixed_s": 1e-6, "sharpness": 2.0,
+    "score_clocks": 1.0, "mask_clocks": 3.0, "imbalance": 0.5, "query_tile": 2, "kv_tile": 2, "packs_groups": 0,
+}  # fmt: skip
+# 2 sequences, 2 groups of 2 query heads, 10 tiles of 100 tokens; a unit streams 0.1 byte/ns: 4 us a tile
+TOKEN = {
+    "flop": 42e3, "moved_bytes": 10_500.0, "batch": 2, "kv_length": 1000, "heads": 4, "kv_heads": 2,
+    "token_bytes": 4, "query_bytes": 50, "peak_flop_per_s": 1e9, "bandwidth_bytes_per_s": 1e9, "units": 8,
+    "compute_efficiency": 0.5, "memory_efficiency": 0.5, "fixed_s": 1e-6, "sharpness": 2.0,
+    "stream_fraction": 0.1, "task_s": 1e-6, "row_tile_s": 2e-6, "split_s": 3e-6, "split_step_s": 0.5e-6,
+    "sequence_s": 0.25e-6, "regroup_s": 2e-6, "kv_tile": 100, "group_limit": 1e9,
 }  # fmt: skip
 ENERGY = {"micro_batches": 4, "ranks": 8, "n_layers": 10, "layer_j": 2, "ends_j": 5, "per_step_j": 100}
 
@@ -91,6 +120,28 @@ CASES = [
     ("moe_dispatch_time", AROUND, 19e-3),
     ("moe_dispatch_time", {**AROUND, "flop": 1e11}, 101e-3),
     ("moe_dispatch_time", {**AROUND, "moved_bytes": 0.0}, 0.0),
+    # 4 rows; (2 + 2 - 2) x 4 = 8 scores on the edge, 10 + 8/2 = 14 computed. 2 heads over 2 units: 14 x 2 us + 8 x 3
+    # us = 52 us, and half of the last tile of 2 x 4 scores, 8 us. 40 B at 0.5 MB/s are 80 us: hypotenuse 100 us.
+    ("prefill_attention_time", PROMPT, 101e-6),
+    # both heads in a tile: 8 rows, 20 + 4 = 24 scores: (48 + 24) / 2 = 36 us and 8 us; 33 us at right angles are 55
+    ("prefill_attention_time", {**PROMPT, "packs_groups": 1, "moved_bytes": 16.5}, 56e-6),
+    # backward: 2.5 times the products, and the clocks
+    ("prefill_attention_time", {**PROMPT, "flop": 800.0, "moved_bytes": 0.0}, 151e-6),
+    # no mask: all 16 scores, none on an edge: 32 us and 8 us; 30 us at right angles
+    ("prefill_attention_time", {**PROMPT, "pairs": 16, "flop": 512.0, "moved_bytes": 15.0}, 51e-6),
+    ("prefill_attention_time", {**PROMPT, "pairs": 0, "flop": 0.0, "moved_bytes": 0.0}, 0.0),
+    # 4 tasks that start for 1 + 2 + 2 x 0.5 = 4 us: whole 44 us; halves 4 + 20 us and 3 + 2 x 0.5 to combine, 28 us;
+    # quarters wait for each other. 21 us of memory, 84 us of products: 91 us. 1 + 2 x 0.25 + 2 us before.
+    ("decode_attention_time", TOKEN, 94.5e-6),
+    # each head alone: 8 tasks of 1.5 us and 40 us, whole
+    ("decode_attention_time", {**TOKEN, "flop": 0.0, "group_limit": 1, "sharpness": np.inf}, 45e-6),
+    # one sequence: 2 tasks in quarters of 3 tiles, 4 + 12 us and 3 + 4 x 0.5; nothing to regroup
+    (
+        "decode_attention_time",
+        {**TOKEN, "batch": 1, "flop": 0.0, "moved_bytes": 5000.0, "sharpness": np.inf},
+        22.25e-6,
+    ),
+    ("decode_attention_time", {**TOKEN, "flop": 0.0, "moved_bytes": 0.0}, 0.0),
     # one token picks 2 of 8; of two tokens the second finds 3/4 of its picks new
     ("distinct_experts", {"tokens": 1, "topk": 2, "experts": 8}, 2.0),
     ("distinct_experts", {"tokens": 2, "topk": 2, "experts": 8}, 3.5),
@@ -122,6 +173,17 @@ CASES = [
         {"sent_bytes": 8e6, "bandwidth_bytes_per_s": 1e9, "efficiency": 0.5},
         16e-3,
     ),
+    # 128 rows see (128 + 1) / 2 keys and 64 + 62 scores per row beside the mask: 16 320 computed, 16 128 on the edge.
+    # A score takes 4 x 64 x 4 / 0.5e12 = 2.048 ns and 0.1 clocks, 2.148 ns; on the edge 0.5 ns more. Two heads on
+    # four units: (16 320 x 2.148 + 16 128 x 0.5) / 2 ns = 21.55968 us; a quarter of a tile of 64 x 128: 4.399104 us.
+    ("prefill_attention_time", PROMPTS, 1e-6 + 21.55968e-6 + 4.399104e-6),
+    ("prefill_attention_time", {**PROMPTS, "flop": 0.0, "moved_bytes": 0.0}, 0.0),
+    # A token takes 10 B / 0.125 GB/s = 80 ns, a query head 40 ns. Eight tasks of a group of four: 1 + 0.5 + 0.16 us
+    # and the stream. Two parts of 500 tokens each fill 16 units: 1.66 + 40 us, combined in 2 + 0.2 us = 43.86 us;
+    # whole 81.66 us, four parts 2 x 25.66 + 2.4 us. Fixed 3 us, four sequences 0.4 us, copies 5 us.
+    ("decode_attention_time", CACHE, 43.86e-6 + 8.4e-6),
+    ("decode_attention_time", {**CACHE, "split_limit": 1}, 81.66e-6 + 8.4e-6),
+    ("decode_attention_time", {**CACHE, "flop": 0.0, "moved_bytes": 0.0}, 0.0),
     # latency 10 + 6 x 1 = 16 us
     ("collective_time", TRANSFER, 16.016e-3),
     # and half the root of 10e-6 x 16e-3 = 1.6e-7, which is 4e-4

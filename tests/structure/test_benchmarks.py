@@ -32,3 +32,26 @@ def test_the_quick_form(tmp_path: Path) -> None:
     assert results["plans"]["distinct_layers"] < results["plans"]["legal"] / 10
     assert results["hardware"]["distinct_layers"] == results["hardware"]["rows"]
     assert "legal plans/s" in done.stdout
+
+
+def test_the_quick_form_of_sweeps(tmp_path: Path) -> None:
+    written = tmp_path / "results.json"
+    script = REPOSITORY / "benchmarks" / "sweeps.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--quick", "--json", str(written)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(written.read_text(encoding="utf-8"))
+    for name in ("training", "decode", "search"):
+        figure = results[name]
+        assert 0 < figure["legal"] <= figure["rows"]
+        assert figure["cpu_s"] > 0 and figure["wall_s"] > 0
+    found = results["search"]
+    assert 0 < found["timed"] <= found["fit"] <= found["legal"]
+    assert abs(found["step_time_s"] / found["again_s"] - 1) <= 1e-12
+    assert {f["legal"] for f in results["linear"].values()} == {results["query"]["rows"]}
+    assert results["workers"]["1"]["legal"] == results["workers"]["2"]["legal"]
+    assert results["query"]["top_rows"] == 100 and results["query"]["front_rows"] > 0

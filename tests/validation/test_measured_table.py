@@ -101,7 +101,7 @@ def test_named_tables(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="lacks columns of training_runs"):
         read_table(path, "training_runs")
     with pytest.raises(ScenarioError, match="is not scored in this version"):
-        read_table(path, "kernels_gemm")
+        read_table(path, "collectives")
     with pytest.raises(ScenarioError, match="is not a known table.*training_runs"):
         read_table(path, "training")
 

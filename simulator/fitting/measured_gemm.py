@@ -1,0 +1,186 @@
+"""Read the measured matrix products of all devices, number formats and software stacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hardware_specs import AcceleratorSpec, load_accelerator
+from hardware_specs.schema import dense_peak_flop_per_s
+from simulator.fitting.devices import of_device
+from simulator.fitting.measured_kernels import Tables, read_table
+from simulator.fitting.rows import BoolArray, FloatArray
+from simulator.fitting.samples import KernelSamples
+from simulator.kernels.size_classes import matmul_class
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["GEMM_FORMATS", "NARROW_SIDE", "GemmFormat", "gemm_samples", "narrow", "product_figures"]
+
+NARROW_SIDE = 512  # smaller n or k are rare in a sharded language model, and half of the rows
+WIDE_BYTES = 2.0  # of activations before they are quantised
+# Benchmarks rotate copies of the weights so that none is found in a cache; on parts with a last cache of 96 MiB and
+# more the copies of small weights fit all together: up to this part of the cache, rows read them faster than the
+# memory can (up to 1.5 times its peak), beyond it they do not.
+ROTATED_COPIES = 6.0
+LARGE_CACHE_BYTES = 96 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GemmFormat:
+    """Bytes per element of a number format, and what it computes in.
+
+    Attributes
+    ----------
+    operand_bytes : float
+        Of activations as the product reads them, and as the matrix units take both operands [byte].
+    weight_bytes, output_bytes : float
+        Of stored weights with their scales, and of results [byte].
+    compute : str
+        Type whose peak counts.
+    quantised : bool
+        Whether the rows time a pass that narrows 16-bit activations first.
+    """
+
+    operand_bytes: float
+    weight_bytes: float
+    output_bytes: float
+    compute: str
+    quantised: bool = False
+
+
+# By the dtype that the table says: block formats have a 32-bit scale per 128 values (fp8_block) or an 8-bit one per
+# 16 (nvfp4); "sq" is SmoothQuant, "_wo" narrows weights only, int4 with 16 bits per 128.
+GEMM_FORMATS: Mapping[str, GemmFormat] = {
+    "bf16": GemmFormat(operand_bytes=2, weight_bytes=2, output_bytes=2, compute="bf16"),
+    "fp32": GemmFormat(operand_bytes=4, weight_bytes=4, output_bytes=4, compute="fp32"),
+    "fp8": GemmFormat(operand_bytes=1, weight_bytes=1, output_bytes=2, compute="fp8", quantised=True),
+    "fp8_block": GemmFormat(
+        operand_bytes=1 + 4 / 128, weight_bytes=1, output_bytes=2, compute="fp8", quantised=True
+    ),
+    "sq": GemmFormat(operand_bytes=1, weight_bytes=1, output_bytes=2, compute="int8"),
+    "nvfp4": GemmFormat(
+        operand_bytes=0.5 + 1 / 16, weight_bytes=0.5 + 1 / 16, output_bytes=2, compute="fp4", quantised=True
+    ),
+    "int8_wo": GemmFormat(operand_bytes=2, weight_bytes=1, output_bytes=2, compute="bf16"),
+    "int4_wo": GemmFormat(operand_bytes=2, weight_bytes=0.5 + 2 / 128, output_bytes=2, compute="bf16"),
+}
+
+
+def product_figures(board: AcceleratorSpec, compute: str, rows: int) -> dict[str, FloatArray]:
+    """Figures of a catalog accelerator that the products' rule asks for, each of shape ``(rows,)`` [SI].
+
+    Raises SpecError if the accelerator has no units for the type ``compute``.
+    """
+    units, clock = board.units.value, board.clock.value
+    figures = {
+        "peak_flop_per_s": dense_peak_flop_per_s(board, compute),
+        "bandwidth_bytes_per_s": board.memory_bandwidth.value,
+        "units": units,
+        "clock_hz": clock,
+    }
+    return {name: np.full(rows, float(value)) for name, value in figures.items()}
+
+
+def _format_on(board: AcceleratorSpec, dtype: str) -> GemmFormat:
+    """The format as a device runs it: without units for it, weights are stored in it and widened before use."""
+    form = GEMM_FORMATS[dtype]
+    if form.compute in board.matmul_flop_per_unit_clock:
+        return form
+    wide = GEMM_FORMATS["bf16"]
+    return GemmFormat(
+        operand_bytes=wide.operand_bytes,
+        weight_bytes=form.weight_bytes,
+        output_bytes=wide.output_bytes,
+        compute=wide.compute,
+    )
+
+
+def narrow(samples: KernelSamples) -> BoolArray:
+    """Rows with n or k below 512, shape ``(rows,)``; raises KeyError for samples of other families."""
+    return (samples.inputs["n"] < NARROW_SIDE) | (samples.inputs["k"] < NARROW_SIDE)
+
+
+def _warm(frame: pd.DataFrame, weights: FloatArray, cache_bytes: float) -> BoolArray:
+    """Rows whose weights were in the last cache when they were timed."""
+    if cache_bytes < LARGE_CACHE_BYTES:
+        return np.zeros(len(frame), dtype=np.bool_)
+    rotated = frame.weights_rotated.to_numpy(dtype=np.bool_)
+    return weights <= np.where(rotated, cache_bytes / ROTATED_COPIES, cache_bytes)
+
+
+def gemm_samples(
+    folder: Tables, accelerator: str, dtype: str, stacks: Sequence[str] = (), *, family: str = "matmul"
+) -> KernelSamples:
+    """Products of one accelerator and number format.
+
+    Parameters
+    ----------
+    folder : Path or mapping
+        Where the tables are.
+    accelerator : str
+        Catalog name.
+    dtype : str
+        As the table says, a key of ``GEMM_FORMATS``.
+    stacks : sequence of str, optional
+        Frameworks to keep; all without.
+    family : str
+        "matmul", or "batched_matmul" for eager batched products; others are single.
+
+    Returns
+    -------
+    KernelSamples
+        Whole (n, k) pairs are groups, for batched products whole (m, n, k). Rows that beat the memory's peak
+        are left away. Weights that were warm do not count as moved. For quantised formats ``rows`` and
+        ``quantise_bytes`` describe the pass.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the table is missing.
+    ValueError
+        If it has no such row.
+    """
+    frame = of_device(read_table(folder, "kernels_gemm"), accelerator)
+    frame = frame[(frame.dtype == dtype) & (frame.quality != "suspect_above_hbm_peak")]
+    batched = frame.version == "bmm"
+    frame = frame[batched if family == "batched_matmul" else ~batched]
+    frame = frame[frame.framework.isin(list(stacks))] if stacks else frame
+    if not len(frame):
+        raise ValueError(f"kernels_gemm has no {dtype} row of {accelerator} by {', '.join(stacks) or 'any'}")
+    board = load_accelerator(accelerator)
+    form = _format_on(board, dtype)
+    batch, m, n, k, latency = (
+        frame[name].to_numpy(dtype=np.float64) for name in ("batch", "m", "n", "k", "latency_us")
+    )
+    weights = form.weight_bytes * n * k
+    warm = _warm(frame, weights, board.l2_capacity.value)
+    moved = form.operand_bytes * m * k + form.output_bytes * m * n + np.where(warm, 0.0, weights)
+    sides = zip(m, n, k, strict=True)
+    single = family == "matmul"
+    return KernelSamples(
+        family=family,
+        inputs={
+            "batch": batch,
+            "m": m,
+            "n": n,
+            "k": k,
+            "flop": 2.0 * batch * m * n * k,
+            "moved_bytes": batch * moved,
+            "operand_bytes": np.full_like(m, form.operand_bytes),
+            "second_operand_bytes": np.full_like(m, form.weight_bytes),
+            "quantise_bytes": batch * m * k * (WIDE_BYTES + form.operand_bytes) * form.quantised,
+            **product_figures(board, form.compute, len(frame)),
+        },
+        measured_s=latency * 1e-6,
+        stack=(frame.framework + "-" + frame.version).to_numpy(dtype=np.str_),
+        size_class=matmul_class(batch, m, n, k),
+        group=np.array([f"{b:.0f}x{c:.0f}" if single else f"{a:.0f}x{b:.0f}x{c:.0f}" for a, b, c in sides]),
+        other_s=np.zeros_like(m),
+        rounding_s=np.zeros_like(m),
+        row=frame.index.to_numpy(dtype=np.int64),
+    )

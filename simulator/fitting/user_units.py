@@ -1,0 +1,127 @@
+"""Times in another unit than the column's name says: a thousandfold shows against what the device can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_specs.errors import Problem
+from hardware_specs.schema import AcceleratorSpec, dense_peak_flop_per_s
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["BYTES", "least_seconds", "unit_problems"]
+
+FloatArray = NDArray[np.float64]
+MICRO = 1e-6
+BYTES: Mapping[str, float] = {
+    "fp64": 8.0,
+    "fp32": 4.0,
+    "tf32": 4.0,
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "fp8": 1.0,
+    "fp8_block": 1.0,
+    "int8": 1.0,
+    "sq": 1.0,
+    "int8_wo": 1.0,
+    "int4_wo": 0.5,
+    "w4a16_mxfp4": 0.5,
+    "fp4": 0.5,
+    "nvfp4": 0.5,
+    "w4a8_mxfp4_mxfp8": 0.5,
+}
+# The longest kernels of clean tables take 1.2 to 5 times the roofline at the device's fastest peak (0.3 where a loop
+# stayed in a cache): a thousandth or a thousandfold lies far outside.
+TOO_SHORT, TOO_LONG = 0.05, 30.0
+LAUNCH_S = 100e-6  # more than any launch: short kernels may take any multiple of their roofline
+SHORTEST_S = 0.3e-6  # no kernel is over sooner
+A_MILLION_TIMES = 3e-5
+LONGEST = 0.75  # short kernels are all fixed cost, whatever the unit
+
+
+def least_seconds(kind: str, frame: pd.DataFrame, accelerator: AcceleratorSpec) -> FloatArray:
+    """A plain lower bound of each row [s], shape ``(rows,)``: the fastest peak there is, and its bytes.
+
+    Raises KeyError for a type that is not one of ``BYTES``.
+    """
+    fastest = max(
+        dense_peak_flop_per_s(accelerator, dtype)
+        for dtype in {*accelerator.matmul_flop_per_unit_clock, *accelerator.peak}
+    )
+    width = np.array([BYTES[str(dtype)] for dtype in frame["dtype"]])
+
+    def column(name: str) -> FloatArray:
+        if name not in frame:
+            return np.ones(len(frame))
+        return frame[name].fillna(1).to_numpy(dtype=np.float64)
+
+    if kind == "kernels_gemm":
+        m, n, k, batch = (column(name) for name in ("m", "n", "k", "batch"))
+        flop, moved = 2.0 * batch * m * n * k, batch * width * (n * k + m * k)
+    elif kind == "kernels_attention":
+        queries, keys, size = column("q_len"), column("kv_len"), column("batch") * column("head_dim")
+        flop = 2.0 * size * column("heads") * queries * keys
+        # A cache may be narrower than its queries.
+        moved = size * (keys * column("kv_heads") + queries * column("heads"))
+    elif kind == "kernels_moe":
+        ranks, tokens = column("moe_ep"), column("tokens")
+        matrix = column("hidden") * column("inter") / column("moe_tp")
+        flop = 4.0 * tokens * column("topk") * matrix / ranks
+        moved = width * matrix
+    else:
+        flop, moved = np.zeros(len(frame)), 2.0 * width * column("rows") * column("cols")
+    return np.maximum(flop / fastest, moved / accelerator.memory_bandwidth.value)
+
+
+def unit_problems(label: str, kind: str, frame: pd.DataFrame, accelerator: AcceleratorSpec) -> list[Problem]:
+    """What is wrong with the unit of ``latency_us`` in rows of one file and stack; raises nothing.
+
+    Parameters
+    ----------
+    label : str
+        The file, for the message.
+    kind : str
+        Of table.
+    frame : DataFrame
+        Rows of the device, with ``row`` numbers.
+    accelerator : AcceleratorSpec
+        Which it is.
+
+    Returns
+    -------
+    list of Problem
+        None, or one: milliseconds, seconds or nanoseconds under a name in microseconds.
+    """
+    least = least_seconds(kind, frame, accelerator)
+    measured = frame["latency_us"].to_numpy(dtype=np.float64) * MICRO
+    long = least >= np.quantile(least, LONGEST)
+    ratio = float(np.median(measured[long] / least[long]))
+    above = float(np.median(measured[long] / (least[long] + LAUNCH_S)))
+    short = ratio < TOO_SHORT or float(np.median(measured)) < SHORTEST_S
+    if not short and above <= TOO_LONG:
+        return []
+    worst = int(np.flatnonzero(long)[np.argmax(least[long])])
+    row, value = int(frame["row"].iloc[worst]), frame["latency_us"].iloc[worst]
+    if short:
+        unit, times = ("seconds", "a million") if ratio < A_MILLION_TIMES else ("milliseconds", "1000")
+        rule = (
+            f"is about {times} times too short: the longest kernels take {ratio:.2g} of the least time that "
+            f"{accelerator.name} needs (median), so these look like {unit} read as microseconds"
+        )
+        fix = f"multiply the column by {'1e6' if times != '1000' else '1000'}, or check --device"
+    else:
+        rule = (
+            f"is about 1000 times too long: the longest kernels take {ratio:.2g} of the least time that "
+            f"{accelerator.name} needs (median), so these look like nanoseconds read as microseconds"
+        )
+        fix = "divide the column by 1000, or check --device"
+    return [
+        Problem(
+            path=f"{label}, column latency_us (such as row {row})", value=f"{value:g}", rule=rule, fix=fix
+        )
+    ]

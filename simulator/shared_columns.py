@@ -1,0 +1,326 @@
+"""Columns that are kept once per distinct combination of the axes that they depend on.
+
+A sweep's row has many keys, and most numbers depend on few of them: a collective on the degrees, a layer on the
+micro-batch. A :class:`SharedColumn` behaves like an array over all rows but holds one value per combination of its
+own axes that occurs. An operation on two of them is carried out on the combinations of both, so cost rules stay the
+plain array expressions that they are, and each is evaluated as rarely as it may be. Anything that is not an
+elementwise operation gets the plain array of all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+from numpy.typing import NDArray
+
+from simulator.axis_tables import Level, Rows, UndecidedError
+
+C = TypeVar("C")
+
+
+def column_of(rows: Rows, mask: int, values: NDArray[Any]) -> Any:
+    """Values by combination of a set of axes as a column; of length one they stay a plain array."""
+    return values if values.shape[0] == 1 else SharedColumn(rows, mask, values)
+
+
+def columns_of(rows: Rows, mask: int, made: C) -> C:
+    """:func:`column_of` for every array of a dataclass, mappings and nested ones followed."""
+    return mapped(made, lambda values: column_of(rows, mask, values))
+
+
+def unknown_column(rows: Rows, mask: int) -> Any:
+    """A column of axes that are not all known."""
+    return SharedColumn(rows, mask, None)
+
+
+def mapped(made: C, change: Callable[[Any], Any]) -> C:
+    """A dataclass of arrays with every array changed; mappings and nested dataclasses are followed."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, (np.ndarray, SharedColumn)):
+            return change(value)
+        if isinstance(value, Mapping):
+            return {key: one(item) for key, item in value.items()}
+        return mapped(value, change) if is_dataclass(value) else value
+
+    return replace(made, **{f.name: one(getattr(made, f.name)) for f in fields(made)})  # type: ignore[type-var, arg-type]
+
+
+def dense(values: Any) -> Any:
+    """The plain array of a column; anything else as it is."""
+    return values.dense() if isinstance(values, SharedColumn) else values
+
+
+def _densified(value: Any) -> Any:
+    if isinstance(value, SharedColumn):
+        return value.dense()
+    if isinstance(value, (list, tuple)):
+        return type(value)(_densified(v) for v in value)
+    return value
+
+
+class SharedColumn(NDArrayOperatorsMixin):
+    """An array over rows that holds one value per distinct combination of the axes in ``mask``."""
+
+    __slots__ = ("_dense", "mask", "rows", "values")
+    __array_priority__ = 100
+
+    def __init__(self, rows: Rows, mask: int, values: NDArray[Any] | None) -> None:
+        self.rows = rows
+        self.mask = mask
+        self.values = values
+        self._dense: NDArray[Any] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array over all rows."""
+        return (self.rows.n,)
+
+    ndim = 1
+
+    @property
+    def size(self) -> int:
+        """Rows."""
+        return self.rows.n
+
+    @property
+    def dtype(self) -> Any:
+        """Of the values."""
+        return self._known().dtype
+
+    def __len__(self) -> int:
+        return self.rows.n
+
+    def _known(self) -> NDArray[Any]:
+        if self.values is None:
+            raise UndecidedError
+        return self.values
+
+    def at(self, level: Level) -> NDArray[Any]:
+        """Values by combination of a level that has all axes of this column."""
+        values = self._known()
+        if level is self.rows.all:
+            return self.dense()
+        index = self.rows.index(level, self.mask)
+        return values if index is None else values.take(index)
+
+    def dense(self) -> NDArray[Any]:
+        """Values by row."""
+        if self._dense is None:
+            values = self._known()
+            index = self.rows.index(self.rows.all, self.mask)
+            self._dense = values if index is None else values.take(index)
+        return self._dense
+
+    def pick(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Values of some rows."""
+        if self._dense is not None:
+            return self._dense[rows]
+        index = self.rows.index(self.rows.all, self.mask)
+        return self._known()[rows if index is None else index[rows]]
+
+    def write(self, out: NDArray[Any]) -> None:
+        """Write the values by row into an array of as many."""
+        index = None if self._dense is not None else self.rows.index(self.rows.all, self.mask)
+        if index is None:
+            out[:] = self.dense()
+        else:
+            self._known().take(
+                index, out=out, mode="clip"
+            )  # indices are right; clip skips a check and a copy
+
+    def _share(self, values: NDArray[Any]) -> SharedColumn:
+        return SharedColumn(self.rows, self.mask, values)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        values = self.dense()
+        return values.astype(dtype) if dtype is not None and dtype != values.dtype else values
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.dense()[index]
+
+    def astype(self, dtype: Any, copy: bool = True) -> SharedColumn:
+        """Values as another type."""
+        return self if self.values is None else self._share(self.values.astype(dtype))
+
+    def copy(self) -> SharedColumn:
+        """A column with values of its own."""
+        return self._share(self._known().copy())
+
+    def any(self, *unused: Any, **also: Any) -> Any:
+        """Whether any value is true."""
+        return self._known().any()
+
+    def all(self, *unused: Any, **also: Any) -> Any:
+        """Whether all values are true."""
+        return self._known().all()
+
+    def max(self, *unused: Any, **also: Any) -> Any:
+        """Largest value."""
+        return self._known().max()
+
+    def min(self, *unused: Any, **also: Any) -> Any:
+        """Smallest value."""
+        return self._known().min()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.dense(), name)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        rows = self.rows
+        if method != "__call__" or ufunc.nout != 1:
+            return getattr(ufunc, method)(*_densified(inputs), **_densified_options(options))
+        where, out = options.get("where", True), options.pop("out", None)
+        if where is not True:
+            inputs = (*inputs, where)
+        mask, known = 0, True
+        for value in inputs:
+            if type(value) is SharedColumn:
+                mask |= value.mask
+                known = known and value.values is not None
+            elif isinstance(value, np.ndarray) and value.ndim and value.shape != (1,):
+                if value.shape != (rows.n,):
+                    dense_out = {} if out is None else {"out": _densified(out)}
+                    return ufunc(*_densified(inputs), **_densified_options(options), **dense_out)
+                mask = rows.all.mask
+        if not known:
+            return SharedColumn(rows, mask, None)
+        if out is not None:
+            return self._into(out[0], ufunc, inputs, where, mask)
+        level = rows._levels.get(mask) or rows.level(mask)
+        values = ufunc(*[v.at(level) if type(v) is SharedColumn else v for v in inputs], **options)
+        return SharedColumn(rows, mask, values)
+
+    def _into(
+        self, out: Any, ufunc: np.ufunc, inputs: tuple[Any, ...], where: Any, mask: int
+    ) -> SharedColumn:
+        """A ufunc with ``out=`` (and ``where=``): the output's values are those of a new column."""
+        if type(out) is SharedColumn:
+            mask |= out.mask
+        elif out.shape != (1,):
+            mask = self.rows.all.mask
+        level = self.rows.level(mask)
+        args = [v.at(level) if type(v) is SharedColumn else v for v in inputs]
+        before = out.at(level) if type(out) is SharedColumn else out
+        if where is True:
+            return SharedColumn(self.rows, mask, ufunc(*args))
+        values = np.array(np.broadcast_to(before, (level.n,)))
+        ufunc(*args[:-1], out=values, where=args[-1])
+        return SharedColumn(self.rows, mask, values)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        handler = _HANDLERS.get(function)
+        if handler is not None:
+            found = handler(*args, **kwargs)
+            if found is not NotImplemented:
+                return found
+        return function(*_densified(args), **_densified_options(kwargs))
+
+
+def _densified_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _densified(value) for name, value in options.items()}
+
+
+def _together(values: Sequence[Any]) -> tuple[Rows, int, Level | None] | None:
+    """What columns and plain arrays have in common: rows, all axes, their table (None if not known)."""
+    rows = next(v.rows for v in values if type(v) is SharedColumn)
+    mask, known = 0, True
+    for value in values:
+        if type(value) is SharedColumn:
+            mask |= value.mask
+            known = known and value.values is not None
+        else:
+            shape = np.shape(value)
+            if shape == (rows.n,) and rows.n > 1:
+                mask = rows.all.mask
+            elif shape not in ((), (1,)):
+                return None
+    return rows, mask, rows.level(mask) if known else None
+
+
+def _where(condition: Any, *branches: Any) -> Any:
+    found = _together((condition, *branches))
+    if found is None or len(branches) != 2:
+        return NotImplemented
+    rows, mask, level = found
+    if level is None:
+        return SharedColumn(rows, mask, None)
+    c, a, b = (v.at(level) if type(v) is SharedColumn else v for v in (condition, *branches))
+    return SharedColumn(rows, mask, np.where(c, a, b))
+
+
+def _select(conditions: Any, choices: Any, default: Any = 0) -> Any:
+    """The first choice whose condition holds, as nested choices of two."""
+    found = default
+    for condition, choice in zip(reversed(conditions), reversed(choices), strict=True):
+        found = np.where(condition, choice, found)
+    return found
+
+
+def _like(make: Callable[..., Any]) -> Callable[..., Any]:
+    def handler(column: Any, *args: Any, **kwargs: Any) -> Any:
+        return column._share(make(column._known(), *args, **kwargs))
+
+    return handler
+
+
+def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
+    def handler(*args: Any, **kwargs: Any) -> Any:
+        found = None if kwargs else _together(args)
+        if found is None:
+            return NotImplemented
+        rows, mask, level = found
+        if level is None:
+            return SharedColumn(rows, mask, None)
+        return SharedColumn(
+            rows, mask, function(*(v.at(level) if type(v) is SharedColumn else v for v in args))
+        )
+
+    return handler
+
+
+def _reduced(function: Callable[..., Any]) -> Callable[..., Any]:
+    def handler(column: Any, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs or type(column) is not SharedColumn:
+            return NotImplemented
+        return function(column._known())
+
+    return handler
+
+
+def _broadcast_arrays(*values: Any) -> Any:
+    """Columns broadcast when they meet; arrays of length one become columns without axes."""
+    if _together(values) is None:
+        return NotImplemented
+    return values
+
+
+def _broadcast_to(column: Any, shape: Any, subok: bool = False) -> Any:
+    if type(column) is SharedColumn and shape == column.shape:
+        return column
+    return NotImplemented
+
+
+_HANDLERS: dict[Any, Callable[..., Any]] = {
+    np.where: _where,
+    np.select: _select,
+    np.clip: _elementwise(np.clip),
+    np.round: _elementwise(np.round),
+    np.nan_to_num: _elementwise(np.nan_to_num),
+    np.zeros_like: _like(np.zeros_like),
+    np.ones_like: _like(np.ones_like),
+    np.full_like: _like(np.full_like),
+    np.any: _reduced(np.any),
+    np.all: _reduced(np.all),
+    np.max: _reduced(np.max),
+    np.min: _reduced(np.min),
+    np.broadcast_arrays: _broadcast_arrays,
+    np.broadcast_to: _broadcast_to,
+    np.atleast_1d: lambda column: column if type(column) is SharedColumn else NotImplemented,
+}

@@ -21,8 +21,6 @@ from simulator.fitting.user_tables import UserTables
 
 __all__ = ["Aside", "UserFamilies", "families_of"]
 
-# Formats of measured MoE layers that a calibration has a place for.
-MOE_TYPES = {"bf16": "bf16", "fp16": "fp16", "fp8": "fp8", "nvfp4": "fp4"}
 NO_PLACE = "a calibration has no coefficients for this type"
 # Tables of loops that stayed in L2 lose 8 to 21 % of the tokens' rows to the memory's peak, the others at most 2 %.
 RESIDENT_SHARE = 0.05
@@ -110,8 +108,8 @@ def _products(tables: UserTables, quantise: StreamingFit, found: UserFamilies) -
         if table_dtype not in PRODUCT_TYPES:
             found._leave(f"matmul {table_dtype}", len(rows), NO_PLACE)
             continue
-        dtype = PRODUCT_TYPES[table_dtype].dtype
-        if _lacks_units(tables, dtype, table_dtype, "kernels_gemm", found):
+        dtype = PRODUCT_TYPES[table_dtype].key
+        if _lacks_units(tables, PRODUCT_TYPES[table_dtype].compute, table_dtype, "kernels_gemm", found):
             continue
         families: tuple[KernelFamily, ...] = ("matmul", "batched_matmul")
         for family in families:
@@ -185,8 +183,8 @@ def _streaming(tables: UserTables, found: UserFamilies) -> None:
 def _moe(tables: UserTables, found: UserFamilies) -> None:
     for name, rows in tables.frames["kernels_moe"].groupby("dtype"):
         table_dtype = str(name)
-        if table_dtype not in MOE_TYPES:
+        if table_dtype not in MOE_FORMATS:
             found._leave(f"moe {table_dtype}", len(rows), NO_PLACE)
         elif not _lacks_units(tables, MOE_FORMATS[table_dtype].compute, table_dtype, "kernels_moe", found):
             layers = moe_rows(tables.frames, tables.accelerator.name, table_dtype)
-            found.moe[MOE_TYPES[table_dtype]] = layers
+            found.moe[table_dtype] = layers

@@ -25,28 +25,46 @@ __all__ = ["PRODUCT_TYPES", "QUANTISING", "ProductType", "fit_products", "produc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProductType:
-    """A number format of the table: its type in a calibration, and bytes of an operand and of the result."""
+    """A number format: its key in a calibration, the type it multiplies in, and bytes per element.
 
-    dtype: str
+    Attributes
+    ----------
+    key, compute : str
+        Key of the coefficients, and type whose peak counts.
+    operand_bytes, weight_bytes, output_bytes : float
+        Of activations as the product reads them, of weights with their scales, and of the result [byte].
+    """
+
+    key: str
+    compute: str
     operand_bytes: float
+    weight_bytes: float
     output_bytes: float = 2.0
 
 
-# Formats that a calibration has a place for, by their name in the tables. A scale is counted for 16 fp4 values.
-PRODUCT_TYPES: Mapping[str, ProductType] = {
-    "fp64": ProductType(dtype="fp64", operand_bytes=8.0, output_bytes=8.0),
-    "fp32": ProductType(dtype="fp32", operand_bytes=4.0, output_bytes=4.0),
-    "tf32": ProductType(dtype="tf32", operand_bytes=4.0, output_bytes=4.0),
-    "bf16": ProductType(dtype="bf16", operand_bytes=2.0),
-    "fp16": ProductType(dtype="fp16", operand_bytes=2.0),
-    "fp8": ProductType(dtype="fp8", operand_bytes=1.0),
-    "int8": ProductType(dtype="int8", operand_bytes=1.0),
-    "sq": ProductType(dtype="int8", operand_bytes=1.0),  # SmoothQuant: 8-bit weights and activations
-    "nvfp4": ProductType(dtype="fp4", operand_bytes=0.5 + 1 / 16),
-    "fp4": ProductType(dtype="fp4", operand_bytes=0.5 + 1 / 16),
-}
-QUANTISING = ("vllm", "sglang", "trtllm")
+def _plain(dtype: str, size: float) -> ProductType:
+    return ProductType(
+        key=dtype, compute=dtype, operand_bytes=size, weight_bytes=size, output_bytes=max(size, WIDE_BYTES)
+    )
+
+
 WIDE_BYTES = 2.0  # of an activation before it is quantised
+FP4_BYTES = 0.5 + 1 / 16  # one byte of scale for 16 values
+# By their name in the tables; weights alone in 4 bits have a scale of two bytes for 128.
+PRODUCT_TYPES: Mapping[str, ProductType] = {
+    **{name: _plain(name, 8.0) for name in ("fp64",)},
+    **{name: _plain(name, 4.0) for name in ("fp32", "tf32")},
+    **{name: _plain(name, 2.0) for name in ("bf16", "fp16")},
+    **{name: _plain(name, 1.0) for name in ("fp8", "int8")},
+    "fp4": _plain("fp4", FP4_BYTES),
+    "sq": _plain("int8", 1.0),  # SmoothQuant: 8-bit weights and activations
+    "nvfp4": ProductType(key="nvfp4", compute="fp4", operand_bytes=FP4_BYTES, weight_bytes=FP4_BYTES),
+    "fp8_block": ProductType(key="fp8_block", compute="fp8", operand_bytes=1.0 + 4 / 128, weight_bytes=1.0),
+    "int8_wo": ProductType(key="int8_wo", compute="bf16", operand_bytes=2.0, weight_bytes=1.0),
+    "int4_wo": ProductType(key="int4_wo", compute="bf16", operand_bytes=2.0, weight_bytes=0.5 + 2 / 128),
+}
+NARROW_ALREADY = ("sq",)  # its rows time products of activations that are narrow already
+QUANTISING = ("vllm", "sglang", "trtllm")
 SLOW_PATH_ROWS = 4096  # vLLM's fp8 products of more rows fall to a kernel that takes twice the time
 
 
@@ -107,7 +125,7 @@ def product_samples(
     figures = {
         "units": units,
         "clock_hz": accelerator.clock.value,
-        "peak_flop_per_s": dense_peak_flop_per_s(accelerator, form.dtype),
+        "peak_flop_per_s": dense_peak_flop_per_s(accelerator, form.compute),
         "bandwidth_bytes_per_s": bandwidth,
         "operand_bytes": form.operand_bytes,
         "second_operand_bytes": form.operand_bytes,
@@ -116,7 +134,7 @@ def product_samples(
     if family == "batched_matmul":
         pairs = [f"{a:.0f}x{pair}" for a, pair in zip(m, pairs, strict=True)]
     other: FloatArray = np.zeros_like(m)
-    if quantise is not None and form.operand_bytes < WIDE_BYTES:
+    if quantise is not None and form.operand_bytes < WIDE_BYTES and table_dtype not in NARROW_ALREADY:
         read, written = (
             width * m * k / efficiency
             for width, efficiency in (
@@ -134,7 +152,8 @@ def product_samples(
             "n": n,
             "k": k,
             "flop": 2.0 * batch * m * n * k,
-            "moved_bytes": batch * (form.operand_bytes * (m * k + k * n) + form.output_bytes * m * n),
+            "moved_bytes": batch
+            * (form.operand_bytes * m * k + form.weight_bytes * k * n + form.output_bytes * m * n),
             **{name: np.full_like(m, value) for name, value in figures.items()},
         },
         measured_s=latency * 1e-6,

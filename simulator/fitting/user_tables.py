@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from hardware_specs import device_named, find_device, list_accelerators, load_accelerator
 from hardware_specs.errors import LlmsimError, Problem, SpecError, near_names, shorten
 from hardware_specs.schema import AcceleratorSpec
+from simulator.fitting.kernel_tables import DEFAULTS, with_defaults
 from simulator.fitting.user_units import BYTES, unit_problems
 from simulator.validation.kernel_kinds import KERNEL_KINDS
 from simulator.validation.measured_table import MeasuredTable, Row, read_cells
@@ -22,21 +23,7 @@ __all__ = ["UserTables", "accelerator_named", "read_user_tables"]
 
 SHOWN = 10
 PHASES, KINDS = ("prefill", "decode"), ("gqa", "mla")
-UNSTATED = "unstated"
-# What stands for a column that is absent or a cell that is blank.
-DEFAULTS: Mapping[str, object] = {
-    "framework": UNSTATED,
-    "version": "",
-    "kernel": "",
-    "quality": "ok",
-    "batch": 1,
-    "weights_rotated": True,
-    "kind": "gqa",
-    "moe_tp": 1,
-    "moe_ep": 1,
-    "distribution": "balanced",
-    "gated": True,
-}
+UNSTATED = str(DEFAULTS["framework"])
 SAME_STACK = {"tensorrtllm": "trtllm"}
 
 
@@ -127,7 +114,7 @@ def read_user_tables(
             raise SpecError(problems)
         return None
     frames = {kind: _own(pd.concat(tables, ignore_index=True), accelerator) for kind, tables in parts.items()}
-    frames = {kind: _with_defaults(frame) for kind, frame in frames.items() if len(frame)}
+    frames = {kind: with_defaults(frame) for kind, frame in frames.items() if len(frame)}
     if not frames:
         found = sorted({str(text) for tables in parts.values() for t in tables for text in t["device"]})
         fix = f"the tables hold {', '.join(found[:SHOWN])}"
@@ -214,22 +201,6 @@ def _shown(problems: Sequence[Problem], path: Path) -> list[Problem]:
     more = len(problems) - SHOWN
     rest = [Problem(path=path.name, value="", rule=f"and {more} more cells are wrong")] if more > 0 else []
     return [*problems[:SHOWN], *rest]
-
-
-def _with_defaults(frame: pd.DataFrame) -> pd.DataFrame:
-    """Blank and absent columns that have a plain meaning, filled."""
-    import pandas as pd
-
-    frame = frame.copy()
-    for name, value in DEFAULTS.items():
-        if name not in frame:
-            frame[name] = pd.Series([value] * len(frame), index=frame.index)
-        else:
-            frame[name] = frame[name].where(frame[name].notna(), value)
-    if "kv_dtype" not in frame:
-        frame["kv_dtype"] = frame["dtype"]
-    frame["kv_dtype"] = frame["kv_dtype"].where(frame["kv_dtype"].notna(), frame["dtype"])
-    return frame
 
 
 def _letters(text: str) -> str:

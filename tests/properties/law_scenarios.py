@@ -38,6 +38,8 @@ MODELS = (
     "qwen3-30b-a3b",
     "qwen3-8b",
 )
+# Encoders write no tokens; their positions end at 512.
+ENCODERS = ("bert-large",)
 NODES = {"dgx-a100-80gb": 8, "dgx-h100": 8, "dgx-b200": 8, "mi300x-8": 8, "xeon-2s": 2}
 SLICES = (4, 8, 16, 32, 64, 128, 256)
 SYSTEMS = (*NODES, "tpu-v5p")
@@ -76,7 +78,8 @@ def scenarios(
 ) -> dict[str, Any]:
     """A legal scenario: degrees that divide, batches in whole micro-batches, types that the device has."""
     kind = draw(st.sampled_from(tasks))
-    system, model = draw(st.sampled_from(systems)), draw(st.sampled_from(models))
+    known = models if models is not MODELS or kind in ("decode", "generation") else (*models, *ENCODERS)
+    system, model = draw(st.sampled_from(systems)), draw(st.sampled_from(known))
     tensor = draw(st.sampled_from(_tensor_degrees(model)))
     pipeline = draw(st.sampled_from(pipelines))
     data = draw(
@@ -98,8 +101,9 @@ def scenarios(
         "overlap_pipeline_p2p": draw(st.booleans()),
         "precision": draw(st.sampled_from(TYPES.get(system, ("bf16", "fp16")))),
         "attention_kernel": draw(st.sampled_from(("flash", "flash", "unfused"))),
+        "kernel_fusion": draw(st.sampled_from(("fused", "fused", "eager"))),
     }
-    sequence = draw(st.sampled_from(SHORT_SEQUENCES))
+    sequence = draw(st.sampled_from([s for s in SHORT_SEQUENCES if s <= shape.max_positions]))
     if kind == "training":
         chunks = [v for v in (1, 2, 4) if v == 1 or (pipeline > 1 and shape.n_layers % (pipeline * v) == 0)]
         v, micro = draw(st.sampled_from(chunks)), draw(st.sampled_from((1, 2, 4)))
@@ -118,6 +122,8 @@ def scenarios(
         if draw(st.booleans()):
             plan["micro_batch_size"] = draw(st.integers(1, task["batch_size"] // data))
         task["context_length" if kind == "decode" else "prompt_length"] = sequence - 64
+        if kind == "prefill":
+            task["logits"] = draw(st.sampled_from(("last", "last", "all", "none")))
         if kind == "generation":
             task["output_length"] = draw(st.integers(1, 64))
     return {

@@ -18,6 +18,7 @@ from simulator.cli import app
 from simulator.space import space_from
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+NEED_A_TABLE = ("validate", "calibrate")
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 CONTINUOUS_INTEGRATION = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
 
@@ -80,17 +81,18 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_commands_run_in_their_order(checkout: Path) -> None:
-    """One after the other, since some read what an earlier one wrote; ``validate`` needs a table and is apart."""
-    shown = [c for c in commands() if c[0] != "validate"]
+    """One after the other, since some read what an earlier one wrote; those that need a user's table are apart."""
+    shown = [c for c in commands() if c[0] not in NEED_A_TABLE]
     assert len(shown) > 10
     for arguments in shown:
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 0, f"llmsim {shlex.join(arguments)}: {done.exception or done.output}"
 
 
-def test_validate_has_the_options_that_are_shown() -> None:
-    text = CliRunner().invoke(app, ["validate", "--help"], env={"COLUMNS": "200"}).output
-    shown = [c for c in commands() if c[0] == "validate"]
+@pytest.mark.parametrize("command", NEED_A_TABLE)
+def test_commands_on_tables_have_the_options_that_are_shown(command: str) -> None:
+    text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
+    shown = [c for c in commands() if c[0] == command]
     assert shown
     assert all(option in text for c in shown for option in c if option.startswith("--"))
 

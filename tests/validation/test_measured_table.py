@@ -65,7 +65,7 @@ def test_repeated_ids_are_refused(tmp_path: Path) -> None:
         (b"\xff\xfe\x00", "neither UTF-8 text nor Parquet"),
         (b"PAR1 and no more", "not a readable Parquet file"),
         (b"a,b\n1,2\n", "columns of no scored table"),
-        (b"m,n,k,dtype,latency_us\n1,2,3,bf16,4\n", "does not score"),
+        (b"n_gpus,bytes,latency_us\n1,2,3\n", "does not score"),
         (b"id,id\n1,2\n", "columns twice: id"),
     ],
 )

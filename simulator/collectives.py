@@ -172,12 +172,14 @@ def _hierarchical(collective: str, message: FloatArray, group: Group, fabric: Fa
 def _faster(one: Exchange, other: Exchange) -> Exchange:
     """Row by row the faster one; the first where they take the same time."""
     wins = other.seconds < one.seconds
-    if not np.any(wins):
-        return one
+    return _replaced(one, wins, other) if np.any(wins) else one
+
+
+def _replaced(one: Exchange, where: NDArray[np.bool_], other: Exchange) -> Exchange:
     return Exchange(
-        seconds=np.where(wins, other.seconds, one.seconds),
-        inner_bytes=np.where(wins, other.inner_bytes, one.inner_bytes),
-        outer_bytes=np.where(wins, other.outer_bytes, one.outer_bytes),
+        seconds=np.where(where, other.seconds, one.seconds),
+        inner_bytes=np.where(where, other.inner_bytes, one.inner_bytes),
+        outer_bytes=np.where(where, other.outer_bytes, one.outer_bytes),
     )
 
 
@@ -279,9 +281,9 @@ def exchange(
     if collective not in RING_PASSES:
         raise KeyError(collective)
     best = _choose(collective, message_bytes, group, fabric, forced)
-    if np.any(np.isinf(best.seconds)):
-        free = _choose(collective, message_bytes, group, fabric, ZERO)
-        best = _faster(best, free)
+    unable = np.isinf(best.seconds)
+    if np.any(unable):
+        best = _replaced(best, unable, _choose(collective, message_bytes, group, fabric, ZERO))
     return best
 
 

@@ -127,7 +127,8 @@ def family_evidence(fit: FitEvidence, exact: bool) -> FamilyEvidence:
         label="fitted" if fitted else "assumed",
         spread=fit.spread,
         floor=0.0 if fitted and fit.spread else borrowed,
-        common=fit.common,
+        # What is borrowed from another device or type is off alike in all kernels: it does not average out.
+        common=fit.common if fitted and fit.spread else max(fit.common, borrowed / DEVIATIONS),
         fitted_range=fit.fitted_range if fit.basis == "measured" else {},
     )
 

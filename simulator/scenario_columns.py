@@ -149,6 +149,8 @@ def axis_strides(chunk: RowValues, degrees: Mapping[str, FloatArray]) -> dict[st
         stride: FloatArray = np.ones(1)
         for other, degree in degrees.items():
             inside = np.array([float(place[other] < place[axis]) for place in places])
+            if not inside.any():  # a column would be said to depend on a degree that it never sees
+                continue
             stride = stride * np.where(chunk.spread(inside, order_axis) > 0.0, degree, 1.0)
         strides[axis] = stride
     return strides

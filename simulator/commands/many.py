@@ -221,7 +221,9 @@ def query(
     ] = "feasible",
     format_: Annotated[Shape, typer.Option("--format", help="How to print the answer.")] = Shape.table,
 ) -> None:
-    """Ask a saved sweep: SQL about the table rows, or its best rows, a Pareto front, a pivot table.
+    """Ask a saved sweep: SQL, best rows, Pareto front, pivot table.
+
+    SQL is about the table rows.
 
     Names with dots stand in double quotes: SELECT "plan.tensor_parallel", min(step_time_s) FROM rows GROUP BY 1.
     """

@@ -111,7 +111,7 @@ def _without_units(fit: FitEvidence, device: MeasuredDevice) -> FitEvidence:
 
 def _mean_families(fits: Sequence[DeviceFit]) -> Families:
     families: Families = {}
-    for family in fits[0].kernels:
+    for family in dict.fromkeys(name for fit in fits for name in fit.kernels):
         having = [f for f in fits if family in f.kernels]
         shared = set.intersection(*(set(f.kernels[family]) for f in having))
         families[family] = {

@@ -40,6 +40,10 @@ FEW_FREE: Mapping[str, Free] = {
         for name in ("compute_efficiency", "memory_efficiency", "read_efficiency", "write_efficiency")
     },
     "fixed_s": Free(name="fixed_s", start=(5e-6,), lower=0.0, upper=400e-6, scale=1e-6),
+    # What a unit takes in from the last cache changes with the generation: 45 bytes a clock on A100, 74 on H100.
+    "feed_bytes_per_clock": Free(
+        name="feed_bytes_per_clock", start=(60.0,), lower=10.0, upper=1000.0, scale=50.0
+    ),
 }
 # Products of single tokens hide behind the stream: no time tells their efficiency.
 HIDDEN = {"attention_decode": ("compute_efficiency",)}

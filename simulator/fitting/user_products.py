@@ -116,7 +116,7 @@ def product_samples(
     frame = frame[(frame.quality != "suspect_above_hbm_peak") & frame.weights_rotated.astype(bool)]
     if form.operand_bytes <= WIDE_BYTES and family == "matmul":
         frame = frame[(frame.n >= NARROW_SIDE) & (frame.k >= NARROW_SIDE)]
-    if form.dtype == "fp8":
+    if table_dtype == "fp8":
         frame = frame[~((frame.framework == "vllm") & (frame.m > SLOW_PATH_ROWS))]
     batch, m, n, k, latency = (
         frame[name].to_numpy(dtype=np.float64) for name in ("batch", "m", "n", "k", "latency_us")
@@ -128,7 +128,7 @@ def product_samples(
         "peak_flop_per_s": dense_peak_flop_per_s(accelerator, form.compute),
         "bandwidth_bytes_per_s": bandwidth,
         "operand_bytes": form.operand_bytes,
-        "second_operand_bytes": form.operand_bytes,
+        "second_operand_bytes": form.weight_bytes,
     }
     pairs = [f"{a:.0f}x{b:.0f}" for a, b in zip(n, k, strict=True)]
     if family == "batched_matmul":

@@ -35,7 +35,7 @@ BYTES: Mapping[str, float] = {
     "nvfp4": 0.5,
     "w4a8_mxfp4_mxfp8": 0.5,
 }
-# The longest kernels of clean tables take 1.2 to 5 times the roofline at the device's fastest peak (0.3 where a loop
+# The longest kernels of clean tables take 1.2 to 5 times the roofline (0.3 where a loop
 # stayed in a cache): a thousandth or a thousandfold lies far outside.
 TOO_SHORT, TOO_LONG = 0.05, 30.0
 LAUNCH_S = 100e-6  # more than any launch: short kernels may take any multiple of their roofline
@@ -45,14 +45,16 @@ LONGEST = 0.75  # short kernels are all fixed cost, whatever the unit
 
 
 def least_seconds(kind: str, frame: pd.DataFrame, accelerator: AcceleratorSpec) -> FloatArray:
-    """A plain lower bound of each row [s], shape ``(rows,)``: the fastest peak there is, and its bytes.
+    """A plain lower bound of each row [s], shape ``(rows,)``: the peak of its type, else the fastest, and its bytes.
 
     Raises KeyError for a type that is not one of ``BYTES``.
     """
-    fastest = max(
-        dense_peak_flop_per_s(accelerator, dtype)
+    peaks = {
+        str(dtype): dense_peak_flop_per_s(accelerator, dtype)
         for dtype in {*accelerator.matmul_flop_per_unit_clock, *accelerator.peak}
-    )
+    }
+    fastest = max(peaks.values())
+    peak = np.array([peaks.get(str(dtype), fastest) for dtype in frame["dtype"]])
     width = np.array([BYTES[str(dtype)] for dtype in frame["dtype"]])
 
     def column(name: str) -> FloatArray:
@@ -75,7 +77,7 @@ def least_seconds(kind: str, frame: pd.DataFrame, accelerator: AcceleratorSpec) 
         moved = width * matrix
     else:
         flop, moved = np.zeros(len(frame)), 2.0 * width * column("rows") * column("cols")
-    return np.maximum(flop / fastest, moved / accelerator.memory_bandwidth.value)
+    return np.maximum(flop / peak, moved / accelerator.memory_bandwidth.value)
 
 
 def unit_problems(label: str, kind: str, frame: pd.DataFrame, accelerator: AcceleratorSpec) -> list[Problem]:

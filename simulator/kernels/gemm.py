@@ -59,6 +59,7 @@ def gemm_time(
     m: FloatArray,
     n: FloatArray,
     k: FloatArray,
+    flop: FloatArray,
     moved_bytes: FloatArray,
     operand_bytes: FloatArray,
     second_operand_bytes: FloatArray,
@@ -98,8 +99,9 @@ def gemm_time(
     ----------
     batch, m, n, k : ndarray, any shapes that broadcast
         :math:`b_a` products; rows and columns of a result, length of the inner products [1].
-    moved_bytes : ndarray
-        :math:`B`, each operand and each result counted once at its stored width [byte].
+    flop, moved_bytes : ndarray
+        :math:`F = 2 b_a m n k` [FLOP], and :math:`B`, each operand and each result counted once at its stored width
+        [byte].
     operand_bytes, second_operand_bytes : ndarray
         :math:`b, b'` bytes per element of the m x k and the k x n operand as units take them in; the second is
         narrower where weights are widened inside the kernel [byte].
@@ -152,7 +154,6 @@ def gemm_time(
         ends_s = tile_s * columns / TILE_AREA
         waves = batch * down * np.ceil(n / columns) / units
         tiles.append(_Tile(waves, step_s(full, columns), full * ends_s, step_s(even, columns), even * ends_s))
-    flop = FLOP_PER_MULTIPLY_ADD * batch * m * n * k
     bare_s = flop / (compute_efficiency * peak_flop_per_s)
     again = rereads * batch * (np.maximum(np.ceil(m / REREAD_ROWS), 1.0) - 1.0)
     stream_s = (

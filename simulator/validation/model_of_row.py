@@ -42,12 +42,23 @@ def model_of(reader: RowReader, sequence: int) -> ModelSpec | None:
     shapes = {key: reader.need_count(key) for key in ("n_layers", "hidden", "heads", "ffn", "vocab")}
     if gated is None or sequence == 0 or 0 in shapes.values() or (family is None and not gated):
         return None
+    experts = int(row.number_of("experts") or 0)
+    topk = reader.need_count("topk") if experts else 0
+    if experts and not topk:
+        return None
+    routed = {
+        "experts": experts,
+        "topk": topk,
+        "moe_ffn": row.count("moe_ffn") or 0,
+        "shared_experts": int(row.number_of("shared_experts") or 0),
+    }
     keys: dict[str, Any] = {
         "name": name,
         "gated_mlp": gated,
         "max_positions": sequence,
         **shapes,
         **{key: row.count(key) for key in ("kv_heads", "head_dim")},
+        **(routed if experts else {}),
         "source": f"measured table, {row.text('source')}",
         **(family or {}),
     }

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hardware_specs.kernel_fits import StreamingFit
+from hardware_specs.kernel_fits import GemmFit, StreamingFit
 from simulator.fitting.devices import A100
-from simulator.fitting.eager_devices import EAGER_DEVICES, product_samples
 from simulator.fitting.fit_streaming import fit_streaming, fit_streaming_families
 from simulator.fitting.layer_sums import OPERATORS_OF_A_LAYER, layer_rows, layer_sums, stack_factor
 from simulator.fitting.measured_streaming import (
@@ -49,7 +48,14 @@ LAYER_TRUTH = {
     "fixed_s": 2e-6,
     "saturating_rows": 120.0,
 }
-PRODUCTS = {"compute_efficiency": 0.6, "memory_efficiency": 0.8, "fixed_s": 5e-6, "sharpness": 2.0}
+PRODUCTS = {
+    # Plain products: no tiles, splits or ramps beside the four numbers.
+    **GemmFit.ideal(),
+    "compute_efficiency": 0.6,
+    "memory_efficiency": 0.8,
+    "fixed_s": 5e-6,
+    "sharpness": 2.0,
+}
 
 
 def timed(samples: KernelSamples, truth: dict[str, float], noise: float = 0.01) -> np.ndarray:
@@ -209,24 +215,6 @@ def test_families_of_a_device_say_what_they_are(eager_folder: Path, layer_folder
         expected = 0.88 * BANDWIDTH / 1.555e12 if task == "training" else reads
         assert found["activation"].read_efficiency == pytest.approx(expected, rel=0.03)
         assert found["optimizer"].basis == "assumed" and found["rms_norm"].basis == "measured"
-
-
-def test_products_of_eager_rows_by_hand(tmp_path: Path) -> None:
-    row = {
-        "device": "Tesla T4", "framework": "pytorch2.1", "version": "bmm", "dtype": "fp32", "batch": 65536, "m": 4096,
-        "n": 128, "k": 64, "latency_us": 10.0,
-    }  # fmt: skip
-    pd.DataFrame([row, {**row, "version": "linear", "batch": 1}]).astype(
-        {name: "int32" for name in ("batch", "m", "n", "k")}
-    ).to_parquet(tmp_path / "kernels_gemm.parquet")
-    device = next(d for d in EAGER_DEVICES if d.accelerator == "t4")
-    samples = product_samples(tmp_path, device, "batched_matmul")
-    assert samples.inputs["flop"].tolist() == [2.0 * 65536 * 4096 * 128 * 64]  # far above 2^31
-    assert samples.inputs["moved_bytes"].tolist() == [4.0 * 65536 * (4096 * 64 + 64 * 128 + 4096 * 128)]
-    # 40 units at 1.59 GHz, 128 FLOP per clock
-    assert samples.inputs["peak_flop_per_s"].tolist() == [pytest.approx(40 * 1.59e9 * 128)]
-    assert samples.group.tolist() == ["4096x128x64"]
-    assert product_samples(tmp_path, device, "matmul").group.tolist() == ["128x64"]
 
 
 def test_neutral_coefficients_are_the_defaults_of_the_class() -> None:

@@ -89,7 +89,7 @@ def test_an_operator(llmsim, training: Path) -> None:
     row = value_at(simulate(training).to_dict(), "operators.layer.qkv")
     found = explain(training, "operators.layer.qkv")
     kernel = found.steps[0]
-    assert kernel.rule == "kernel_time"
+    assert kernel.rule == "gemm_time"
     assert kernel.value == pytest.approx(row["busy_s"] / row["count"], rel=1e-12)
     origins = {i.name: i.origin for i in kernel.inputs}
     assert origins["flop"] == "matmul_flop, below"
@@ -101,7 +101,7 @@ def test_an_operator(llmsim, training: Path) -> None:
     flop = explain(training, "operators.layer.qkv.flop")
     assert flop.value == row["flop"]
     shown = llmsim("explain", training, "operators.layer.qkv").out
-    for part in ("kernel_time", "matmul_flop", "2 b m n k", "3.350 TB/s", "count", "source:"):
+    for part in ("gemm_time", "matmul_flop", "2 b m n k", "3.350 TB/s", "count", "source:"):
         assert part in shown
 
 

@@ -101,7 +101,7 @@ def scenarios(
         "overlap_pipeline_p2p": draw(st.booleans()),
         "precision": draw(st.sampled_from(TYPES.get(system, ("bf16", "fp16")))),
         "attention_kernel": draw(st.sampled_from(("flash", "flash", "unfused"))),
-        "kernel_fusion": draw(st.sampled_from(("fused", "fused", "eager"))),
+        "kernel_fusion": "fused" if shape.experts else draw(st.sampled_from(("fused", "fused", "eager"))),
     }
     sequence = draw(st.sampled_from([s for s in SHORT_SEQUENCES if s <= shape.max_positions]))
     if kind == "training":

@@ -193,6 +193,16 @@ def test_skewed_load_is_bounded_and_grows_with_tokens(case, more):
     assert later_hit >= hit * (1 - 1e-9)
 
 
+@pytest.mark.parametrize(("topk", "experts", "ranks"), [(2, 8.0, 4.0), (1, 128.0, 8.0), (4, 512.0, 8.0)])
+def test_load_grows_where_one_law_takes_over_from_the_other(topk, experts, ranks):
+    """Around as many rows as experts, with a spread below 200 on the far side of it."""
+    tokens = np.arange(1.0, 3 * experts / topk)
+    sizes = {"topk": np.array([float(topk)]), "experts": np.array([experts]), "ranks": np.array([ranks])}
+    rows, hit = skewed_load(tokens=tokens, **sizes, exponent=np.array([1.2]))
+    assert (np.diff(rows) >= -1e-9).all()
+    assert (np.diff(hit) >= -1e-9).all()
+
+
 def test_no_tokens_load_nothing():
     (rows, hit), even = load_of(0, 2, 8.0, 2.0, 1.0)
     assert (rows, hit, even.rows, even.experts_hit) == (0, 0, 0, 0)

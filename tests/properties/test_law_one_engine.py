@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from unittest import mock
 
 import numpy as np
@@ -33,6 +34,13 @@ PLAN_AXES = {
     "plan.overlap_tensor_parallel": [False, True],
     "plan.overlap_pipeline_p2p": [True, False],
     "plan.attention_kernel": ["flash", "unfused"],
+    "plan.placement": [
+        "tensor, context, expert, data, pipeline",
+        "pipeline data expert context tensor",
+        "tensor pipeline data context expert",
+        "data tensor pipeline context expert",
+    ],
+    "plan.collective_algorithm": ["auto", "ring", "hierarchical", "in_switch"],
     "plan.precision": ["bf16", "fp16", {"weights": "bf16", "activations": "bf16", "gradients": "bf16"}],
 }
 TRAINING_AXES = {
@@ -266,9 +274,29 @@ def test_order_of_keys_changes_nothing(scenario, random):
 @laws(25)
 @given(scenarios())
 def test_the_resolved_scenario_gives_the_estimate_again(scenario):
+    """A change that would fit names the replicas only where they were written; a resolved scenario writes them."""
     first = simulate(scenario).to_dict()
     again = simulate(json.loads(json.dumps(first["scenario"]))).to_dict()
+    changes = [
+        re.sub(r", plan\.data_parallel: \d+", "", e.pop("smallest_change") or "") for e in (first, again)
+    ]
+    assert changes[0] == changes[1]
     assert first == again
+
+
+def test_replicas_that_are_written_follow_the_change_that_fits():
+    scenario = {
+        "model": "gpt3-175b",
+        "task": {"kind": "decode", "batch_size": 4, "context_length": 64},
+        "system": "tpu-v5p",
+        "devices": 4,
+    }
+    assert simulate(scenario).smallest_change == "plan.tensor_parallel: 4"
+    written = {**scenario, "plan": {"data_parallel": 4}}
+    change = simulate(written).smallest_change
+    assert change == "plan.tensor_parallel: 4, plan.data_parallel: 1"
+    followed = {"tensor_parallel": 4, "data_parallel": 1}
+    assert simulate({**written, "plan": followed}).feasible
 
 
 @laws(15)

@@ -17,9 +17,17 @@ for module in pkgutil.iter_modules(simulator.__path__):
         importlib.import_module(f"simulator.{module.name}")
 
 SWITCH = 0.0
-KERNEL = {
-    "flop": 3e9, "moved_bytes": 1.5e6, "peak_flop_per_s": 1e12, "bandwidth_bytes_per_s": 1e9,
-    "compute_efficiency": 0.75, "memory_efficiency": 0.5, "fixed_s": 1e-3, "sharpness": 2.0,
+# 4 units at 1e9 clocks/s, 8e9 FLOP/s at efficiency 1/2: 1e9 FLOP/s a unit
+GEMM = {
+    "batch": 1, "m": 64, "n": 64, "k": 32, "flop": 262144, "moved_bytes": 0.0, "operand_bytes": 2,
+    "second_operand_bytes": 2, "peak_flop_per_s": 8e9, "bandwidth_bytes_per_s": 1e9, "units": 4, "clock_hz": 1e9,
+    "compute_efficiency": 0.5, "memory_efficiency": 0.5, "fixed_s": 1e-3, "sharpness": np.inf,
+    "feed_bytes_per_clock": 1e15, "tile_s": 1e-6, "split_s": 10e-6, "tail": 0.0, "memory_ramp_s": 0.0, "rereads": 0.0,
+    "resident_bytes": 96.0, "row_step": 64, "least_rows": 64, "granularity": 1.0,
+}  # fmt: skip
+NARROWING = {
+    "flop": 0.0, "moved_bytes": 8e6, "rows": 100.0, "peak_flop_per_s": 1e12, "bandwidth_bytes_per_s": 1e9, "units": 4,
+    "fixed_s": 1e-3, "memory_efficiency": 0.5, "row_unit_s": 1e-4,
 }  # fmt: skip
 # 2 MB read and 1 MB written in 100 rows at 1 GB/s
 STREAM = {
@@ -85,7 +93,7 @@ TOKEN = {
     "token_bytes": 4, "query_bytes": 50, "peak_flop_per_s": 1e9, "bandwidth_bytes_per_s": 1e9, "units": 8,
     "compute_efficiency": 0.5, "memory_efficiency": 0.5, "fixed_s": 1e-6, "sharpness": 2.0,
     "stream_fraction": 0.1, "task_s": 1e-6, "row_tile_s": 2e-6, "split_s": 3e-6, "split_step_s": 0.5e-6,
-    "sequence_s": 0.25e-6, "regroup_s": 2e-6, "kv_tile": 100, "group_limit": 1e9,
+    "sequence_s": 0.25e-6, "regroup_s": 2e-6, "kv_tile": 100, "group_limit": 1e9, "split_limit": 128,
 }  # fmt: skip
 ENERGY = {"micro_batches": 4, "ranks": 8, "n_layers": 10, "layer_j": 2, "ends_j": 5, "per_step_j": 100}
 
@@ -98,8 +106,36 @@ CASES = [
         {"seconds": 5, "independent_s": 0.3, "shared_s": 0.4},
         0.16448536269514722,
     ),
-    ("kernel_time", KERNEL, 6e-3),
-    ("kernel_time", {**KERNEL, "flop": 0.0, "moved_bytes": 0.0}, 0.0),
+    # one tile of 64 x 64 on one unit: 2 x 64 x 64 x 32 = 262,144 FLOP, 262.144 us; a quarter of 1 us to start it; 1 ms
+    ("gemm_time", GEMM, 1262.394e-6),
+    # one more column is a second tile, on another unit
+    ("gemm_time", {**GEMM, "n": 65}, 1262.394e-6),
+    # inner length 128: four parts of 32 on four units, and 10 us to add them up
+    ("gemm_time", {**GEMM, "k": 128, "flop": 1048576}, 1272.394e-6),
+    # 9 tiles on 4 units: 9/4 of one tile, and half of a tile behind the others
+    (
+        "gemm_time",
+        {**GEMM, "n": 576, "tail": 0.5, "split_s": 1.0, "flop": 9 * 262144},
+        1e-3 + 2.75 * 262.394e-6,
+    ),
+    # half of the way from 262,144 / 4e9 = 65.536 us to 262.394 us
+    ("gemm_time", {**GEMM, "granularity": 0.5}, 1163.965e-6),
+    # (64 + 64) x 32 x 2 bytes at 8 bytes per clock are 1024 us; weights of one byte: (64 x 2 + 64) x 32 / 8 = 768 us
+    ("gemm_time", {**GEMM, "feed_bytes_per_clock": 0.008}, 2024.25e-6),
+    ("gemm_time", {**GEMM, "feed_bytes_per_clock": 0.008, "second_operand_bytes": 1}, 1768.25e-6),
+    # 1 MB at half of 1 GB/s are 2 ms, and sqrt(1 ms x 1 ms) for the ramp
+    ("gemm_time", {**GEMM, "moved_bytes": 1e6, "memory_ramp_s": 1e-3}, 4e-3),
+    # 256 rows read 64 x 32 x 2 - 96 = 4,000 bytes again once, twice over: 1 MB in all
+    (
+        "gemm_time",
+        {**GEMM, "m": 256, "flop": 1048576, "moved_bytes": 992e3, "rereads": 2.0},
+        3e-3,
+    ),
+    ("gemm_time", {**GEMM, "m": 0, "flop": 0.0}, 0.0),
+    # 8 MB at half of 1 GB/s; 25 rows a unit at 0.1 ms
+    ("quantise_time", NARROWING, 17e-3),
+    ("quantise_time", {**NARROWING, "moved_bytes": 5e5}, 3.5e-3),
+    ("quantise_time", {**NARROWING, "moved_bytes": 0.0, "rows": 0.0}, 0.0),
     # 16 rows: 100/16 = 6.25 full tiles and 10 experts, half of the fewer filled: 13.125 x 128/64 columns over 4
     # units are 6.5625 waves of 2 x 16 x 64 x 100 FLOP = 204.8 us and 1 us: 1350.5625 us. Columns of 256:
     # 13.125 / 4 waves of 820.2 us, 2691 us; 64 rows: (1.5625 + 10 - 0.78125) x 2 / 4 of 820.2 us, more still.

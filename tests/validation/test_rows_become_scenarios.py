@@ -87,7 +87,8 @@ def test_peak_memory_counts_what_the_framework_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"experts": 8}, "mixture of experts is not modelled yet"),
+        ({"experts": 8, "topk": 2, "first_dense_layers": 1}, "layers with and without experts in one model"),
+        ({"experts": 8, "topk": ""}, "topk is blank"),
         ({"workload": "lora"}, "workload lora is not modelled yet"),
         ({"cp": 2}, "context parallelism is not modelled yet"),
         ({"recompute": ""}, "recompute is blank"),
@@ -129,6 +130,17 @@ def test_a_group_of_all_replicas_is_plain_sharding(tmp_path: Path) -> None:
     assert scored(tmp_path, row).scores[0].case.scenario["plan.zero_stage"] == 1
 
 
+def test_rows_with_experts_become_mixtures(tmp_path: Path) -> None:
+    gated = {**MEGATRON_ROW, "model": "llama-mixture", "gated_mlp": True}
+    shapes = {"experts": 8, "topk": 2, "moe_ffn": 6144}
+    split = {**gated, **shapes, "id": "meg-test-002", "ep": 8}
+    whole, parallel = scored(tmp_path, {**gated, **shapes}, split).scores
+    model = simulate(scenario_of(whole.case)).scenario["model"]
+    assert {key: model[key] for key in shapes} == shapes
+    assert whole.predicted is not None
+    assert parallel.skipped_because == "expert parallelism is not modelled yet"
+
+
 def test_assumptions_make_groups_of_their_own(tmp_path: Path) -> None:
     blank = {**MEGATRON_ROW, "id": "meg-test-002", "recompute": ""}
     without = scored(tmp_path, MEGATRON_ROW, blank)
@@ -164,7 +176,7 @@ def test_energy_rows(tmp_path: Path) -> None:
     whole = simulate(scenario_of(request.case))
     assert request.predicted == pytest.approx(whole.energy_j / (16 * 64))
     assert "does not fit" in too_big.skipped_because
-    assert experts.skipped_because == "mixture of experts is not modelled yet"
+    assert "experts with biases" in experts.skipped_because
 
 
 def test_a_rack_is_one_node_however_a_table_counts_it(tmp_path: Path) -> None:

@@ -101,7 +101,8 @@ def test_families() -> None:
     assert family_keys("mpt-7b", "PyTorch FSDP (llm-foundry/Composer)") is not None
     assert family_keys("mpt-7b", "another framework") is None
     assert catalog_model("meta-llama/Llama-3.3-70B-Instruct") == ("llama-3.1-70b", "")
-    assert catalog_model("Qwen/Qwen3-30B-A3B-Instruct-2507")[1] == "mixture of experts is not modelled yet"
+    assert catalog_model("Qwen/Qwen3-30B-A3B-Instruct-2507") == ("qwen3-30b-a3b", "")
+    assert "not in the catalog" in catalog_model("Qwen/Qwen3-77B-A7B")[1]
     assert catalog_model("Qwen/Qwen3-VL-8B-Instruct")[1] == "images and sound are not modelled"
 
 

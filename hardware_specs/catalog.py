@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, get_args
 from hardware_specs.calibration import CalibrationSpec, Task
 from hardware_specs.catalog_files import as_path, catalog_file, find_file, looks_like_path, names, unknown
 from hardware_specs.errors import Problem, SpecError, shorten
+from hardware_specs.fabric_calibration import FabricCalibrationSpec
 from hardware_specs.schema import AcceleratorSpec, SystemSpec
 from hardware_specs.strict_yaml import load_yaml, parse_yaml
 from hardware_specs.validation import build
@@ -18,11 +19,14 @@ from hardware_specs.validation import build
 __all__ = [
     "calibration_for",
     "catalog_hash",
+    "fabric_calibration_for",
     "list_accelerators",
     "list_calibrations",
+    "list_fabric_calibrations",
     "list_systems",
     "load_accelerator",
     "load_calibration",
+    "load_fabric_calibration",
     "load_system",
 ]
 
@@ -44,6 +48,11 @@ def list_systems() -> list[str]:
 def list_calibrations() -> list[str]:
     """Names of the shipped calibrations, sorted. Raises nothing."""
     return names("calibration")
+
+
+def list_fabric_calibrations() -> list[str]:
+    """Names of the shipped fabric calibrations, sorted. Raises nothing."""
+    return names("fabric calibration")
 
 
 def load_accelerator(source: Source | AcceleratorSpec) -> AcceleratorSpec:
@@ -136,6 +145,48 @@ def load_calibration(source: Source | CalibrationSpec) -> CalibrationSpec:
     return _catalog_calibration(str(source))
 
 
+def load_fabric_calibration(source: Source | FabricCalibrationSpec) -> FabricCalibrationSpec:
+    """One fabric calibration, from what `load_calibration` takes; raises SpecError as it does."""
+    if isinstance(source, FabricCalibrationSpec):
+        return source
+    if isinstance(source, Mapping):
+        return build(FabricCalibrationSpec, source, path="fabric calibration")
+    path = as_path(source, "fabric calibration")
+    if path is not None:
+        return build(FabricCalibrationSpec, load_yaml(path))
+    return _catalog_fabric_calibration(str(source))
+
+
+def fabric_calibration_for(system: SystemSpec, task: Task = "training") -> FabricCalibrationSpec:
+    """The fabric calibration that serves a system.
+
+    Parameters
+    ----------
+    system : SystemSpec
+        Its accelerator, and the topology of its nodes.
+    task : str
+        ``training`` or ``inference``.
+
+    Returns
+    -------
+    FabricCalibrationSpec
+        The one that the system names; else the one that fits best: a listed accelerator, a listed generation,
+        a listed topology, in this order; else ``default``. Equal ones: the newest, then the last by name.
+
+    Raises
+    ------
+    SpecError
+        If a name is unknown or a file is wrong.
+    """
+    if system.fabric_calibration:
+        return load_fabric_calibration(system.fabric_calibration)
+    known = [_catalog_fabric_calibration(name) for name in list_fabric_calibrations()]
+    what = (system.accelerator.name, system.accelerator.generation, system.scale_up.topology, task)
+    ranked = [(c.serves(*what), c.date, c.name) for c in known]
+    best = max((r for r in ranked if r[0]), default=(1, "", "default"))
+    return load_fabric_calibration(best[2] if best[0] > 1 else "default")
+
+
 def calibration_for(accelerator: AcceleratorSpec, task: Task = "training") -> CalibrationSpec:
     """The calibration that serves an accelerator.
 
@@ -170,7 +221,7 @@ def catalog_hash(name: str) -> str:
     Parameters
     ----------
     name : str
-        A system (its accelerator's file counts too), accelerator or calibration, in this order.
+        A system (its accelerator's file counts too), accelerator, calibration or fabric calibration, in this order.
 
     Returns
     -------
@@ -191,8 +242,10 @@ def catalog_hash(name: str) -> str:
         files = [catalog_file("accelerator", name)]
     elif name in list_calibrations():
         files = [catalog_file("calibration", name)]
+    elif name in list_fabric_calibrations():
+        files = [catalog_file("fabric calibration", name)]
     else:
-        known = [*list_systems(), *list_accelerators(), *list_calibrations()]
+        known = [*list_systems(), *list_accelerators(), *list_calibrations(), *list_fabric_calibrations()]
         raise unknown("catalog entry", name, known)
     digest = hashlib.sha256()
     for file in files:
@@ -254,13 +307,19 @@ def _catalog_calibration(name: str) -> CalibrationSpec:
     return build(CalibrationSpec, load_yaml(find_file("calibration", name)))
 
 
+@lru_cache(maxsize=256)
+def _catalog_fabric_calibration(name: str) -> FabricCalibrationSpec:
+    return build(FabricCalibrationSpec, load_yaml(find_file("fabric calibration", name)))
+
+
 def _build_system(data: Mapping[str, Any], *, folder: Path | None, path: str) -> SystemSpec:
     """Load the accelerator first; report its mistakes together with those of the system."""
     filled = dict(data)
     problems: list[Problem] = []
-    written = filled.get("calibration")
-    if folder is not None and isinstance(written, str) and looks_like_path(written):
-        filled["calibration"] = str(folder / written)
+    for key in ("calibration", "fabric_calibration"):
+        written = filled.get(key)
+        if folder is not None and isinstance(written, str) and looks_like_path(written):
+            filled[key] = str(folder / written)
     try:
         if "accelerator" in filled:
             filled["accelerator"] = _system_accelerator(filled["accelerator"], folder)

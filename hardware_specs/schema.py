@@ -21,10 +21,26 @@ __all__ = [
     "SliceSpec",
     "Spec",
     "SystemSpec",
+    "Topology",
     "dense_peak_flop_per_s",
 ]
 
 DType = Literal["fp64", "tf32", "fp32", "bf16", "fp16", "fp8", "int8", "fp4"]
+Topology = Literal[
+    "switch",
+    "fully_connected",
+    "ring",
+    "mesh",
+    "torus",
+    "host",
+    "fat_tree",
+    "rail_optimised",
+    "dragonfly",
+]
+MOST_DIMENSIONS = 3
+GRIDS = ("torus", "mesh")
+SWITCHED = ("switch", "fat_tree", "rail_optimised", "dragonfly")
+BETWEEN_BLOCKS = ("fat_tree", "rail_optimised", "dragonfly")
 _NAME = r"[a-z0-9]+(?:[.-][a-z0-9]+)*"
 Name = Annotated[str, Field(pattern=f"^{_NAME}$", max_length=80)]
 NameOrFile = Annotated[str, Field(pattern=rf"^(?:{_NAME}|.+\.ya?ml)$", max_length=4096)]
@@ -109,35 +125,72 @@ class FabricSpec(Spec):
     """Links of one tier. Bandwidth is that of one link in one direction.
 
     ``links`` counts per accelerator inside a node: to the switch, to all peers together (fully
-    connected), or two per dimension (torus). Between nodes it counts NICs per node.
+    connected), or two per dimension (torus, mesh). Between nodes it counts NICs per node. On a ``host`` the
+    accelerators hang on host bridges (PCI Express); messages between bridges cross two of them.
     """
 
-    topology: Literal["switch", "fully_connected", "ring", "torus", "fat_tree", "host"] = Field(
-        description="how the links join the accelerators or nodes"
-    )
+    topology: Topology = Field(description="how the links join the accelerators or nodes")
     link_bandwidth: Bandwidth = Field(description="bandwidth of one link in one direction")
     links: Units = Field(description="links per accelerator; between nodes, NICs per node")
     latency: Latency = Field(description="time of an empty message over one hop")
     in_switch_reduction: bool = Field(default=False, description="whether the switch adds up all-reduce")
     oversubscription: Ratio = Field(
         default=Figure(value=1.0, basis="assumed", source="full bisection bandwidth"),
-        description="injected bandwidth over bisection bandwidth",
+        description="bandwidth into a block of nodes over the bandwidth between blocks",
+    )
+    nodes_per_block: Units | None = Field(
+        default=None,
+        description="nodes that share a leaf switch, a pod of rails or a dragonfly group; absent: oversubscription "
+        "acts on every message",
+    )
+    rails: Units | None = Field(
+        default=None,
+        description="rail_optimised only: rails of a node; accelerators of a node share them evenly",
+    )
+    accelerators_per_bridge: Units | None = Field(
+        default=None, description="host only: accelerators on one host bridge; absent: all on one"
+    )
+    bridge_bandwidth: Bandwidth | None = Field(
+        default=None, description="host only: bandwidth between one bridge and the others, in one direction"
     )
     energy_per_byte: ByteEnergy = Field(description="energy to move one byte from end to end")
     shape: list[Annotated[int, Field(ge=1)]] | None = Field(
-        default=None, description="torus only: accelerators along each dimension"
+        default=None, description="torus and mesh only: accelerators along each dimension"
     )
 
     def broken_rules(self) -> Iterator[Problem]:
-        """Keys of a torus on another topology, odd links, a reduction without a switch; raises nothing."""
-        if self.topology != "torus":
-            if self.shape is not None:
-                yield _rule("shape", str(self.shape), f"is for a torus, not for {self.topology}", "remove it")
-        elif self.links.value % 2:
-            yield _rule("links", f"{self.links.value:g}", "a torus has two links per dimension")
-        if self.in_switch_reduction and self.topology not in ("switch", "fat_tree"):
+        """Keys of another topology, odd links, a reduction without a switch; raises nothing."""
+        grid = self.topology in GRIDS
+        if not grid and self.shape is not None:
+            yield _rule(
+                "shape", str(self.shape), f"is for a torus or mesh, not for {self.topology}", "remove it"
+            )
+        if grid and self.links.value % 2:
+            yield _rule("links", f"{self.links.value:g}", f"a {self.topology} has two links per dimension")
+        if grid and self.shape is not None and len(self.shape) * 2 != self.links.value:
+            rule = f"has {len(self.shape)} dimensions, but links are {self.links.value:g}: two per dimension"
+            yield _rule("shape", str(self.shape), rule)
+        if grid and self.shape is not None and len(self.shape) > MOST_DIMENSIONS:
+            yield _rule("shape", str(self.shape), f"at most {MOST_DIMENSIONS} dimensions are modelled")
+        if self.in_switch_reduction and self.topology not in SWITCHED:
             rule = f"a {self.topology} has no switch that could reduce"
             yield _rule("in_switch_reduction", "true", rule, "write false")
+        yield from self._misplaced("rails", ("rail_optimised",))
+        yield from self._misplaced("nodes_per_block", BETWEEN_BLOCKS)
+        yield from self._misplaced("accelerators_per_bridge", ("host",))
+        yield from self._misplaced("bridge_bandwidth", ("host",))
+        if self.topology == "rail_optimised" and self.rails is None:
+            yield _rule("rails", "", "is needed by rail_optimised", "give the rails of a node, such as 8")
+        if self.topology == "dragonfly" and self.nodes_per_block is None:
+            yield _rule("nodes_per_block", "", "is needed by a dragonfly", "give the nodes of one group")
+        if (self.accelerators_per_bridge is None) != (self.bridge_bandwidth is None):
+            missing = "bridge_bandwidth" if self.bridge_bandwidth is None else "accelerators_per_bridge"
+            yield _rule(missing, "", "host bridges need both keys, or neither", "add it")
+
+    def _misplaced(self, key: str, topologies: tuple[str, ...]) -> Iterator[Problem]:
+        if getattr(self, key) is not None and self.topology not in topologies:
+            rule = f"is for {' or '.join(topologies)}, not for {self.topology}"
+            yield _rule(key, f"{getattr(self, key).value:g}", rule, "remove it")
 
 
 class SliceSpec(Spec):
@@ -170,25 +223,66 @@ class SystemSpec(Spec):
     calibration: NameOrFile | None = Field(
         default=None, description="calibration to use, a catalog name or a path; none: by accelerator"
     )
+    fabric_calibration: NameOrFile | None = Field(
+        default=None,
+        description="fabric calibration to use, a catalog name or a path; none: by accelerator and topology",
+    )
 
     def broken_rules(self) -> Iterator[Problem]:
         """Device counts, slices and fabrics that do not belong together; raises nothing."""
         per_node, most = self.accelerators_per_node.value, self.max_devices.value
-        torus = self.scale_up.topology == "torus"
+        torus = self.scale_up.topology in GRIDS
         if most < per_node:
             yield _rule("max_devices", f"{most:g}", f"must be at least the {per_node:g} of one node")
         if self.scale_out is None and not torus and most > per_node:
             rule = f"without scale_out no more than the {per_node:g} accelerators of one node are joined"
             yield _rule("max_devices", f"{most:g}", rule, f"write {per_node:g} or give scale_out")
         if self.slices and not torus:
-            yield _rule("slices", "[...]", f"is for a torus, not for {self.scale_up.topology}", "remove it")
+            rule = f"is for a torus or mesh, not for {self.scale_up.topology}"
+            yield _rule("slices", "[...]", rule, "remove it")
         if torus and not self.slices and self.scale_up.shape is None:
-            yield _rule("slices", "", "a torus needs slices or scale_up.shape", "list what can be allocated")
+            rule = f"a {self.scale_up.topology} needs slices or scale_up.shape"
+            yield _rule("slices", "", rule, "list what can be allocated")
         n_dimensions = self.scale_up.links.value / 2
         for index, part in enumerate(self.slices if torus else []):
             if len(part.shape) != n_dimensions:
                 rule = f"must have {n_dimensions:g} dimensions, two links each"
                 yield _rule(f"slices[{index}].shape", str(part.shape), rule)
+        yield from self._broken_fabric()
+
+    def _broken_fabric(self) -> Iterator[Problem]:
+        """Links, bridges and rails that leave accelerators out; raises nothing."""
+        per_node, up, out = self.accelerators_per_node.value, self.scale_up, self.scale_out
+        if up.topology in GRIDS and up.shape is not None and math.prod(up.shape) > self.max_devices.value:
+            product = " x ".join(map(str, up.shape))
+            rule = (
+                f"has {product} = {math.prod(up.shape)} places, but max_devices is {self.max_devices.value:g}"
+            )
+            yield _rule("scale_up.shape", str(up.shape), rule, "give sizes that multiply to the devices")
+        if up.topology == "fully_connected" and up.links.value < per_node - 1:
+            rule = f"is disconnected: {up.links.value:g} links of each do not reach {per_node - 1:g} peers"
+            yield _rule(
+                "scale_up.links", f"{up.links.value:g}", rule, "give a link per peer, or another topology"
+            )
+        if up.topology in BETWEEN_BLOCKS and up.topology != "fat_tree":
+            yield _rule(
+                "scale_up.topology", up.topology, "joins nodes, not accelerators", "write it in scale_out"
+            )
+        bridge = up.accelerators_per_bridge
+        if bridge is not None and per_node % bridge.value:
+            rule = f"does not divide the {per_node:g} accelerators of a node"
+            yield _rule("scale_up.accelerators_per_bridge", f"{bridge.value:g}", rule)
+        if out is None:
+            return
+        if out.topology in (*GRIDS, "host"):
+            rule = "joins accelerators of one node or slice, not nodes"
+            yield _rule("scale_out.topology", out.topology, rule, f"write {', '.join(SWITCHED)} or ring")
+        if out.rails is not None and (out.links.value % out.rails.value or per_node % out.rails.value):
+            rule = (
+                f"does not divide the {out.links.value:g} NICs and the {per_node:g} accelerators of a node: each rail "
+                "takes the same number of both"
+            )
+            yield _rule("scale_out.rails", f"{out.rails.value:g}", rule, "use a common divisor")
 
 
 def dense_peak_flop_per_s(accelerator: AcceleratorSpec, dtype: str) -> float:

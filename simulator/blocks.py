@@ -122,8 +122,12 @@ def operator_time(operator: Operator, work: Work, inputs: Inputs) -> OperatorTim
     if family == "view":
         return OperatorTime(seconds=ZERO, inner_bytes=ZERO, outer_bytes=ZERO, doubt=(ZERO, ZERO))
     if family == "collective":
-        group = place(inputs.plan.tensor_parallel, ONE, inputs.plan.devices, inputs.fabric)
-        done = exchange(operator.collective, work.message_bytes, group, inputs.fabric)
+        group = place(
+            inputs.plan.tensor_parallel, inputs.plan.tensor_stride, inputs.plan.devices, inputs.fabric
+        )
+        done = exchange(
+            operator.collective, work.message_bytes, group, inputs.fabric, inputs.plan.collective_algorithm
+        )
         return OperatorTime(
             seconds=done.seconds,
             inner_bytes=done.inner_bytes,

@@ -16,6 +16,7 @@ from simulator.commands.catalog import lint, list_, show
 from simulator.commands.many import query, search, sweep
 from simulator.commands.measure import measure
 from simulator.commands.measured import validate
+from simulator.commands.network import network
 from simulator.commands.one import compare, explain, report, run
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ app.command()(show)
 app.command()(lint)
 app.command()(measure)
 app.command()(validate)
+app.command()(network)
 app.command()(calibrate)
 
 

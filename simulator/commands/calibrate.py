@@ -123,10 +123,8 @@ def calibrate(
     from hardware_specs.kernel_fits import StreamingFit
     from simulator.evidence import kernel_fit
     from simulator.fitting.completed_calibration import calibration_name, calibration_text, completed
-    from simulator.fitting.measured_device import ceiling
     from simulator.fitting.measured_folder import (
         expanded,
-        fitted_collectives,
         link_ceiling,
         machine_files,
         measured_folder,
@@ -167,8 +165,6 @@ def calibrate(
     found = families_of(tables, plain)
     source = f"{', '.join(tables.files)}, {accelerator.name}"
     fitted = _fitted(lambda: fit_families(found, source=source, like=sibling))
-    link = link_ceiling(own.collectives) if own else 0.0
-    exchanges = fitted_collectives(own, ceiling(link), source) if own and link else None
     calibration = completed(
         fitted,
         accelerator=accelerator,
@@ -176,11 +172,10 @@ def calibrate(
         stack=software,
         tasks=[task.value] if task else ["training", "inference"],
         base=base,
-        scale_up=exchanges,
     )
     written = {target.name: calibration_text(calibration, tables.files)}
     if own:
-        written |= machine_files(own, target.name, link)
+        written |= machine_files(own, target.name, link_ceiling(own.collectives), source)
     write_files(target.absolute().parent, written)
     _show(calibration, fitted, found, target, base.name)
     if own:

@@ -8,7 +8,7 @@ from datetime import date
 
 import yaml
 
-from hardware_specs import CalibrationSpec, CollectiveFit
+from hardware_specs import CalibrationSpec
 from hardware_specs.calibration import Task
 from hardware_specs.errors import Problem, SpecError, shorten
 from hardware_specs.figure import Basis
@@ -45,7 +45,6 @@ def completed(
     stack: str,
     tasks: Sequence[Task],
     base: CalibrationSpec,
-    scale_up: CollectiveFit | None = None,
 ) -> CalibrationSpec:
     """A calibration of the fitted families, all others as in ``base``.
 
@@ -62,8 +61,6 @@ def completed(
     base : CalibrationSpec
         Where the rest comes from: "derived" if it serves this accelerator, else "assumed". fp16 and bf16 stand
         for one another, and ``any`` for the widest type that was fitted.
-    scale_up : CollectiveFit, optional
-        Collectives inside a node, where they were measured.
 
     Returns
     -------
@@ -96,8 +93,6 @@ def completed(
         stack=stack,
         date=date.today().isoformat(),
         kernels=KernelFits.model_validate(kernels),
-        scale_up=scale_up or _unmeasured_tier(base.scale_up, base.name, basis),
-        scale_out=_unmeasured_tier(base.scale_out, base.name, basis),
     )
 
 
@@ -109,11 +104,6 @@ def _unmeasured(fit: FitEvidence, name: str, basis: Basis) -> FitEvidence:
     known: Basis = "assumed" if fit.basis == "assumed" else basis
     update = {"basis": known, "source": _from(name, fit.source), "rows": 0, "error": {}, "fitted_range": {}}
     return fit.model_copy(update=update)
-
-
-def _unmeasured_tier(fit: CollectiveFit, name: str, basis: Basis) -> CollectiveFit:
-    known: Basis = "assumed" if fit.basis == "assumed" else basis
-    return fit.model_copy(update={"basis": known, "source": _from(name, fit.source), "rows": 0})
 
 
 def calibration_text(calibration: CalibrationSpec, files: Sequence[str]) -> str:

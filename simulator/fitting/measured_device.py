@@ -226,7 +226,7 @@ def system_from_rows(
         "accelerators_per_node": _measured(machine.processes, "", rows),
         "scale_up": {
             "topology": "fully_connected",
-            "link_bandwidth": _measured(ceiling(link) / 1e9, "GB/s", f"{rows}: the quickest collective")
+            "link_bandwidth": _measured(link / 1e9, "GB/s", f"{rows}: the quickest collective")
             if link
             else _assumed("1 GB/s", "no collective was measured"),
             "links": _assumed("1", "ranks exchange through memory"),

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hardware_specs import CollectiveFit, load_accelerator
+from hardware_specs import CollectiveFit, FabricCalibrationSpec, load_accelerator
 from hardware_specs.errors import Problem, SpecError
 from hardware_specs.schema import AcceleratorSpec
-from simulator.fitting.fit_collectives import fit_collective
-from simulator.fitting.measured_collectives import ring_traffic, user_rows
-from simulator.fitting.measured_device import device_from_rows, figures_text, system_from_rows
+from simulator.fitting.fit_collectives import MeasuredFabric, fit_algorithms
+from simulator.fitting.measured_collectives import collective_rows
+from simulator.fitting.measured_device import ceiling, device_from_rows, figures_text, system_from_rows
 from simulator.fitting.noise import machine_problems, noise_problems
 from simulator.measuring.machine import FILE, Machine, read_machine
 from simulator.validation.kernel_kinds import KERNEL_KINDS
@@ -26,7 +27,7 @@ __all__ = [
     "COLLECTIVES",
     "MeasuredFolder",
     "expanded",
-    "fitted_collectives",
+    "fabric_fit",
     "link_ceiling",
     "machine_files",
     "measured_folder",
@@ -34,6 +35,7 @@ __all__ = [
 
 COLLECTIVES = "collectives"
 MICRO = 1e-6
+SLOWNESS = 100.0  # messages between processes of a host take hundreds of microseconds
 NEEDED = ("device", "op", "n_gpus", "bytes", "latency_us")
 
 
@@ -136,43 +138,79 @@ def _collectives(path: Path) -> pd.DataFrame | None:
 
 
 def link_ceiling(frame: pd.DataFrame | None) -> float:
-    """Largest bytes per second that a rank sends in any row [byte/s]; 0 without rows; raises nothing."""
+    """Largest bytes per second that a rank sends in any row, as a ring [byte/s]; 0 without rows; raises nothing."""
     if frame is None:
         return 0.0
-    sent, _ = ring_traffic(
-        frame["op"].to_numpy(dtype=np.str_),
-        frame["n_gpus"].to_numpy(dtype=np.float64),
-        frame["bytes"].to_numpy(dtype=np.float64),
-    )
+    ranks = frame["n_gpus"].to_numpy(dtype=np.float64)
+    passes = np.where(frame["op"].to_numpy(dtype=np.str_) == "all_reduce", 2.0, 1.0)
+    sent = passes * (ranks - 1.0) / ranks * frame["bytes"].to_numpy(dtype=np.float64)
     return float(np.max(sent / (frame["latency_us"].to_numpy(dtype=np.float64) * MICRO)))
 
 
-def fitted_collectives(found: MeasuredFolder, link_bytes_per_s: float, source: str) -> CollectiveFit | None:
-    """Coefficients of collectives between the processes; None where none was measured.
+def fabric_fit(found: MeasuredFolder, link_bytes_per_s: float, source: str) -> FabricCalibrationSpec | None:
+    """Coefficients of collectives between the processes.
+
+    Parameters
+    ----------
+    found : MeasuredFolder
+        With collectives, or without.
+    link_bytes_per_s : float
+        Bandwidth of one rank one way that the system will state [byte/s].
+    source : str
+        Written beside the coefficients.
+
+    Returns
+    -------
+    FabricCalibrationSpec or None
+        A ring, and direct messages as it; None where no collective was measured.
 
     Raises
     ------
     ModuleNotFoundError
         Without scipy.
     """
-    if found.collectives is None:
+    frame = found.collectives
+    if frame is None:
         return None
-    fit = fit_collective(user_rows(found.collectives, link_bytes_per_s), source=source)
-    return CollectiveFit(
-        efficiency=fit.efficiency,
-        base_latency_s=fit.base_latency_s,
-        step_latency_s=fit.step_latency_s,
-        ramp=fit.ramp,
-        # An exchange between processes of one host runs on the cores that would compute.
-        compute_share=1.0 if found.accelerator.kind == "cpu" else 0.0,
-        basis="measured",
-        source=source,
-        rows=fit.rows,
-        error=fit.error,
+    impl = frame["impl"] if "impl" in frame else frame["op"].map(lambda _: "unstated")
+    rows = collective_rows(
+        frame["op"].to_numpy(dtype=np.str_),
+        frame["n_gpus"].to_numpy(dtype=np.float64),
+        frame["bytes"].to_numpy(dtype=np.float64),
+        frame["latency_us"].to_numpy(dtype=np.float64) * MICRO,
+        impl.to_numpy(dtype=np.str_),
+    )
+    fabric = MeasuredFabric(
+        topology="fully_connected",
+        link_bytes_per_s=link_bytes_per_s,
+        accelerators_per_node=float(found.machine.processes),
+    )
+    free = {"ring": ("efficiency", "base_latency_s", "step_latency_s", "ramp")}
+    ring = fit_algorithms(rows, fabric, free, source=source, slowness=SLOWNESS)["ring"]
+    direct = ring.model_copy(update={"basis": "assumed", "source": f"as the ring: {source}", "rows": 0})
+    processor = found.accelerator.kind == "cpu"
+    tier = CollectiveFit(
+        ring=ring,
+        direct=direct,
+        compute_share=1.0 if processor else 0.0,
+        compute_share_source="derived: the exchange runs on the cores that would compute"
+        if processor
+        else "assumed: not measured",
+    )
+    return FabricCalibrationSpec(
+        schema_version=1,
+        name=f"{found.accelerator.name}-fabric",
+        accelerators=[found.accelerator.name],
+        stack=", ".join(sorted(set(impl.astype(str)))),
+        date=date.today().isoformat(),
+        scale_up=tier,
+        scale_out=tier,
     )
 
 
-def machine_files(found: MeasuredFolder, calibration_file: str, link_bytes_per_s: float) -> dict[str, str]:
+def machine_files(
+    found: MeasuredFolder, calibration_file: str, link_bytes_per_s: float, source: str
+) -> dict[str, str]:
     """Texts of the files of the device and of a system of it, by name.
 
     Parameters
@@ -183,11 +221,13 @@ def machine_files(found: MeasuredFolder, calibration_file: str, link_bytes_per_s
         Name of the calibration beside them.
     link_bytes_per_s : float
         Quickest collective, 0 without one [byte/s].
+    source : str
+        Written beside the coefficients of collectives.
 
     Returns
     -------
     dict of str to str
-        Two files.
+        Two files, and that of the fabric where collectives were measured.
 
     Raises
     ------
@@ -195,10 +235,18 @@ def machine_files(found: MeasuredFolder, calibration_file: str, link_bytes_per_s
         Never for figures that a machine has.
     """
     name = found.accelerator.name
-    system = system_from_rows(
-        found.machine, f"{name}.yaml", calibration_file, found.accelerator, link_bytes_per_s
-    )
+    link = ceiling(link_bytes_per_s) if link_bytes_per_s else 0.0
+    fabric = fabric_fit(found, link, source) if link else None
+    system = system_from_rows(found.machine, f"{name}.yaml", calibration_file, found.accelerator, link)
+    if fabric is not None:
+        system["fabric_calibration"] = f"{name}-fabric.yaml"
+    fitted = {} if fabric is None else {
+        f"{name}-fabric.yaml": figures_text(
+            fabric.model_dump(mode="json", exclude_defaults=True), "Written by llmsim calibrate."
+        )
+    }
     return {
+        **fitted,
         f"{name}.yaml": figures_text(
             found.keys, "A device as llmsim measure found it; state what its data sheet says."
         ),

@@ -23,7 +23,7 @@ GEMM = {
     "second_operand_bytes": 2, "peak_flop_per_s": 8e9, "bandwidth_bytes_per_s": 1e9, "units": 4, "clock_hz": 1e9,
     "compute_efficiency": 0.5, "memory_efficiency": 0.5, "fixed_s": 1e-3, "sharpness": np.inf,
     "feed_bytes_per_clock": 1e15, "tile_s": 1e-6, "split_s": 10e-6, "tail": 0.0, "memory_ramp_s": 0.0, "rereads": 0.0,
-    "resident_bytes": 96.0, "row_step": 64, "least_rows": 64, "granularity": 1.0,
+    "resident_bytes": 96.0, "row_step": 64, "least_rows": 64, "granularity": 1.0, "panel_copies": 0.0,
 }  # fmt: skip
 NARROWING = {
     "flop": 0.0, "moved_bytes": 8e6, "rows": 100.0, "peak_flop_per_s": 1e12, "bandwidth_bytes_per_s": 1e9, "units": 4,
@@ -34,6 +34,7 @@ STREAM = {
     "flop": 0.0, "read_bytes": 2e6, "written_bytes": 1e6, "rows": 100.0, "row_bytes": 1e4, "peak_flop_per_s": 1e12,
     "bandwidth_bytes_per_s": 1e9, "read_efficiency": 0.8, "write_efficiency": 0.5, "fixed_s": 1e-3,
     "saturating_rows": 0.0, "rereads": 2.0, "resident_row_bytes": 1e4, "row_sharpness": 3.0,
+    "spill": 0.0, "resident_bytes": 3e6,
 }  # fmt: skip
 SCAN = {
     "tokens": 1000.0, "chunk": 256.0, "flop": 3e9, "moved_bytes": 1e6, "peak_flop_per_s": 1e12,
@@ -58,8 +59,7 @@ LINK = {
     "axis_0": 4, "axis_1": 4, "axis_2": 8, "wrap": 1,
 }  # fmt: skip
 TRANSFER = {
-    "sent_bytes": 8e6, "n_steps": 6, "bandwidth_bytes_per_s": 1e9, "efficiency": 0.5, "base_latency_s": 10e-6,
-    "step_latency_s": 1e-6, "ramp": 0.0,
+    "transfer_s": 16e-3, "n_steps": 6, "base_latency_s": 10e-6, "step_latency_s": 1e-6, "ramp": 0.0,
 }  # fmt: skip
 KEPT = {"everything_bytes": 100, "core_bytes": 30, "input_bytes": 8, "recompute_core": 0, "recompute_all": 0}
 FLIGHT = {"stage": 0, "pipeline_parallel": 4, "virtual_pipeline": 1, "micro_batches": 16}
@@ -132,6 +132,9 @@ CASES = [
         {**GEMM, "m": 256, "flop": 1048576, "moved_bytes": 992e3, "rereads": 2.0},
         3e-3,
     ),
+    # 64 x 32 weights of 2 bytes, brought into panels 500 times over: 2.048 MB at 1 GB/s; one row needs none
+    ("gemm_time", {**GEMM, "panel_copies": 500.0}, 3048e-6),
+    ("gemm_time", {**GEMM, "m": 1, "panel_copies": 500.0}, 1262.394e-6),
     ("gemm_time", {**GEMM, "m": 0, "flop": 0.0}, 0.0),
     # 8 MB at half of 1 GB/s; 25 rows a unit at 0.1 ms
     ("quantise_time", NARROWING, 17e-3),
@@ -185,6 +188,8 @@ CASES = [
     # rows as long as what stays half the time: read 1 + 2 x 1/2 = 2 times, 4 MB / 0.8 = 5 ms; 1 MB / 0.5 = 2 ms; 1 ms
     ("streaming_time", STREAM, 8e-3),
     ("streaming_time", {**STREAM, "read_bytes": 0.0, "written_bytes": 0.0}, 0.0),
+    # 3 MB of which half stays: 7 ms take half of twice as long again
+    ("streaming_time", {**STREAM, "spill": 2.0}, 15e-3),
     # a quarter of the 400 rows that occupy the device: four times 7 ms
     ("streaming_time", {**STREAM, "saturating_rows": 400.0}, 29e-3),
     # 20 GFLOP at 1 TFLOP/s are longer
@@ -204,6 +209,12 @@ CASES = [
         {"batch": 1, "tokens": 1, "heads": 3, "head_dim": 2, "state": 5, "groups": 1, "chunk": 4},
         2 * 60,
     ),
+    # 8 MB at half of 1 GB/s
+    (
+        "transfer_time",
+        {"sent_bytes": 8e6, "bandwidth_bytes_per_s": 1e9, "efficiency": 0.5},
+        16e-3,
+    ),
     # 128 rows see (128 + 1) / 2 keys and 64 + 62 scores per row beside the mask: 16 320 computed, 16 128 on the edge.
     # A score takes 4 x 64 x 4 / 0.5e12 = 2.048 ns and 0.1 clocks, 2.148 ns; on the edge 0.5 ns more. Two heads on
     # four units: (16 320 x 2.148 + 16 128 x 0.5) / 2 ns = 21.55968 us; a quarter of a tile of 64 x 128: 4.399104 us.
@@ -215,11 +226,11 @@ CASES = [
     ("decode_attention_time", CACHE, 43.86e-6 + 8.4e-6),
     ("decode_attention_time", {**CACHE, "split_limit": 1}, 81.66e-6 + 8.4e-6),
     ("decode_attention_time", {**CACHE, "flop": 0.0, "moved_bytes": 0.0}, 0.0),
-    # latency 10 + 6 x 1 = 16 us; 8 MB / 0.5 GB/s = 16 ms
+    # latency 10 + 6 x 1 = 16 us
     ("collective_time", TRANSFER, 16.016e-3),
-    # and half the root of 16e-6 x 16e-3 = 2.56e-7, which is 5.0596e-4
-    ("collective_time", {**TRANSFER, "ramp": 0.5}, 16.016e-3 + 0.5 * 5.059644256269407e-4),
-    ("collective_time", {**TRANSFER, "n_steps": 0}, 0.0),
+    # and half the root of 10e-6 x 16e-3 = 1.6e-7, which is 4e-4
+    ("collective_time", {**TRANSFER, "ramp": 0.5}, 16.016e-3 + 0.5 * 4e-4),
+    ("collective_time", {**TRANSFER, "transfer_s": 0.0}, 0.0),
     # 8 ranks: 7/8 of 80 MB, twice for an all-reduce
     ("ring_sent_bytes", {"message_bytes": 80e6, "ranks": 8, "passes": 1.0}, 70e6),
     ("ring_sent_bytes", {"message_bytes": 80e6, "ranks": 8, "passes": 2.0}, 140e6),
@@ -228,15 +239,56 @@ CASES = [
     ("tree_steps", {"ranks": 8}, 6),  # three levels up, three down
     ("tree_steps", {"ranks": 9}, 8),
     ("tree_steps", {"ranks": 1}, 0),
+    # an inner rank: half the message up in both trees, and down to two children in one
+    ("tree_sent_bytes", {"message_bytes": 80e6, "ranks": 8, "passes": 2.0}, 160e6),
+    ("tree_sent_bytes", {"message_bytes": 80e6, "ranks": 1, "passes": 2.0}, 0.0),
+    # 8 ranks: halve three times, double three times; 40 + 20 + 10 MB each way
+    ("halving_doubling_steps", {"ranks": 8, "passes": 2.0}, 6),
+    ("halving_doubling_sent_bytes", {"message_bytes": 80e6, "ranks": 8, "passes": 2.0}, 140e6),
+    # 6 ranks: two hand over to four and take the result back
+    ("halving_doubling_steps", {"ranks": 6, "passes": 2.0}, 6),
+    ("halving_doubling_sent_bytes", {"message_bytes": 80e6, "ranks": 6, "passes": 2.0}, 280e6),
+    ("one_shot_sent_bytes", {"message_bytes": 80e6, "ranks": 8}, 560e6),
+    # the buffer up, and an eighth of the sum to all
+    ("in_switch_sent_bytes", {"message_bytes": 80e6, "ranks": 8}, 90e6),
+    ("in_switch_sent_bytes", {"message_bytes": 80e6, "ranks": 1}, 0.0),
+    ("all_to_all_sent_bytes", {"message_bytes": 80e6, "ranks": 8, "skew": 1.5}, 105e6),
+    # a ring of 4 with both ways: three quarters of the message over two links
+    (
+        "multi_ring_load",
+        {"length_0": 4, "length_1": 1, "length_2": 1, "links_0": 2, "links_1": 2, "links_2": 2},
+        0.375,
+    ),
+    # 4 x 4: halves of the message, 3/4 of one over two links, then 3/4 of a quarter of it
+    (
+        "multi_ring_load",
+        {"length_0": 4, "length_1": 4, "length_2": 1, "links_0": 2, "links_1": 2, "links_2": 2},
+        0.5 * (0.375 + 0.375 / 4),
+    ),
+    # 2 nodes of 4 share a block that has a quarter of the bandwidth to leave by
+    ("block_share", {"members": 2, "nodes": 4, "oversubscription": 4, "other_groups": 0}, 0.5),
+    ("block_share", {"members": 2, "nodes": 4, "oversubscription": 4, "other_groups": 2}, 0.25),
+    ("block_share", {"members": 4, "nodes": 4, "oversubscription": 4, "other_groups": 0}, 1.0),
     # DGX A100: 12 links of 25 GB/s
     ("rank_bandwidth", LINK, 300e9),
     # 7 links to 7 peers: a group of 4 uses 3 of them
     ("rank_bandwidth", {**LINK, "topology": FULLY_CONNECTED, "links": 7}, 75e9),
-    ("rank_bandwidth", {**LINK, "topology": RING}, 50e9),
+    # 4 of a ring of 8 are a line: one link each way; all 8 have both ways round
+    ("rank_bandwidth", {**LINK, "topology": RING, "axis_0": 8, "axis_1": 1, "axis_2": 1}, 25e9),
+    (
+        "rank_bandwidth",
+        {**LINK, "topology": RING, "ranks": 8, "axis_0": 8, "axis_1": 1, "axis_2": 1},
+        50e9,
+    ),
     # 4 neighbours are one whole axis of 4 x 4 x 8: both ways around it
     ("rank_bandwidth", {**LINK, "topology": TORUS, "links": 6}, 50e9),
-    # 128 devices are all three axes
-    ("rank_bandwidth", {**LINK, "ranks": 128, "topology": TORUS, "links": 6}, 150e9),
+    # 128 devices are all three axes; thirds of the message start on one each. Slowest per phase: 7/8 on the axis of 8,
+    # 7/8 of a quarter on it, 7/8 of a sixteenth, over two links: (0.4375 + 0.109375 + 0.02734375) / 3
+    (
+        "rank_bandwidth",
+        {**LINK, "ranks": 128, "topology": TORUS, "links": 6},
+        25e9 * 127 / 128 / (0.57421875 / 3),
+    ),
     # 2 neighbours are half an axis: one link, no ring
     ("rank_bandwidth", {**LINK, "ranks": 2, "topology": TORUS, "links": 6}, 25e9),
     # 8 replicas, each of 2 devices, on nodes of 8: blocks of 16 leave 8 devices, 4 replicas, in a node
@@ -259,6 +311,10 @@ CASES = [
     ("micro_batches_in_flight", {**FLIGHT, "virtual_pipeline": 2}, 5.5),
     # 7e9 parameters, 12 bytes, 8 replicas: 10.5 GB
     ("state_bytes", {"parameters": 7e9, "bytes_per_parameter": 12, "shards": 8}, 10.5e9),
+    # 3 GB beside 2 GB of activations, and none beside 5 GB; all of it where it is kept
+    ("gradients_beside", {"gradients_bytes": 3e9, "activations_bytes": 2e9, "freed": 1}, 1e9),
+    ("gradients_beside", {"gradients_bytes": 3e9, "activations_bytes": 5e9, "freed": 1}, 0.0),
+    ("gradients_beside", {"gradients_bytes": 3e9, "activations_bytes": 2e9, "freed": 0}, 3e9),
     # 4 x (10 x 3 + 2) + 5
     (
         "activation_bytes",

@@ -18,6 +18,7 @@ from simulator.commands.measure import measure
 from simulator.commands.measured import validate
 from simulator.commands.network import network
 from simulator.commands.one import compare, explain, report, run
+from simulator.commands.read import read
 
 app = typer.Typer(
     name="llmsim",
@@ -41,6 +42,7 @@ app.command(name="list")(list_)
 app.command()(show)
 app.command()(lint)
 app.command()(measure)
+app.command()(read)
 app.command()(validate)
 app.command()(network)
 app.command()(calibrate)

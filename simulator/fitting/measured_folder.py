@@ -240,11 +240,15 @@ def machine_files(
     system = system_from_rows(found.machine, f"{name}.yaml", calibration_file, found.accelerator, link)
     if fabric is not None:
         system["fabric_calibration"] = f"{name}-fabric.yaml"
-    fitted = {} if fabric is None else {
-        f"{name}-fabric.yaml": figures_text(
-            fabric.model_dump(mode="json", exclude_defaults=True), "Written by llmsim calibrate."
-        )
-    }
+    fitted = (
+        {}
+        if fabric is None
+        else {
+            f"{name}-fabric.yaml": figures_text(
+                fabric.model_dump(mode="json", exclude_defaults=True), "Written by llmsim calibrate."
+            )
+        }
+    )
     return {
         **fitted,
         f"{name}.yaml": figures_text(

@@ -18,6 +18,7 @@ from simulator.measuring.timing import Clock, Effort, Timing, timed
 __all__ = ["NOISE", "OperatorTask", "TABLES", "measure_operators", "operator_tasks"]
 
 MICRO = 1e-6
+MOST_AGAIN = 0.4  # share of noisy rows above which none is measured again in the same call
 NOISE = ("spread", "repeats", "calls", "waited_share", "reference_ratio", "quality")
 _HEAD = ("device", "framework", "version", "kernel", "source", "machine")
 # Columns that say which row it is, by table.
@@ -107,7 +108,7 @@ class _Meter:
         if self.graphs and self.machine.device == "cuda":
             call = captured(call)
         found = timed(call, self.clock, self.effort, exact_waits=self.exact)
-        return found, self.gate.ratio()
+        return found, self.gate.lately()
 
 
 def _row(task: OperatorTask, machine: Machine, timing: Timing, reference: float) -> dict[str, Any]:
@@ -189,7 +190,9 @@ def measure_operators(
     bench = Bench(machine.device, cold_bytes)
     meter = _Meter(folder, machine, effort, bench, graphs=graphs, patience_s=patience_s)
     noisy: list[tuple[OperatorTask, float]] = []
+    counted: list[OperatorTask] = []
     for task in tasks:
+        counted.append(task)
         table = tables[task.table]
         if table.key(task.shape) in known[task.table]:
             counts["known"] += 1
@@ -207,6 +210,8 @@ def measure_operators(
                 if row["quality"] == "noisy":
                     noisy.append((task, float(row["spread"]) * float(row["reference_ratio"])))
         told(task.table)
+    if len(noisy) > MOST_AGAIN * max(len(counted), 1):
+        noisy = []  # the machine is busy all the time: once more would be no better
     for task, before in noisy:
         row = _row(task, machine, *meter.time(task))
         counts["again"] += 1

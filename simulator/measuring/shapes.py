@@ -6,7 +6,7 @@ log sizes, so that any number of rows covers it, and what is too long for the ti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +40,7 @@ OPERATIONS: Mapping[str, float] = {
 }
 WIDE_ROWS = ("cross_entropy",)  # as long as a vocabulary
 PARAMETERS = ("adamw", "grad_norm", "clip")  # on matrices of weights
+SPARE = 4  # shapes that are drawn for each that is wanted
 HEAD_DIMS = (32, 64, 128)
 HEADS = (1, 2, 4, 8, 12, 16)
 
@@ -75,9 +76,25 @@ def _multiple(value: float, step: int) -> int:
     return max(step, int(round(value / step)) * step)
 
 
+def _distinct(shapes: Iterable[Shape], count: int) -> Iterator[Shape]:
+    """The first ``count`` shapes that differ: limits make some of them equal."""
+    seen: set[tuple[str | int, ...]] = set()
+    for shape in shapes:
+        key = tuple(shape.values())
+        if key not in seen:
+            seen.add(key)
+            yield shape
+        if len(seen) == count:
+            return
+
+
 def product_shapes(dtype: str, limits: Limits) -> Iterator[Shape]:
     """Sizes of products x W^T, rows m by columns n along k: half with at most 64 rows. [1]; raises nothing."""
-    for index, (rows, columns, inner) in enumerate(_spread(limits.rows, 3, 0.5)):
+    yield from _distinct(_products(dtype, limits), limits.rows)
+
+
+def _products(dtype: str, limits: Limits) -> Iterator[Shape]:
+    for index, (rows, columns, inner) in enumerate(_spread(limits.rows * SPARE, 3, 0.5)):
         n, k = (_multiple(_log(share, 128, 8192), 64) for share in (columns, inner))
         while n * k > limits.elements:
             n, k = (_multiple(n / 2, 64), k) if n > k else (n, _multiple(k / 2, 64))
@@ -93,8 +110,12 @@ def attention_shapes(dtype: str, phase: str, limits: Limits, *, groups: bool) ->
 
     Raises nothing.
     """
+    yield from _distinct(_attention(dtype, phase, limits, groups=groups), limits.rows)
+
+
+def _attention(dtype: str, phase: str, limits: Limits, *, groups: bool) -> Iterator[Shape]:
     prompts = phase == "prefill"
-    for index, (sequences, length, heads, width) in enumerate(_spread(limits.rows, 4, 0.3)):
+    for index, (sequences, length, heads, width) in enumerate(_spread(limits.rows * SPARE, 4, 0.3)):
         n_heads = HEADS[int(heads * len(HEADS))]
         head_dim = HEAD_DIMS[int(width * len(HEAD_DIMS))]
         keys = round(_log(length, 16, 2048 if prompts else 8192))
@@ -126,16 +147,20 @@ def operator_shapes(dtype: str, limits: Limits) -> Iterator[Shape]:
     """Rows and columns of the operators that only move memory, one operator after the other. [1]; raises nothing."""
     for place, (op, share) in enumerate(OPERATIONS.items()):
         count = max(round(limits.rows * share), 1)
-        for tokens, width in _spread(count, 2, 0.11 * place):
-            if op in WIDE_ROWS:
-                rows, columns = _log(tokens, 1, 2048), _log(width, 2048, 65536)
-            elif op in PARAMETERS:
-                rows, columns = _log(tokens, 64, 8192), _log(width, 128, 4096)
-            else:
-                rows, columns = _log(tokens, 1, 4096), _log(width, 128, 8192)
-            while rows * columns > limits.elements:
-                rows /= 2.0
-            yield {"op": op, "dtype": dtype, "rows": max(round(rows), 1), "cols": _multiple(columns, 64)}
+        yield from _distinct(_operator(op, place, dtype, limits), count)
+
+
+def _operator(op: str, place: int, dtype: str, limits: Limits) -> Iterator[Shape]:
+    for tokens, width in _spread(limits.rows * SPARE, 2, 0.11 * place):
+        if op in WIDE_ROWS:
+            rows, columns = _log(tokens, 1, 2048), _log(width, 2048, 65536)
+        elif op in PARAMETERS:
+            rows, columns = _log(tokens, 64, 8192), _log(width, 128, 4096)
+        else:
+            rows, columns = _log(tokens, 1, 4096), _log(width, 128, 8192)
+        while rows * columns > limits.elements:
+            rows /= 2.0
+        yield {"op": op, "dtype": dtype, "rows": max(round(rows), 1), "cols": _multiple(columns, 64)}
 
 
 def collective_shapes(ranks: int, rows: int, largest_bytes: float) -> Iterator[Shape]:

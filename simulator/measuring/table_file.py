@@ -52,7 +52,6 @@ class GrowingTable:
         self.rows, self.dropped = [], 0
         if not self.path.exists() or self.path.stat().st_size == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._replace(_line(self.columns))
             return
         text = self.path.read_text(encoding="utf-8", errors="replace")
         whole, _, rest = text.rpartition("\n")
@@ -89,8 +88,10 @@ class GrowingTable:
         return {self.key(row) for row in self.rows}
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row in one write; KeyError for a column that it lacks."""
+        """Append a row in one write, behind a header where it is the first; KeyError for a column that it lacks."""
         line = _line([row[name] for name in self.columns])
+        if not self.path.exists() or self.path.stat().st_size == 0:
+            line = _line(self.columns) + line
         with self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(line)
             file.flush()

@@ -17,7 +17,7 @@ NANO = 1e-9
 MOST_WAITED = 0.02
 QUIET_ENOUGH = 0.10  # spread below which a row is not measured again
 # A wait that began before the clock was read counts in full: such a repeat says nothing.
-MOSTLY_WAITED = 0.5
+MOSTLY_WAITED = 0.9
 MOST_CALLS = 100_000
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import MACHINE, products
+from measured_machine import MACHINE, products
 
 from hardware_specs import load_calibration, load_system
 from simulator import simulate

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import MACHINE
+from measured_machine import MACHINE
 
 from hardware_specs.errors import SpecError
 from simulator.measuring.machine import Machine, check_same, read_machine, write_machine

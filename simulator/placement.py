@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from simulator.columns import FabricColumns, TierColumns
 from simulator.rules import rule
-from simulator.torus_rings import all_to_all_load, extents, ring_hops, ring_load
+from simulator.torus_rings import (
+    all_to_all_load,
+    along_axes,
+    extents,
+    off_axis_all_to_all_load,
+    off_axis_hops,
+    off_axis_load,
+    ring_hops,
+    ring_load,
+)
 
 FloatArray = NDArray[np.float64]
 
@@ -130,7 +139,8 @@ def rank_bandwidth(
     Notes
     -----
     Links of a fully connected node are spread evenly over its peers, several to each where there are more. On a
-    torus the rate is what a multi-ring over its axes comes to.
+    torus the rate is what a multi-ring over its axes comes to, or two rings in the order of the numbers where the group
+    lies across axes.
     """
     peers = np.maximum(accelerators_per_node - 1.0, 1.0)
     usable = np.where(
@@ -140,7 +150,14 @@ def rank_bandwidth(
     )
     grid = on_grid(topology, axis_0)
     if np.any(grid):
-        load = ring_load(extents(ranks, stride, (axis_0, axis_1, axis_2), wrap))
+        axes = (axis_0, axis_1, axis_2)
+        load = ring_load(extents(ranks, stride, axes, wrap))
+        across = grid & ~along_axes(ranks, stride, axes)
+        if np.any(across):
+            bound = off_axis_load(
+                ranks=ranks, stride=stride, axis_0=axis_0, axis_1=axis_1, axis_2=axis_2, wrap=wrap
+            )
+            load = np.where(across, bound, load)
         # A group that leaves the torus, or of one rank, extends along nothing: it still has a link to leave by.
         on_torus = np.where(load > 0, (ranks - 1.0) / ranks / np.where(load > 0, load, 1.0), 1.0)
         usable = np.where(grid, np.minimum(links, on_torus), usable)
@@ -226,7 +243,11 @@ def place(ranks: FloatArray, stride: FloatArray, devices: FloatArray, fabric: Fa
     hops = inner - 1.0
     if np.any(tier.axis_0 > 1):
         grid = on_grid(tier.topology, tier.axis_0)
-        along = ring_hops(extents(inner, stride, (tier.axis_0, tier.axis_1, tier.axis_2), tier.wrap))
+        axes = (tier.axis_0, tier.axis_1, tier.axis_2)
+        along = ring_hops(extents(inner, stride, axes, tier.wrap))
+        across = grid & ~along_axes(inner, stride, axes)
+        if np.any(across):
+            along = np.where(across, off_axis_hops(inner, stride, axes, tier.wrap), along)
         hops = np.where(grid, np.where(along > 0, along, hops), hops)
     bridged = np.any(np.isfinite(tier.bridge_bytes_per_s))
     return Group(
@@ -252,7 +273,9 @@ def all_to_all_bandwidth(group: Group, fabric: FabricColumns) -> tuple[FloatArra
     share = np.maximum(n - 1.0, 0.0) / n
     grid = on_grid(tier.topology, tier.axis_0)
     if np.any(grid):
-        load = all_to_all_load(extents(n, group.stride, (tier.axis_0, tier.axis_1, tier.axis_2), tier.wrap))
+        axes = (tier.axis_0, tier.axis_1, tier.axis_2)
+        load = all_to_all_load(extents(n, group.stride, axes, tier.wrap))
+        load = np.where(along_axes(n, group.stride, axes), load, share * off_axis_all_to_all_load(axes))
         inside = np.where(
             grid & (load > 0), share / np.where(load > 0, load, 1.0) * tier.link_bytes_per_s, inside
         )

@@ -36,10 +36,11 @@ TOPOLOGIES = (
     "mesh",
     "rail_optimised",
     "dragonfly",
+    "wired",
 )
-FULLY_CONNECTED, RING, TORUS, MESH, RAIL_OPTIMISED, DRAGONFLY = (
+FULLY_CONNECTED, RING, TORUS, MESH, RAIL_OPTIMISED, DRAGONFLY, WIRED = (
     float(TOPOLOGIES.index(t))
-    for t in ("fully_connected", "ring", "torus", "mesh", "rail_optimised", "dragonfly")
+    for t in ("fully_connected", "ring", "torus", "mesh", "rail_optimised", "dragonfly", "wired")
 )
 NO_BRIDGE: FloatArray = np.full(1, np.inf)
 
@@ -167,8 +168,8 @@ def rank_bandwidth(
 def tier_bandwidth(
     tier: TierColumns, ranks: FloatArray, stride: FloatArray, accelerators: FloatArray
 ) -> FloatArray:
-    """:func:`rank_bandwidth` of a tier that joins ``accelerators`` [1] directly."""
-    return rank_bandwidth(
+    """:func:`rank_bandwidth` of a tier that joins ``accelerators`` [1] directly, or what its wiring gives."""
+    rate = rank_bandwidth(
         ranks=ranks,
         stride=stride,
         accelerators_per_node=accelerators,
@@ -180,6 +181,37 @@ def tier_bandwidth(
         axis_2=tier.axis_2,
         wrap=tier.wrap,
     )
+    if not tier.wired:
+        return rate
+    width = wired_figure(tier, "ring", ranks, stride)
+    return np.where(
+        tier.topology == WIRED, wired_bandwidth(link_bytes_per_s=tier.link_bytes_per_s, width=width), rate
+    )
+
+
+@rule(
+    symbol="W",
+    formula="b k, k = 1/(most bytes on one link per byte that a rank sends)",
+    unit="B/s",
+    source="the busiest link of a node sets the pace of the groups that run on it side by side",
+)
+def wired_bandwidth(*, link_bytes_per_s: FloatArray, width: FloatArray) -> FloatArray:
+    """One-way bandwidth of one rank on links that were declared one by one [byte/s].
+
+    ``width`` counts the links of ``link_bytes_per_s`` [byte/s] that a rank has to itself, as its traffic and that of
+    all other groups lie on the shortest ways [1]. Broadcasts; raises nothing.
+    """
+    return link_bytes_per_s * width
+
+
+def wired_figure(tier: TierColumns, what: str, ranks: FloatArray, stride: FloatArray) -> FloatArray:
+    """A figure that was found on the graph of a wired node for groups of this size and stride; 1 for any other [1]."""
+    found: FloatArray = np.ones(1)
+    for name, value in tier.wired.items():
+        kind, size, apart = name.split()
+        if kind == what:
+            found = np.where((ranks == float(size)) & (stride == float(apart)), value, found)
+    return found
 
 
 @rule(
@@ -249,6 +281,8 @@ def place(ranks: FloatArray, stride: FloatArray, devices: FloatArray, fabric: Fa
         if np.any(across):
             along = np.where(across, off_axis_hops(inner, stride, axes, tier.wrap), along)
         hops = np.where(grid, np.where(along > 0, along, hops), hops)
+    if tier.wired:
+        hops = np.where(tier.topology == WIRED, hops * wired_figure(tier, "hops", inner, stride), hops)
     bridged = np.any(np.isfinite(tier.bridge_bytes_per_s))
     return Group(
         ranks=ranks,
@@ -279,6 +313,10 @@ def all_to_all_bandwidth(group: Group, fabric: FabricColumns) -> tuple[FloatArra
         inside = np.where(
             grid & (load > 0), share / np.where(load > 0, load, 1.0) * tier.link_bytes_per_s, inside
         )
+    if tier.wired:
+        width = wired_figure(tier, "all", n, group.stride)
+        wide = wired_bandwidth(link_bytes_per_s=tier.link_bytes_per_s, width=width)
+        inside = np.where(tier.topology == WIRED, wide, inside)
     outer = fabric.outer
     nodes_apart = np.maximum(group.stride / fabric.accelerators_per_node, 1.0)
     across = tier_bandwidth(outer, group.outer, nodes_apart, group.outer)

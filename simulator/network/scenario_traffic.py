@@ -27,7 +27,7 @@ from simulator.network.played_rounds import (
     torus_rounds,
 )
 from simulator.network.topology_graph import topology_graph
-from simulator.placement import FULLY_CONNECTED, RAIL_OPTIMISED, Group, on_grid, place
+from simulator.placement import FULLY_CONNECTED, RAIL_OPTIMISED, WIRED, Group, on_grid, place
 from simulator.space import space_from
 from simulator.torus_rings import along_axes, extents
 
@@ -157,6 +157,8 @@ def _rounds(traffic: Traffic, members: list[int], group: Group, inputs: Inputs) 
         ]
     if tier.topology[0] == FULLY_CONNECTED and group.outer[0] == 1:
         return direct_rounds(traffic.collective, members, traffic.message_bytes)
+    if tier.topology[0] == WIRED and group.outer[0] == 1:
+        return ring_rounds(traffic.collective, [members, members[::-1]], traffic.message_bytes)
     railed = group.outer[0] > 1 and inputs.fabric.outer.topology[0] == RAIL_OPTIMISED
     if tier.topology[0] == FULLY_CONNECTED or railed:
         inside = int(_one(group.inner))

@@ -273,6 +273,8 @@ CASES = [
         {"ranks": 4, "stride": 1, "axis_0": 3, "axis_1": 4, "axis_2": 1, "wrap": 0},
         1.5,
     ),
+    # a ring of links of 25 GB/s both ways round: half of the bytes on each
+    ("wired_bandwidth", {"link_bytes_per_s": 25e9, "width": 2}, 50e9),
     # 2 nodes of 4 share a block that has a quarter of the bandwidth to leave by
     ("block_share", {"members": 2, "nodes": 4, "oversubscription": 4, "other_groups": 0}, 0.5),
     ("block_share", {"members": 2, "nodes": 4, "oversubscription": 4, "other_groups": 2}, 0.25),

@@ -141,10 +141,10 @@ def _two_nodes_table(folder: Path) -> list[str]:
     noise = np.abs(np.diff(np.log(rate[order])))
     lines.append(
         f"a100_dgx, mean {100 * off.mean():+.0f} % ({100 * shared.mean():+.0f} % with one port), mean error "
-        f"{100 * np.abs(off).mean():.0f} % ({100 * np.abs(shared).mean():.0f} %); bandwidth of neighbouring sizes differs "
-        f"by {100 * np.median(noise):.0f} % (median) and {100 * np.expm1(noise.max()):.0f} % (most): two speeds. These "
-        f"are not the nodes of the data sheet: one GPU sends to the other node at {port / 1e9:.1f} GB/s at most, where "
-        "a port has 25 GB/s, and eight GPUs have no more than three times that"
+        f"{100 * np.abs(off).mean():.0f} % ({100 * np.abs(shared).mean():.0f} %); neighbouring sizes differ "
+        f"in bandwidth by {100 * np.median(noise):.0f} % (median) and {100 * np.expm1(noise.max()):.0f} % (most): "
+        "two speeds. These are not the nodes of the data sheet: one GPU sends to the other node at "
+        f"{port / 1e9:.1f} GB/s at most, where a port has 25 GB/s, and eight GPUs have no more than three times that"
     )
     return lines
 

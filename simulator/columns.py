@@ -7,7 +7,7 @@ is the case in which every field has length one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -156,6 +156,8 @@ class TierColumns:
     per accelerator; ``axis_0`` to ``axis_2`` are the lengths of a torus or mesh, 1 elsewhere, and ``wrap`` is 1 where
     its ends are joined; ``block`` nodes share full bandwidth and leave their block at 1 / ``oversubscription`` of
     it; ``bridge`` accelerators share a host bridge of ``bridge_bytes_per_s`` (1 and infinite where there is none);
+    ``wired`` holds what the graph of a wired node gives to groups by kind, size and stride ("ring 4 2", "hops 4 2",
+    "all 4 2") [1];
     ``compute_share`` is the part of the compute units that a running exchange occupies.
     """
 
@@ -174,6 +176,7 @@ class TierColumns:
     compute_share: FloatArray
     j_per_byte: FloatArray
     algorithms: Mapping[str, AlgorithmColumns]
+    wired: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -337,8 +337,8 @@ def _unknown(rows: Rows, axes: Sequence[int]) -> Any:
 
 
 def _unknown_fabric(unknown: Any) -> FabricColumns:
-    names = [f.name for f in fields(TierColumns) if f.name != "algorithms"]
-    tier = TierColumns(**dict.fromkeys(names, unknown), algorithms={})
+    names = [f.name for f in fields(TierColumns) if f.name not in ("algorithms", "wired")]
+    tier = TierColumns(**dict.fromkeys(names, unknown), algorithms={}, wired={})
     return FabricColumns(accelerators_per_node=unknown, max_devices=unknown, inner=tier, outer=tier)
 
 

@@ -24,14 +24,13 @@ MAX_KEPT = 200_000
 class _Kept:
     """Blocks of one structure: sorted codes, a column of values each by name, and the axes each depends on.
 
-    ``varies`` are the axes on which the kept blocks differ, ``at`` the position of the first one on every axis.
+    ``positions`` are those of the blocks on each axis.
     """
 
     codes: IndexArray
     values: dict[str, FloatArray]
     masks: dict[str, int]
-    varies: int
-    at: dict[int, int]
+    positions: dict[int, IndexArray]
 
 
 @dataclass(slots=True)
@@ -133,27 +132,38 @@ def _made(codes: IndexArray, axes: Sequence[int], positions: list[IndexArray], t
         codes=codes,
         values={name: np.broadcast_to(dense(c), (n,)) for name, c in columns.items()},
         masks=masks,
-        varies=sum(1 << i for i in axes if np.any(positions[i] != positions[i][0])),
-        at={i: int(positions[i][0]) for i in axes},
+        positions={i: positions[i] for i in axes},
     )
 
 
 def _joined(one: _Kept, other: _Kept) -> _Kept:
-    """Both, in order of code. What is constant on either side but not over both may depend on that axis."""
+    """Both, in order of code, each column on the axes that it depends on in all of them."""
     codes = np.concatenate([one.codes, other.codes])
     order = np.argsort(codes, kind="stable")
-    either = one.varies | other.varies
-    for axis, position in one.at.items():
-        if position != other.at[axis]:
-            either |= 1 << axis
-    unseen = either & ~(one.varies & other.varies)
-    return _Kept(
-        codes=codes[order],
-        values={name: np.concatenate([one.values[name], other.values[name]])[order] for name in NAMES},
-        masks={name: one.masks[name] | other.masks[name] | unseen for name in NAMES},
-        varies=either,
-        at=one.at,
-    )
+    positions = {i: np.concatenate([p, other.positions[i]])[order] for i, p in one.positions.items()}
+    everything = sum(1 << i for i in positions)
+    found = _Kept(codes=codes[order], values={}, masks={}, positions=positions)
+    groups: dict[int, tuple[IndexArray, IndexArray]] = {}
+    for name in NAMES:
+        values = np.concatenate([one.values[name], other.values[name]])[order]
+        mask = one.masks[name] | other.masks[name]
+        # What is constant here and there need not be so over both, and a rule may look at an axis in one of them only.
+        if mask != everything:
+            if mask not in groups:
+                groups[mask] = _groups([p for i, p in positions.items() if mask >> i & 1], len(codes))
+            first, group = groups[mask]
+            mask = mask if np.array_equal(values, values[first][group]) else everything
+        found.values[name], found.masks[name] = values, mask
+    return found
+
+
+def _groups(positions: Sequence[IndexArray], n: int) -> tuple[IndexArray, IndexArray]:
+    """First of each group of equal positions, and the group of each of ``n``."""
+    code = np.zeros(n, dtype=np.int64)
+    for where in positions:
+        code = code * (int(where.max()) + 1) + where
+    _, first, group = np.unique(code, return_index=True, return_inverse=True)
+    return first, group
 
 
 def _spread(kept: _Kept, rows: Rows, mask: int, level: Level | None, at: IndexArray) -> LayerTable:

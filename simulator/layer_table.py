@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.activations import SavedBytes, kept_bytes, saved_bytes
-from simulator.blocks import BlockCost, Blocks, OperatorCost, Structure, cost_blocks
+from simulator.blocks import BlockCost, Blocks, OperatorCost, Structure, cost_blocks, widest_last
 from simulator.columns import DeviceColumns, Inputs
 from simulator.counting import OPERATOR_KINDS
 from simulator.rules import at, rule
@@ -88,7 +88,7 @@ def block_energy(costs: Iterable[BlockCost], inputs: Inputs) -> tuple[FloatArray
     """Compute, memory and network energy of one micro-batch through some blocks, one device [J]."""
     compute, memory, network = ZERO, ZERO, ZERO
     for block in costs:
-        for c in block.operators:
+        for c in widest_last(block.operators, lambda cost: cost):
             per_flop = _joule_per_flop(inputs.device, c)
             compute = compute + switching_energy(amount=c.work.flop, j_per_unit=per_flop)
             memory = memory + switching_energy(

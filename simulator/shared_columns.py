@@ -101,10 +101,13 @@ def _applied(ufunc: np.ufunc, inputs: Sequence[Any], rows: Rows) -> Any:
     return SharedColumn(rows, mask, ufunc(*args))
 
 
-def _operator(ufunc: np.ufunc, *, keeps: float | None = None, reflected: bool = False) -> Callable[..., Any]:
+def _operator(
+    ufunc: np.ufunc, *, keeps: float | None = None, empties: float | None = None, reflected: bool = False
+) -> Callable[..., Any]:
     """An operator of columns: as the ufunc, without its detour through NumPy for the usual operands.
 
-    ``keeps`` is the other operand that changes nothing: zero that is added, one that is multiplied by.
+    ``keeps`` is the other operand that changes nothing (zero that is added, one that is multiplied by), ``empties``
+    the one that leaves zero of every finite number.
     """
 
     def operator(self: SharedColumn, other: Any) -> Any:
@@ -113,8 +116,11 @@ def _operator(ufunc: np.ufunc, *, keeps: float | None = None, reflected: bool = 
             if values is not None and self.mask == other.mask and other.values is not None:
                 return SharedColumn(self.rows, self.mask, ufunc(values, other.values))
         elif values is not None and (type(other) is float or (type(other) is np.ndarray and other.size == 1)):
-            if keeps is not None and other == keeps and values.dtype is FLOAT:
-                return self
+            if keeps is not None and values.dtype is FLOAT:
+                if other == keeps:
+                    return self
+                if empties is not None and other == empties and np.isfinite(values).all():
+                    return np.zeros(1)
             made = ufunc(other, values) if reflected else ufunc(values, other)
             return SharedColumn(self.rows, self.mask, made)
         return _applied(ufunc, (other, self) if reflected else (self, other), self.rows)
@@ -273,8 +279,8 @@ class SharedColumn(NDArrayOperatorsMixin):
     __radd__ = _operator(np.add, keeps=0.0, reflected=True)
     __sub__ = _operator(np.subtract, keeps=0.0)
     __rsub__ = _operator(np.subtract, reflected=True)
-    __mul__ = _operator(np.multiply, keeps=1.0)
-    __rmul__ = _operator(np.multiply, keeps=1.0, reflected=True)
+    __mul__ = _operator(np.multiply, keeps=1.0, empties=0.0)
+    __rmul__ = _operator(np.multiply, keeps=1.0, empties=0.0, reflected=True)
     __truediv__ = _operator(np.true_divide, keeps=1.0)
     __rtruediv__ = _operator(np.true_divide, reflected=True)
     __lt__ = _operator(np.less)
@@ -316,6 +322,25 @@ def _together(values: Sequence[Any]) -> tuple[Rows, int, Level | None] | None:
     return rows, mask, rows.level(mask) if known else None
 
 
+def _is_float(value: Any) -> bool:
+    return type(value) is float or (isinstance(value, (SharedColumn, np.ndarray)) and value.dtype is FLOAT)
+
+
+def _taken_everywhere(condition: Any, a: Any, b: Any) -> Any:
+    """The branch that all rows take, which may depend on fewer axes than the condition; None if there is none."""
+    if not (_is_float(a) and _is_float(b)):
+        return None
+    if a is not b:
+        holds = condition.values if type(condition) is SharedColumn else np.asarray(condition)
+        if holds.dtype != bool:
+            return None
+        if not holds.all():
+            if holds.any():
+                return None
+            a = b
+    return np.full(1, a) if type(a) is float else a
+
+
 def _where(condition: Any, *branches: Any) -> Any:
     found = _together((condition, *branches))
     if found is None or len(branches) != 2:
@@ -323,6 +348,9 @@ def _where(condition: Any, *branches: Any) -> Any:
     rows, mask, level = found
     if level is None:
         return SharedColumn(rows, mask, None)
+    taken = _taken_everywhere(condition, *branches)
+    if taken is not None:
+        return taken
     c, a, b = (v.at(level) if type(v) is SharedColumn else v for v in (condition, *branches))
     return SharedColumn(rows, mask, np.where(c, a, b))
 

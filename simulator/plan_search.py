@@ -16,6 +16,7 @@ from simulator.best_rows import BestRows, Objective
 from simulator.conditions import Condition, holds, parse_condition
 from simulator.evaluate import RESULT_COLUMNS, evaluate_totals, promising, totals_columns
 from simulator.feasibility import GB
+from simulator.freed_memory import keep_freed_memory
 from simulator.layer_cache import LayerCache
 from simulator.legal_rows import LegalRows
 from simulator.named_spaces import COUNTED, named_space
@@ -275,6 +276,7 @@ def search_space(
         raise ScenarioError(
             [Problem(path="top", value=str(top), rule="must be at least 1", fix="use 1 or more")]
         )
+    keep_freed_memory()
     splitter, cache, best = Splitter(space), LayerCache(), BestRows(wanted, top)
     legal, n_legal, n_fit, n_timed = LegalRows(splitter), 0, 0, 0
     bounded = [o.column for o in wanted] == ["step_time_s"]

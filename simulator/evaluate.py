@@ -13,7 +13,7 @@ from simulator.axis_tables import Factor
 from simulator.blocks import Blocks, Structure
 from simulator.columns import Inputs, TaskColumns, take
 from simulator.intervals import TimeDoubt, bounds, joined
-from simulator.layer_cache import LayerCache
+from simulator.layer_cache import FEW_BLOCKS, LayerCache
 from simulator.layer_table import LayerTable, layer_table
 from simulator.memory import OWNERS, memory
 from simulator.partition import Partition, Splitter
@@ -242,7 +242,8 @@ def _table(partition: Partition, cache: LayerCache, splitter: Splitter) -> Layer
     def table_of(positions: list[IndexArray], n: int) -> LayerTable:
         own = positions[: len(splitter.space.axes)]
         few = splitter.partition(partition.choice, np.arange(n), [Factor(range(len(own)), own)])
-        return layer_table(few.structure, few.inputs)[0]
+        inputs = mapped(few.inputs, dense) if n <= FEW_BLOCKS else few.inputs
+        return layer_table(few.structure, inputs)[0]
 
     key, rows = partition.layer_key, partition.rows
     if math.prod(rows.lengths[axis] for axis in key.axes) * WORTH_KEEPING > splitter.space.n_rows:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.axis_dependence import Dependence
 from simulator.axis_tables import Level, Rows
 from simulator.layer_table import LayerTable
 from simulator.shared_columns import SharedColumn, column_of, dense
@@ -16,6 +17,8 @@ FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 NAMES = tuple(f.name for f in fields(LayerTable))
 
+# Up to this many blocks are evaluated as plain arrays: where each is short, asking which axes it needs costs more.
+FEW_BLOCKS = 4096
 # Beyond this many blocks per structure nothing is kept any more (a sweep over hardware figures, say).
 MAX_KEPT = 200_000
 
@@ -119,12 +122,16 @@ def _representatives(rows: Rows, level: Level | None) -> IndexArray:
 def _made(codes: IndexArray, axes: Sequence[int], positions: list[IndexArray], table: LayerTable) -> _Kept:
     n = len(codes)
     columns = {name: getattr(table, name) for name in NAMES}
-    everything = sum(1 << i for i in axes)
+    dependence = Dependence(dict(zip(axes, (positions[i] for i in axes), strict=True)))
     masks = {}
     for name, column in columns.items():
-        # A plain array that is not of length one may depend on anything.
-        masks[name] = column.mask if isinstance(column, SharedColumn) else everything * (len(column) > 1)
-        if masks[name] & ~everything:
+        if isinstance(column, SharedColumn):
+            masks[name] = column.mask
+        elif len(column) == 1:
+            masks[name] = 0
+        else:
+            masks[name] = dependence.mask(column) if n <= FEW_BLOCKS else dependence.everything
+        if masks[name] & ~dependence.everything:
             raise NotImplementedError(
                 f"{name} depends on an axis that is not among those that blocks depend on"
             )
@@ -141,29 +148,16 @@ def _joined(one: _Kept, other: _Kept) -> _Kept:
     codes = np.concatenate([one.codes, other.codes])
     order = np.argsort(codes, kind="stable")
     positions = {i: np.concatenate([p, other.positions[i]])[order] for i, p in one.positions.items()}
-    everything = sum(1 << i for i in positions)
     found = _Kept(codes=codes[order], values={}, masks={}, positions=positions)
-    groups: dict[int, tuple[IndexArray, IndexArray]] = {}
+    dependence = Dependence(positions)
     for name in NAMES:
         values = np.concatenate([one.values[name], other.values[name]])[order]
         mask = one.masks[name] | other.masks[name]
         # What is constant here and there need not be so over both, and a rule may look at an axis in one of them only.
-        if mask != everything:
-            if mask not in groups:
-                groups[mask] = _groups([p for i, p in positions.items() if mask >> i & 1], len(codes))
-            first, group = groups[mask]
-            mask = mask if np.array_equal(values, values[first][group]) else everything
+        if mask != dependence.everything and not dependence.follows(values, mask):
+            mask = dependence.everything
         found.values[name], found.masks[name] = values, mask
     return found
-
-
-def _groups(positions: Sequence[IndexArray], n: int) -> tuple[IndexArray, IndexArray]:
-    """First of each group of equal positions, and the group of each of ``n``."""
-    code = np.zeros(n, dtype=np.int64)
-    for where in positions:
-        code = code * (int(where.max()) + 1) + where
-    _, first, group = np.unique(code, return_index=True, return_inverse=True)
-    return first, group
 
 
 def _spread(kept: _Kept, rows: Rows, mask: int, level: Level | None, at: IndexArray) -> LayerTable:

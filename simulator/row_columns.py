@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware_specs import SystemSpec
+from simulator.axis_dependence import Dependence
 from simulator.axis_tables import Factor, Level, Rows, UndecidedError
 from simulator.columns import (
     DeviceColumns,
@@ -319,42 +320,28 @@ class ColumnMaker:
         return out
 
 
-def _needed_axes(made: Any, positions: dict[int, IndexArray]) -> dict[int, tuple[int, ...]]:
-    """Axes that each array of a dataclass needs, by its id: most coefficients are the same for every precision."""
-    groups: dict[tuple[int, ...], tuple[IndexArray, IndexArray]] = {}
-
-    def holds(values: NDArray[Any], axes: tuple[int, ...]) -> bool:
-        if axes not in groups:
-            code = np.zeros(len(values), dtype=np.int64)
-            for axis in axes:
-                code = code * (int(positions[axis].max()) + 1) + positions[axis]
-            groups[axes] = np.unique(code, return_index=True, return_inverse=True)[1:]
-        first, group = groups[axes]
-        return bool(np.array_equal(values, values[first][group]))
-
-    found: dict[int, tuple[int, ...]] = {}
+def _needed_axes(made: Any, positions: dict[int, IndexArray]) -> dict[int, int]:
+    """Axes as bits that each array of a dataclass needs, by its id: most coefficients serve every precision."""
+    dependence = Dependence({axis: where for axis, where in positions.items() if len(where) > 1})
+    found: dict[int, int] = {}
 
     def note(values: NDArray[Any]) -> NDArray[Any]:
-        axes = tuple(axis for axis, where in positions.items() if len(where) > 1)
         if len(values) > 1:
-            for axis in axes:
-                fewer = tuple(a for a in axes if a != axis)
-                axes = fewer if holds(values, fewer) else axes
-            found[id(values)] = axes
+            found[id(values)] = dependence.mask(values)
         return values
 
     mapped(made, note)
     return found
 
 
-def _narrowed(rows: Rows, level: Level, made: T, needed: dict[int, tuple[int, ...]]) -> T:
+def _narrowed(rows: Rows, level: Level, made: T, needed: dict[int, int]) -> T:
     """Columns of arrays over a level, each on the axes that it needs."""
     places: dict[int, IndexArray | None] = {}
 
     def one(values: NDArray[Any]) -> Any:
         if len(values) == 1:
             return values
-        own = rows.mask(needed[id(values)])
+        own = needed[id(values)]
         if own == 0:
             return values[:1]
         if own not in places:

@@ -52,7 +52,7 @@ class Dependence:
         mask = self.everything
         if len(values) > 1 and np.all(values == values[0]):
             return 0
-        for axis in reversed(self.positions):
+        for axis in sorted(self.positions, reverse=True):
             fewer = mask & ~(1 << axis)
             if self.follows(values, fewer):
                 mask = fewer

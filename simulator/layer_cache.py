@@ -175,7 +175,8 @@ def _spread(kept: _Kept, rows: Rows, mask: int, level: Level | None, at: IndexAr
             if narrow.mask & level.mask != narrow.mask:
                 own = mask
             else:
-                index = rows.index(level, own)
+                # Of the whole table, which may be that of more axes: every entry of it is used.
+                index = rows.index(level, narrow.mask)
                 place = at
                 if index is not None:
                     place = np.zeros(narrow.n, dtype=np.int64)

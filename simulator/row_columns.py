@@ -347,7 +347,7 @@ def _narrowed(rows: Rows, level: Level, made: T, needed: dict[int, int]) -> T:
         if own not in places:
             narrow = rows.level(own)
             places[own] = None
-            index = rows.index(level, own) if narrow.mask & ~level.mask == 0 else None
+            index = rows.index(level, narrow.mask) if narrow.mask & ~level.mask == 0 else None
             if index is not None:
                 place = np.zeros(narrow.n, dtype=np.int64)
                 place[index] = np.arange(level.n)

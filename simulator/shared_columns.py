@@ -283,6 +283,7 @@ class SharedColumn(NDArrayOperatorsMixin):
     __rmul__ = _operator(np.multiply, keeps=1.0, empties=0.0, reflected=True)
     __truediv__ = _operator(np.true_divide, keeps=1.0)
     __rtruediv__ = _operator(np.true_divide, reflected=True)
+    __pow__ = _operator(np.power)
     __lt__ = _operator(np.less)
     __le__ = _operator(np.less_equal)
     __gt__ = _operator(np.greater)
@@ -331,7 +332,7 @@ def _taken_everywhere(condition: Any, a: Any, b: Any) -> Any:
     if not (_is_float(a) and _is_float(b)):
         return None
     if a is not b:
-        holds = condition.values if type(condition) is SharedColumn else np.asarray(condition)
+        holds = condition._known() if type(condition) is SharedColumn else np.asarray(condition)
         if holds.dtype != bool:
             return None
         if not holds.all():

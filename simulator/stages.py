@@ -51,9 +51,7 @@ class StageTimes:
 
     def at_slowest(self, values: ByStage) -> FloatArray:
         """The one of three ``values`` that belongs to the slowest stage."""
-        return np.where(
-            self.first_slowest, values[0], np.where(self.middle_slower, values[1], values[2])
-        )
+        return np.where(self.first_slowest, values[0], np.where(self.middle_slower, values[1], values[2]))
 
     def least(self, values: ByStage) -> FloatArray:
         """Smallest of three ``values`` over the kinds of stage that exist; raises nothing."""

@@ -24,9 +24,10 @@ from simulator.evidence import (
     doubts_by_family,
     kernel_evidence,
     kernel_fit,
+    kernel_format,
 )
 from simulator.hardware_leaves import HardwareLeaves
-from simulator.kernels.models import KERNEL_MODELS, MATMUL_FAMILIES
+from simulator.kernels.models import KERNEL_MODELS
 from simulator.placement import TOPOLOGIES
 from simulator.precision import DTYPE_BYTES, Precision
 from simulator.rules import rule
@@ -146,7 +147,7 @@ def _used_dtypes(machines: Machines) -> set[str]:
 
 
 def _kernels(machines: Machines) -> dict[str, dict[str, FloatArray]]:
-    """Coefficients by family: those of the matmul type for products, of the attention type for the rest."""
+    """Coefficients by family, those of the type or number format that each runs in."""
     leaves, columns = machines.leaves, {}
     shape = np.broadcast_shapes(leaves.index.shape, machines.precision_index.shape)
     calibrations = [calibration_of(system, machines.task) for system in leaves.systems]
@@ -155,10 +156,9 @@ def _kernels(machines: Machines) -> dict[str, dict[str, FloatArray]]:
         coefficients = np.ones((len(names), *shape))
         for s, system in enumerate(leaves.systems):
             for p, precision in enumerate(machines.precisions):
-                wanted = precision.matmul if family in MATMUL_FAMILIES else precision.attention
-                dtype = compute_dtype(system, wanted, machines.fallback) or wanted
+                ran = as_executed(precision, system, machines.fallback)
                 numbers = (
-                    kernel_fit(calibrations[s], family, dtype)[0].coefficients()
+                    kernel_fit(calibrations[s], family, kernel_format(family, ran))[0].coefficients()
                     if machines.fidelity == "calibrated"
                     else model.fit.ideal()
                 )
@@ -178,7 +178,7 @@ def _evidence(machines: Machines) -> tuple[list[dict[str, FamilyEvidence]], Inde
             ran = as_executed(precision, system, machines.fallback)
             found.append(
                 {
-                    **kernel_evidence(calibration, ran.matmul, ran.attention),
+                    **kernel_evidence(calibration, ran),
                     "collective_inner": collective_evidence([calibration.scale_up]),
                     "collective_outer": collective_evidence([calibration.scale_out]),
                 }

@@ -17,6 +17,7 @@ from simulator.collectives import exchange
 from simulator.columns import DeviceColumns, Inputs
 from simulator.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
 from simulator.doubt import Doubt, exchange_doubt, kernel_doubt
+from simulator.fitted_ranges import outside_fit
 from simulator.kernels.models import KERNEL_MODELS
 from simulator.placement import place
 from simulator.rules import at
@@ -76,7 +77,7 @@ class BlockCost:
     """A block in one pass: operators in issue order and the block's time [s].
 
     ``variance_s2`` sums the squares of what each operator errs by on its own [s^2], ``shared_s`` what they err by
-    together [s], both as standard deviations.
+    together [s], both as standard deviations; ``extrapolated`` counts the kernels of sizes that nobody measured [1].
     """
 
     name: str
@@ -84,6 +85,7 @@ class BlockCost:
     seconds: FloatArray
     variance_s2: FloatArray
     shared_s: FloatArray
+    extrapolated: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +205,13 @@ def cost_block(name: str, graph: Graph, inputs: Inputs) -> BlockCost:
         seconds=total,
         variance_s2=sum(((c.exposed_s * own) ** 2 for c, (own, _) in doubted), ZERO),
         shared_s=sum((c.exposed_s * shared for c, (_, shared) in doubted), ZERO),
+        extrapolated=sum(
+            (
+                outside_fit(c.operator, OPERATOR_KINDS[c.operator.kind].family, inputs.device)
+                for c, _ in doubted
+            ),
+            ZERO,
+        ),
     )
 
 

@@ -44,7 +44,8 @@ WORTH_KEEPING = 4
 class Totals:
     """Results by row, each an array [s, byte, J, 1]; ``times`` sum to ``step_time_s``, owners to the peak.
 
-    The doubts say what the step, the first token and an output token may be off by [s].
+    The doubts say what the step, the first token and an output token may be off by [s]; ``extrapolated_kernels`` counts
+    the kernels of one pass whose sizes lie outside what their coefficients were fitted on [1].
     """
 
     step_time_s: FloatArray
@@ -64,6 +65,7 @@ class Totals:
     step_doubt: TimeDoubt
     first_token_doubt: TimeDoubt
     output_token_doubt: TimeDoubt
+    extrapolated_kernels: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,7 @@ class Detail:
     tied: bool
 
 
-def _totals(partition: Partition, step: Step) -> Totals:
+def _totals(partition: Partition, table: LayerTable, step: Step) -> Totals:
     kind = partition.graphical.kind
     nothing = np.full(1, np.nan)
     return Totals(
@@ -99,6 +101,8 @@ def _totals(partition: Partition, step: Step) -> Totals:
         step_doubt=step.doubt,
         first_token_doubt=step.doubt,
         output_token_doubt=step.doubt,
+        extrapolated_kernels=table.extrapolated_kernels
+        + (step.optimizer.extrapolated if step.optimizer is not None else 0.0),
     )
 
 
@@ -145,6 +149,12 @@ def _sum_steps(first: FloatArray, steps: FloatArray, weights: FloatArray) -> Flo
     return first + np.sum(np.broadcast_to(steps, (shape[0] * shape[1],)).reshape(shape) * weights, axis=0)
 
 
+def _most(values: FloatArray, weights: FloatArray) -> FloatArray:
+    """Largest value over the nodes that stand for any step, by row."""
+    by_node = np.broadcast_to(values, (weights.size,)).reshape(weights.shape)
+    return np.max(np.where(weights > 0, by_node, 0.0), axis=0)
+
+
 def _generation(partition: Partition, prefill: Totals) -> tuple[Totals, Detail]:
     structure, inputs, weights = _decode_inputs(partition)
     # Contexts make every row distinct: nothing is shared.
@@ -188,6 +198,7 @@ def _generation(partition: Partition, prefill: Totals) -> tuple[Totals, Detail]:
             independent_s=decode_doubt.independent_s / np.maximum(n_steps, 1.0),
             shared_s=decode_doubt.shared_s / np.maximum(n_steps, 1.0),
         ),
+        extrapolated_kernels=prefill.extrapolated_kernels + _most(table.extrapolated_kernels, weights),
     )
     return generated, Detail(
         name="decode", blocks=blocks, table=table, step=step, weight=weights, tied=structure.layer.tied
@@ -214,7 +225,7 @@ def evaluate(partition: Partition) -> tuple[Totals, list[Detail]]:
     """
     table, blocks = layer_table(partition.structure, partition.inputs)
     step = compose(partition.structure, partition.inputs, table)
-    totals = _totals(partition, step)
+    totals = _totals(partition, table, step)
     name = partition.graphical.kind if partition.graphical.kind != "generation" else "prefill"
     details = [
         Detail(
@@ -260,7 +271,7 @@ def evaluate_totals(partition: Partition, cache: LayerCache, splitter: Splitter)
     ``splitter`` is the one that made the partition: it makes the rows that new blocks are evaluated on.
     """
     table = _table(partition, cache, splitter)
-    totals = _totals(partition, compose(partition.structure, partition.inputs, table))
+    totals = _totals(partition, table, compose(partition.structure, partition.inputs, table))
     if partition.graphical.kind == "generation":
         return _generation(partition, _dense_totals(totals))[0]
     return totals
@@ -351,6 +362,7 @@ RESULT_COLUMNS = (
     *(f"{owner}_bytes" for owner in OWNERS),
     "energy_j",
     "average_power_w_per_device",
+    "extrapolated_kernels",
     "feasible",
 )
 
@@ -376,6 +388,7 @@ def totals_columns(totals: Totals, partition: Partition) -> dict[str, FloatArray
         **{f"{owner}_bytes": totals.memory[owner] for owner in OWNERS},
         "energy_j": totals.energy_j,
         "average_power_w_per_device": power / devices,
+        "extrapolated_kernels": totals.extrapolated_kernels,
         "feasible": totals.feasible,
     }
     return {name: found[name] for name in RESULT_COLUMNS}

@@ -15,11 +15,10 @@ from simulator.columns import Inputs, TaskColumns, take
 from simulator.intervals import TimeDoubt, bounds, joined
 from simulator.layer_cache import FEW_BLOCKS, LayerCache
 from simulator.layer_table import LayerTable, layer_table
-from simulator.memory import OWNERS, memory
+from simulator.memory import OWNERS
 from simulator.partition import Partition, Splitter
-from simulator.pipeline import stage_layers
 from simulator.shared_columns import dense, mapped
-from simulator.step import Step, compose, micro_batches_per_replica
+from simulator.step import Step, compose
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
@@ -35,7 +34,6 @@ TIMES = (
 ENERGIES = ("static_j", "compute_j", "memory_j", "network_j", "host_j")
 # Decode time is smooth in the context, so few Gauss-Legendre nodes integrate any number of steps.
 DECODE_NODES = 5
-ROUNDING = 1e-9
 # Blocks are kept for later chunks where at least this many rows can share each.
 WORTH_KEEPING = 4
 
@@ -247,7 +245,7 @@ def _dense_totals(totals: Totals) -> Totals:
     return mapped(totals, dense)
 
 
-def _table(partition: Partition, cache: LayerCache, splitter: Splitter) -> LayerTable:
+def layer_columns(partition: Partition, cache: LayerCache, splitter: Splitter) -> LayerTable:
     """Blocks of every row, from ``cache`` where they were evaluated before."""
 
     def table_of(positions: list[IndexArray], n: int) -> LayerTable:
@@ -270,67 +268,11 @@ def evaluate_totals(partition: Partition, cache: LayerCache, splitter: Splitter)
 
     ``splitter`` is the one that made the partition: it makes the rows that new blocks are evaluated on.
     """
-    table = _table(partition, cache, splitter)
+    table = layer_columns(partition, cache, splitter)
     totals = _totals(partition, table, compose(partition.structure, partition.inputs, table))
     if partition.graphical.kind == "generation":
         return _generation(partition, _dense_totals(totals))[0]
     return totals
-
-
-def promising(
-    partition: Partition, cache: LayerCache, splitter: Splitter, limit_s: float
-) -> tuple[Partition | None, int]:
-    """The rows worth timing: those that fit in memory, and whose least time is no more than a limit.
-
-    Parameters
-    ----------
-    partition, cache, splitter
-        As for :func:`evaluate_totals`.
-    limit_s : float
-        Step time above which a row is of no interest [s].
-
-    Returns
-    -------
-    tuple
-        The rows as a partition, None if there are none, and how many fit in memory [1].
-
-    Raises
-    ------
-    NotImplementedError
-        If an operator kind lacks a rule.
-    """
-    inputs, structure = partition.inputs, partition.structure
-    table = _table(partition, cache, splitter)
-    micro_batches = micro_batches_per_replica(inputs)
-    needed = memory(
-        inputs,
-        table,
-        stage_layers(inputs.model.n_layers, inputs.plan.pipeline_parallel),
-        micro_batches,
-        tied=structure.layer.tied,
-        training=structure.layer.computation == "training",
-    )
-    wanted = needed.peak_bytes <= inputs.device.memory_capacity_bytes
-    n_fit = int(np.broadcast_to(dense(wanted), (partition.rows.n,)).sum())
-    if np.isfinite(limit_s):
-        wanted = wanted & (least_step_time(inputs, table, micro_batches) <= limit_s)
-    chosen = np.flatnonzero(np.broadcast_to(dense(wanted), (partition.rows.n,)))
-    if len(chosen) == partition.rows.n:
-        return partition, n_fit
-    return (splitter.restricted(partition, chosen) if len(chosen) else None), n_fit
-
-
-def least_step_time(inputs: Inputs, table: LayerTable, micro_batches: FloatArray) -> FloatArray:
-    """Time that a step takes at least [s]: every micro-batch passes all layers, spread evenly over the stages.
-
-    No stage is faster than the mean, and exchanges, bubble and optimizer come on top. Broadcasts; raises nothing.
-    """
-    ends = (
-        table.embedding_forward_s + table.embedding_backward_s + table.head_forward_s + table.head_backward_s
-    )
-    layers = inputs.model.n_layers * (table.layer_forward_s + table.layer_backward_s)
-    # A hair less: sums in another order may differ in their last digit.
-    return micro_batches * (layers + ends) / inputs.plan.pipeline_parallel * (1.0 - ROUNDING)
 
 
 def step_bounds(totals: Totals, partition: Partition) -> dict[str, FloatArray]:

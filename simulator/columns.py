@@ -106,7 +106,8 @@ class DeviceColumns:
     """One accelerator: peaks of the compute types in use, memory, power, energy, kernel coefficients.
 
     ``units`` compute units [1] at ``clock_hz`` [Hz]; ``kernels`` holds by kernel family its coefficients by name [SI],
-    ``doubts`` the relative standard deviations of its times by size class, and the "common" part of them [1].
+    ``doubts`` the relative standard deviations of its times by size class, and the "common" part of them [1],
+    ``fitted_ranges`` the least and largest sizes that were fitted [1].
     """
 
     units: FloatArray
@@ -128,6 +129,7 @@ class DeviceColumns:
     supported: FloatArray
     kernels: Mapping[str, Mapping[str, FloatArray]]
     doubts: Mapping[str, Mapping[str, FloatArray]]
+    fitted_ranges: Mapping[str, Mapping[str, FloatArray]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.columns import DeviceColumns, Inputs
+from simulator.context_parallel import ContextRanks
 from simulator.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
 from simulator.doubt import Doubt, exchange_doubt, kernel_doubt
 from simulator.kernels.models import KERNEL_MODELS
+from simulator.layer_exchange import layer_exchange
 from simulator.rules import at
 from simulator.sharding import ShardDegrees, shard
 from simulator.streams import issue_order, longest_path
@@ -123,7 +125,11 @@ def operator_time(
     if family == "view":
         return OperatorTime(seconds=ZERO, inner_bytes=ZERO, outer_bytes=ZERO, doubt=(ZERO, ZERO))
     if family == "collective":
-        done = exchanges.of(operator.collective, work.message_bytes)
+        done = (
+            exchanges.of(operator.collective, work.message_bytes)
+            if operator.axis == "tensor"
+            else layer_exchange(operator, work.message_bytes, inputs)
+        )
         return OperatorTime(
             seconds=done.seconds,
             inner_bytes=done.inner_bytes,
@@ -255,7 +261,12 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
     """
     sizes, plan, exchanges = layer_sizes(inputs), inputs.plan, TensorExchanges(inputs)
     degrees = ShardDegrees(
-        tensor=plan.tensor_parallel, kv_heads=inputs.model.kv_heads, sequence=plan.sequence_parallel
+        tensor=plan.tensor_parallel,
+        kv_heads=inputs.model.kv_heads,
+        sequence=plan.sequence_parallel,
+        context=ContextRanks(
+            ranks=plan.context_parallel, ring=plan.ring, gathered=plan.gathered, ulysses=plan.ulysses
+        ),
     )
     layer = decoder_layer(structure.layer, sizes)
     for rewrite in structure.rewrites:

@@ -60,7 +60,9 @@ class TaskColumns:
 class PlanColumns:
     """Degrees and sizes of the plan [1]; switches are 0 or 1.
 
-    Strides are the distance, in devices, of neighbours on an axis; ``collective_algorithm`` is a code
+    ``ring``, ``gathered`` and ``ulysses`` say how context ranks meet in attention, all 0 on one of them;
+    ``gradient_ranks`` hold the same parameters: replicas times context ranks. Strides are the distance, in devices,
+    of neighbours on an axis; ``collective_algorithm`` is a code
     (:data:`simulator.collective_algorithms.ALGORITHMS`), 0 where the fastest one is taken.
     """
 
@@ -69,6 +71,11 @@ class PlanColumns:
     pipeline_parallel: FloatArray
     virtual_pipeline: FloatArray
     data_parallel: FloatArray
+    context_parallel: FloatArray
+    ring: FloatArray
+    gathered: FloatArray
+    ulysses: FloatArray
+    gradient_ranks: FloatArray
     micro_batch_size: FloatArray
     zero_stage: FloatArray
     sequence_parallel: FloatArray
@@ -80,6 +87,7 @@ class PlanColumns:
     overlap_pipeline_p2p: FloatArray
     collective_algorithm: FloatArray
     tensor_stride: FloatArray
+    context_stride: FloatArray
     data_stride: FloatArray
     pipeline_stride: FloatArray
 

@@ -27,9 +27,12 @@ def _exchange(collective: str, message_bytes: FloatArray, group: Group, inputs: 
 
 
 def replica_group(inputs: Inputs) -> Group:
-    """Placement of the data-parallel ranks: next to the tensor-parallel ones."""
+    """Placement of the ranks that hold the same parameters: replicas and context ranks, next to the tensor ranks."""
     plan = inputs.plan
-    return place(plan.data_parallel, plan.data_stride, plan.devices, inputs.fabric)
+    stride = np.where(
+        plan.context_parallel > 1, np.minimum(plan.context_stride, plan.data_stride), plan.data_stride
+    )
+    return place(plan.gradient_ranks, stride, plan.devices, inputs.fabric)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

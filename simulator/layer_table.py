@@ -22,7 +22,8 @@ ZERO: FloatArray = np.zeros(1)
 class LayerTable:
     """Blocks of one micro-batch on one device; ``layer`` is one decoder layer.
 
-    Seconds [s] of each block and pass, the part of them that waits for tensor-parallel exchanges, what
+    Seconds [s] of each block and pass, the part of them that waits for tensor-parallel exchanges (and, in a layer, for
+    those of context and expert ranks), what
     they may be off by (`BlockCost`, both passes) [s^2, s], parameters
     [1] per tensor-parallel rank and the bytes of their weights [byte], bytes kept for the backward
     pass [byte], and energy [J].
@@ -37,6 +38,8 @@ class LayerTable:
     layer_exchange_s: FloatArray
     embedding_exchange_s: FloatArray
     head_exchange_s: FloatArray
+    layer_context_s: FloatArray
+    layer_expert_s: FloatArray
     layer_variance_s2: FloatArray
     embedding_variance_s2: FloatArray
     head_variance_s2: FloatArray
@@ -103,11 +106,11 @@ def block_energy(costs: Iterable[BlockCost], inputs: Inputs) -> tuple[FloatArray
     return compute, memory, network
 
 
-def _exchange_seconds(*costs: BlockCost) -> FloatArray:
+def _exchange_seconds(axis: str, *costs: BlockCost) -> FloatArray:
     total: FloatArray = ZERO
     for block in costs:
         for c in block.operators:
-            if c.operator.kind == "collective":
+            if c.operator.kind == "collective" and c.operator.axis == axis:
                 total = total + c.exposed_s
     return total
 
@@ -163,9 +166,11 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         embedding_backward_s=seconds("embedding"),
         head_forward_s=forward["head"].seconds,
         head_backward_s=seconds("head"),
-        layer_exchange_s=_exchange_seconds(*both["layer"]),
-        embedding_exchange_s=_exchange_seconds(*both["embedding"]),
-        head_exchange_s=_exchange_seconds(*both["head"]),
+        layer_exchange_s=_exchange_seconds("tensor", *both["layer"]),
+        embedding_exchange_s=_exchange_seconds("tensor", *both["embedding"]),
+        head_exchange_s=_exchange_seconds("tensor", *both["head"]),
+        layer_context_s=_exchange_seconds("context", *both["layer"]),
+        layer_expert_s=_exchange_seconds("expert", *both["layer"]),
         **{f"{n}_variance_s2": sum((b.variance_s2 for b in both[n]), ZERO) for n in both},
         **{f"{n}_shared_s": sum((b.shared_s for b in both[n]), ZERO) for n in both},
         layer_parameters=held["layer"].count,

@@ -70,6 +70,11 @@ NAMED_SPACES: dict[str, NamedSpace] = {
         always=_DEGREES,
         training={**_PLANS, **_OVERLAPS},
     ),
+    "context": NamedSpace(
+        about="plans, and sequences split over context ranks, the way that the plan says",
+        always=_DEGREES,
+        training={"context_parallel": _divisors("devices", LARGEST_TENSOR), **_PLANS},
+    ),
     "megatron": NamedSpace(
         about="plans with the optimizer sharded or not, and nothing else sharded",
         always=_DEGREES,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 MAX_COUNT = 10**9
 AXES = ("tensor", "context", "expert", "data", "pipeline")
+ContextKind = Literal["ring", "all_gather", "ulysses"]
 Algorithm = Literal[
     "auto",
     "ring",
@@ -81,9 +82,13 @@ class Plan(_Keys):
         1, ge=1, le=MAX_COUNT, description="model chunks per stage, interleaved [1]"
     )
     data_parallel: int | None = Field(
-        None, ge=1, le=MAX_COUNT, description="replicas; absent: devices / (tensor x pipeline) [1]"
+        None, ge=1, le=MAX_COUNT, description="replicas; absent: devices / (tensor x pipeline x context) [1]"
     )
     context_parallel: int = Field(1, ge=1, le=MAX_COUNT, description="ranks that split the sequence [1]")
+    context_parallel_kind: ContextKind = Field(
+        "ring",
+        description="keys and values pass in a ring beside attention, are gathered, or heads are split instead",
+    )
     expert_parallel: int = Field(1, ge=1, le=MAX_COUNT, description="ranks that split the experts [1]")
     sequence_parallel: bool = Field(False, description="norms and residuals split over the tensor ranks")
     zero_stage: int = Field(

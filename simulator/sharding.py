@@ -4,7 +4,8 @@ Sizes are divided by label. An exchange is needed exactly where layouts disagree
 
 * an operator that sums over a split dimension leaves partial sums: they are all-reduced, or reduce-scattered
   where the reader takes the tokens in sequence shards;
-* a reader that wants all tokens of a tensor stored in sequence shards has them all-gathered.
+* a reader that wants all tokens of a tensor stored in sequence shards has them all-gathered;
+* attention needs all keys of a sequence: context ranks meet there (:mod:`simulator.context_parallel`).
 
 Switches (sequence parallel or not) are 0/1 arrays on the inserted operators, so one graph serves all plans.
 """
@@ -19,12 +20,14 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.context_parallel import ATTENTION, ContextRanks, emit_attention
 from workloads.operator_graph import Dim, Extent, Graph, Operator, Tensor, TensorKind, operators
 
 FloatArray = NDArray[np.float64]
 
 TENSOR_LABELS = ("heads", "kv_heads", "ffn", "vocab")
 SHARDED_TOKENS = "sequence_shard"
+TOKEN_LABELS = ("tokens", SHARDED_TOKENS, "routed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,21 +42,31 @@ class ShardDegrees:
         Key and value heads of the model [1]; beyond it they are replicated instead of split.
     sequence : ndarray
         1 where sequence parallelism is on, else 0 [1].
+    context : ContextRanks
+        Ranks that split each sequence.
     """
 
     tensor: FloatArray
     kv_heads: FloatArray
     sequence: FloatArray
+    context: ContextRanks
 
     def by_label(self) -> Mapping[str, FloatArray]:
         """Divisor of each label that is split at all."""
-        return {
+        divisors = {
             "heads": self.tensor,
             "kv_heads": np.minimum(self.tensor, self.kv_heads),
             "ffn": self.tensor,
             "vocab": self.tensor,
             SHARDED_TOKENS: np.where(self.sequence > 0, self.tensor, 1.0),
         }
+        for label, divisor in self.of_messages().items():
+            divisors[label] = divisors.get(label, np.ones(1)) * divisor
+        return divisors
+
+    def of_messages(self) -> Mapping[str, FloatArray]:
+        """Divisor of each label in what tensor ranks exchange: context ranks have tokens of their own."""
+        return dict.fromkeys(TOKEN_LABELS, self.context.ranks) if self.context.split() else {}
 
 
 def _shard_extent(extent: Extent, degrees: Mapping[str, FloatArray]) -> Extent:
@@ -91,9 +104,17 @@ def in_sequence_shards(tensor: Tensor) -> bool:
     return any(part.label == SHARDED_TOKENS for extent in tensor.extents for part in extent)
 
 
-def _collective(name: str, collective: str, tensor: Tensor, like: Operator, scale: FloatArray) -> Operator:
-    """An exchange of a whole tensor (message: the full token dimension, before any scatter)."""
-    whole = tuple(tuple(replace(d, label="whole") for d in extent) for extent in tensor.extents)
+def _collective(
+    name: str,
+    collective: str,
+    tensor: Tensor,
+    like: Operator,
+    scale: FloatArray,
+    degrees: Mapping[str, FloatArray],
+) -> Operator:
+    """An exchange of a whole tensor (message: all tokens of the context rank, before any scatter)."""
+    shared = _shard_tensor(tensor, degrees).extents if degrees else tensor.extents
+    whole = tuple(tuple(replace(d, label="whole") for d in extent) for extent in shared)
     kind: TensorKind = "statistics" if tensor.kind == "statistics" else "activations"
     message = Tensor(tensor.name, kind, whole)
     return Operator(
@@ -117,6 +138,7 @@ class _Placement:
     graph: Graph
     last_writer: dict[str, str]
     stored: dict[str, Tensor]
+    of_messages: Mapping[str, FloatArray]
 
     def emit(self, operator: Operator, reads_from: Mapping[str, str]) -> None:
         self.graph.add_node(operator.name, operator=operator)
@@ -139,7 +161,8 @@ def _gathers_of_group(place: _Placement, group: list[Operator], sequence: FloatA
             scale = reduce(np.maximum, [o.scale for o in group]) * sequence
             if not np.any(scale):
                 continue  # no plan here needs it
-            exchange = _collective(f"{first}.all_gather.{tensor.name}", "all_gather", tensor, op, scale)
+            name = f"{first}.all_gather.{tensor.name}"
+            exchange = _collective(name, "all_gather", tensor, op, scale, place.of_messages)
             source = place.last_writer.get(tensor.name)
             place.emit(exchange, {tensor.name: source} if source else {})
             gathered[tensor.name] = exchange.name
@@ -160,10 +183,22 @@ def _reduce_outputs(
         # Chained rather than parallel: exactly one of the two has a scale of one.
         for collective, scale in (("all_reduce", 1.0 - scattered), ("reduce_scatter", scattered)):
             if np.any(op.scale * scale):
-                exchange = _collective(f"{op.name}.{collective}", collective, tensor, op, op.scale * scale)
+                exchange = _collective(
+                    f"{op.name}.{collective}", collective, tensor, op, op.scale * scale, place.of_messages
+                )
                 place.emit(exchange, {tensor.name: place.last_writer[tensor.name]})
                 place.last_writer[tensor.name] = exchange.name
         place.stored[tensor.name] = reader
+
+
+def _laid_out(
+    place: _Placement, op: Operator, sources: dict[str, str], context: ContextRanks
+) -> dict[str, str]:
+    """Emit a sharded operator; the last writers of what it writes."""
+    if op.kind in ATTENTION and context.split():
+        return emit_attention(op, sources, context, place.emit)
+    place.emit(op, sources)
+    return {tensor.name: op.name for tensor in op.writes}
 
 
 def _groups(sequence: list[Operator]) -> list[list[Operator]]:
@@ -209,6 +244,7 @@ def shard(graph: Graph, degrees: ShardDegrees) -> Graph:
         graph=nx.DiGraph(**{k: v for k, v in graph.graph.items() if k not in ("inputs", "outputs")}),
         last_writer={},
         stored=dict(graph.graph["inputs"]),
+        of_messages=degrees.of_messages(),
     )
     by_label = degrees.by_label()
     for group in _groups(sequence):
@@ -216,10 +252,9 @@ def shard(graph: Graph, degrees: ShardDegrees) -> Graph:
         for op in group:
             sources = {t.name: place.last_writer[t.name] for t in op.reads if t.name in place.last_writer}
             sources.update({t.name: gathered[t.name] for t in op.reads if t.name in gathered})
-            place.emit(shard_operator(op, by_label), sources)
-            for tensor in op.writes:
-                place.last_writer[tensor.name] = op.name
-                place.stored[tensor.name] = tensor
+            own = shard_operator(op, by_label)
+            place.last_writer.update(_laid_out(place, own, sources, degrees.context))
+            place.stored.update({tensor.name: tensor for tensor in op.writes})
             if leaves_partial_sums(op):
                 _reduce_outputs(place, op, readers, degrees.sequence)
     return place.graph

@@ -44,6 +44,8 @@ class Step:
     step_time_s: FloatArray
     compute_s: FloatArray
     tensor_parallel_s: FloatArray
+    context_parallel_s: FloatArray
+    expert_parallel_s: FloatArray
     data_parallel_s: FloatArray
     pipeline_p2p_s: FloatArray
     bubble_s: FloatArray
@@ -108,9 +110,9 @@ def _messages(inputs: Inputs, micro_batches: FloatArray, ways: float) -> Pipelin
     sequence parallelism keeps the shares (arXiv:2104.04473, section 4.1).
     """
     plan, fabric = inputs.plan, inputs.fabric
-    tokens = plan.micro_batch_size * inputs.task.query_length
+    tokens = plan.micro_batch_size * inputs.task.query_length / plan.context_parallel
     whole = tokens * inputs.model.hidden * inputs.precision.activation_communication
-    share, ranks = whole / plan.tensor_parallel, plan.tensor_parallel * plan.data_parallel
+    share, ranks = whole / plan.tensor_parallel, plan.tensor_parallel * plan.gradient_ranks
     with at("time.pipeline_p2p_s"):
         sent = stage_message(share, plan.pipeline_stride, plan.pipeline_parallel, fabric)
         tensor = place(plan.tensor_parallel, plan.tensor_stride, plan.devices, fabric)
@@ -171,7 +173,7 @@ def _closing(
             overlap=plan.overlap_param_gather,
             compute_share=inputs.fabric.inner.compute_share,
         )
-    owned = held / np.where(plan.zero_stage >= 1, plan.data_parallel, 1.0)
+    owned = held / np.where(plan.zero_stage >= 1, plan.gradient_ranks, 1.0)
     # The master copy is fp32, as wide as statistics are.
     graph = optimizer_step(
         owned,
@@ -332,6 +334,10 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         )
     tensor_s = micro_batches * stages.at_slowest(stages.tensor_s)
     in_layer_s = micro_batches * stages.at_slowest(stages.data_s)
+    context_s, expert_s = (
+        micro_batches * stages.at_slowest(stages.n_layers) * layer_s if np.any(layer_s) else ZERO
+        for layer_s in (table.layer_context_s, table.layer_expert_s)
+    )
     tokens = task.batch * task.query_length
     mfu, hfu = _utilisation(structure, inputs, table, tokens, total)
     # pipeline_s less m times the slowest stage, in the form that is exactly zero for one stage.
@@ -345,8 +351,10 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         rate = token_rate(tokens=tokens, seconds=total)
     return Step(
         step_time_s=total,
-        compute_s=micro_batches * slowest - tensor_s - in_layer_s,
+        compute_s=micro_batches * slowest - tensor_s - in_layer_s - context_s - expert_s,
         tensor_parallel_s=tensor_s,
+        context_parallel_s=context_s,
+        expert_parallel_s=expert_s,
         data_parallel_s=in_layer_s + closing.reduce_s + closing.gather_s,
         pipeline_p2p_s=p2p_s,
         bubble_s=bubble_s,

@@ -66,6 +66,12 @@ def _tensor_degrees(model: str) -> list[int]:
     ]
 
 
+def _replicates(kv_heads: int, tensor: int, context: int) -> bool:
+    """Whether key heads of a tensor rank are split over context ranks, or copied by whole numbers."""
+    held = max(kv_heads // tensor, 1)
+    return held % context == 0 or context % held == 0
+
+
 @st.composite
 def scenarios(
     draw: st.DrawFn,
@@ -104,7 +110,15 @@ def scenarios(
         "kernel_fusion": "fused" if shape.experts else draw(st.sampled_from(("fused", "fused", "eager"))),
     }
     sequence = draw(st.sampled_from([s for s in SHORT_SEQUENCES if s <= shape.max_positions]))
+    context = 1
     if kind == "training":
+        if plan["attention_kernel"] == "flash":
+            possible = [c for c in (1, 1, 2, 4) if _devices_exist(system, c * tensor * pipeline * data)]
+            context = draw(st.sampled_from(possible))
+            ways = ["ring", "all_gather"]
+            if shape.heads % (context * tensor) == 0 and _replicates(shape.kv_heads, tensor, context):
+                ways.append("ulysses")
+            plan |= {"context_parallel": context, "context_parallel_kind": draw(st.sampled_from(ways))}
         chunks = [v for v in (1, 2, 4) if v == 1 or (pipeline > 1 and shape.n_layers % (pipeline * v) == 0)]
         v, micro = draw(st.sampled_from(chunks)), draw(st.sampled_from((1, 2, 4)))
         count = draw(st.integers(1, 6)) * (pipeline if v > 1 else 1)
@@ -130,7 +144,7 @@ def scenarios(
         "model": model,
         "task": task,
         "system": system,
-        "devices": tensor * pipeline * data,
+        "devices": tensor * pipeline * data * context,
         "plan": plan,
         "fidelity": draw(st.sampled_from(fidelities)),
     }

@@ -79,7 +79,22 @@ BROKEN = {
             devices=4,
         )
     ],
-    "context parallelism is not modelled": [training(plan__context_parallel=2)],
+    "context parallelism trains": [prefill(plan__context_parallel=2, devices=16)],
+    "context divides the sequence": [
+        training(plan__context_parallel=2, devices=16, task__sequence_length=1022),
+        training(plan__context_parallel=3, devices=24, plan__context_parallel_kind="ulysses"),
+    ],
+    "context ranks use fused attention": [
+        training(plan__context_parallel=2, devices=16, plan__attention_kernel="unfused")
+    ],
+    "ulysses divides heads": [
+        training(plan__context_parallel=16, devices=128, plan__context_parallel_kind="ulysses")
+    ],
+    "ulysses fits kv heads": [
+        training(model="llama-3.1-70b", plan__context_parallel=4, devices=32)
+        | {"model": {"base": "llama-3.1-70b", "kv_heads": 12, "heads": 48, "hidden": 6144}}
+        | {"plan": {"tensor_parallel": 2, "context_parallel": 4, "context_parallel_kind": "ulysses"}}
+    ],
     "expert parallelism needs experts": [training(plan__expert_parallel=2)],
 }
 
@@ -117,7 +132,7 @@ def test_no_example_is_for_a_rule_that_is_gone():
 
 
 def test_a_scenario_that_breaks_many_rules_hears_of_all():
-    wrong = training(plan__precision="fp8", plan__context_parallel=2, task__sequence_length=4096)
+    wrong = training(plan__precision="fp8", plan__expert_parallel=2, task__sequence_length=4096)
     with pytest.raises(ScenarioError) as refused:
         simulate(wrong)
     assert len(refused.value.problems) == 3

@@ -46,6 +46,8 @@ PLAN_AXES = {
 TRAINING_AXES = {
     "plan.virtual_pipeline": [1, 2],
     "plan.zero_stage": [0, 1, 2, 3],
+    "plan.context_parallel": [1, 2, 4],
+    "plan.context_parallel_kind": ["ring", "all_gather", "ulysses"],
     "plan.recompute": ["none", "selective", "full"],
     "plan.overlap_grad_reduce": [True, False],
     "plan.overlap_param_gather": [True, False],

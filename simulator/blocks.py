@@ -114,9 +114,7 @@ class OperatorTime:
     doubt: Doubt
 
 
-def operator_time(
-    operator: Operator, work: Work, inputs: Inputs, exchanges: TensorExchanges
-) -> OperatorTime:
+def operator_time(operator: Operator, work: Work, inputs: Inputs, exchanges: TensorExchanges) -> OperatorTime:
     """Time of one execution of an operator.
 
     Raises KeyError if the device has no coefficients for the operator's kernel family.

@@ -61,7 +61,8 @@ class PlanColumns:
     """Degrees and sizes of the plan [1]; switches are 0 or 1.
 
     ``ring``, ``gathered`` and ``ulysses`` say how context ranks meet in attention, all 0 on one of them;
-    ``gradient_ranks`` hold the same parameters: replicas times context ranks. Strides are the distance, in devices,
+    ``gradient_ranks`` hold the same parameters: replicas times context ranks; ``zero_group`` of them share a sharded
+    copy. Strides are the distance, in devices,
     of neighbours on an axis; ``collective_algorithm`` is a code
     (:data:`simulator.collective_algorithms.ALGORITHMS`), 0 where the fastest one is taken.
     """
@@ -78,6 +79,7 @@ class PlanColumns:
     gradient_ranks: FloatArray
     micro_batch_size: FloatArray
     zero_stage: FloatArray
+    zero_group: FloatArray
     sequence_parallel: FloatArray
     recompute_core: FloatArray
     recompute_all: FloatArray

@@ -26,13 +26,54 @@ def _exchange(collective: str, message_bytes: FloatArray, group: Group, inputs: 
     )
 
 
-def replica_group(inputs: Inputs) -> Group:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicas:
+    """Ranks that hold the same parameters: all of them, those that share one sharded copy, and copies of a shard."""
+
+    everyone: Group
+    sharers: Group
+    copies: Group
+
+
+def replicas_of(ranks: FloatArray, stride: FloatArray, group: FloatArray, inputs: Inputs) -> Replicas:
+    """Placement of ``ranks`` that are ``stride`` apart, ``group`` of which share a copy [1]; raises nothing."""
+    devices, fabric = inputs.plan.devices, inputs.fabric
+    everyone = place(ranks, stride, devices, fabric)
+    if not np.any(group != ranks):
+        one = np.ones(1)
+        return Replicas(everyone=everyone, sharers=everyone, copies=place(one, one, devices, fabric))
+    return Replicas(
+        everyone=everyone,
+        sharers=place(group, stride, devices, fabric),
+        copies=place(ranks / group, stride * group, devices, fabric),
+    )
+
+
+def replica_group(inputs: Inputs) -> Replicas:
     """Placement of the ranks that hold the same parameters: replicas and context ranks, next to the tensor ranks."""
     plan = inputs.plan
     stride = np.where(
         plan.context_parallel > 1, np.minimum(plan.context_stride, plan.data_stride), plan.data_stride
     )
-    return place(plan.gradient_ranks, stride, plan.devices, inputs.fabric)
+    return replicas_of(plan.gradient_ranks, stride, plan.zero_group, inputs)
+
+
+def _sum_of(one: Exchange, other: Exchange) -> Exchange:
+    """Both, one after the other."""
+    return Exchange(
+        seconds=one.seconds + other.seconds,
+        inner_bytes=one.inner_bytes + other.inner_bytes,
+        outer_bytes=one.outer_bytes + other.outer_bytes,
+    )
+
+
+def _reduced(message_bytes: FloatArray, group: Replicas, inputs: Inputs) -> Exchange:
+    """Gradients to their shards, and sums of equal shards over the copies (hybrid sharding)."""
+    scattered = _exchange("reduce_scatter", message_bytes, group.sharers, inputs)
+    if not np.any(group.copies.ranks > 1):
+        return scattered
+    shard = message_bytes / group.sharers.ranks
+    return _sum_of(scattered, _exchange("all_reduce", shard, group.copies, inputs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +92,13 @@ def _switched(done: Exchange, switch: FloatArray) -> Exchange:
     )
 
 
-def in_layer(inputs: Inputs, parameters: FloatArray, group: Group) -> InLayer:
+def in_layer(inputs: Inputs, parameters: FloatArray, group: Replicas) -> InLayer:
     """Exchanges of a unit with ``parameters`` per tensor-parallel rank [1]; zero below ZeRO-2; raises nothing."""
     stage = inputs.plan.zero_stage
     if not np.any(stage >= 2):
         return InLayer(gather=NO_EXCHANGE, reduce=NO_EXCHANGE)
-    gather = _exchange("all_gather", parameters * inputs.precision.weights, group, inputs)
-    reduce = _exchange("reduce_scatter", parameters * inputs.precision.gradient_communication, group, inputs)
+    gather = _exchange("all_gather", parameters * inputs.precision.weights, group.sharers, inputs)
+    reduce = _reduced(parameters * inputs.precision.gradient_communication, group, inputs)
     return InLayer(
         gather=_switched(gather, (stage >= 3).astype(np.float64)),
         reduce=_switched(reduce, (stage >= 2).astype(np.float64)),
@@ -86,7 +127,7 @@ def _tied_exchange(inputs: Inputs, matrix_parameters: FloatArray) -> Exchange:
 
 
 def end_of_step(
-    inputs: Inputs, parameters: FloatArray, group: Group, *, tied_parameters: FloatArray
+    inputs: Inputs, parameters: FloatArray, group: Replicas, *, tied_parameters: FloatArray
 ) -> EndOfStep:
     """Exchanges of a stage with ``parameters`` per tensor-parallel rank [1].
 
@@ -94,9 +135,9 @@ def end_of_step(
     """
     stage = inputs.plan.zero_stage
     message = parameters * inputs.precision.gradient_communication
-    whole = _exchange("all_reduce", message, group, inputs)
-    scatter = _exchange("reduce_scatter", message, group, inputs)
-    gather = _exchange("all_gather", parameters * inputs.precision.weights, group, inputs)
+    whole = _exchange("all_reduce", message, group.everyone, inputs)
+    scatter = _reduced(message, group, inputs)
+    gather = _exchange("all_gather", parameters * inputs.precision.weights, group.sharers, inputs)
     plain, first = stage == 0, stage == 1
     return EndOfStep(
         reduce=Exchange(
@@ -138,7 +179,7 @@ def exposed_exchange(
 UnitExchanges = tuple[InLayer, InLayer, InLayer]
 
 
-def unit_exchanges(table: LayerTable, inputs: Inputs, group: Group, *, tied: bool) -> UnitExchanges:
+def unit_exchanges(table: LayerTable, inputs: Inputs, group: Replicas, *, tied: bool) -> UnitExchanges:
     """In-layer exchanges of a layer, of the embedding and of the head.
 
     A head tied to the embedding on the same stage brings only its norm. Raises nothing.

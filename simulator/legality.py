@@ -311,6 +311,34 @@ def _training_only(c: Combination) -> BoolArray:
 
 
 @legality_rule(
+    "sharing ranks divide the replicas",
+    lambda c: Problem(
+        path="plan.zero_group",
+        value=one_of(c.plan.zero_group),
+        rule=f"must divide the {one_of(c.plan.gradient_ranks)} ranks that hold the same parameters",
+        fix=f"use {divisors(float(c.plan.gradient_ranks[0]))}, or leave it out",
+    ),
+)
+def _zero_group(c: Combination) -> BoolArray:
+    p = c.plan
+    # Where the replicas are no whole number, the degrees are the mistake.
+    return (np.mod(p.gradient_ranks, p.zero_group) != 0) & (p.data_parallel == np.floor(p.data_parallel))
+
+
+@legality_rule(
+    "sharing ranks share something",
+    lambda c: Problem(
+        path="plan.zero_group",
+        value=one_of(c.plan.zero_group),
+        rule="with zero_stage 0 every rank has a copy of its own",
+        fix="leave it out, or use zero_stage 1, 2 or 3",
+    ),
+)
+def _zero_group_without_zero(c: Combination) -> BoolArray:
+    return (c.plan.zero_group != c.plan.gradient_ranks) & (c.plan.zero_stage == 0)
+
+
+@legality_rule(
     "inference types are not trained",
     lambda c: Problem(
         path="plan.precision",

@@ -156,7 +156,7 @@ def _unsharded_bytes(inputs: Inputs, table: LayerTable, stage: _Stage) -> FloatA
     embedding = weights * table.embedding_weight_bytes + gradients * table.embedding_parameters
     head = weights * table.head_matrix_weight_bytes + gradients * table.head_matrix_parameters
     largest = np.maximum(layer, np.maximum(stage.first * embedding, stage.last * head))
-    return np.where(plan.gradient_ranks > 1, largest, 0.0)
+    return np.where(plan.zero_group > 1, largest, 0.0)
 
 
 def _stages(layers: StageLayers, pipeline: FloatArray) -> list[_Stage]:
@@ -176,7 +176,7 @@ def _sharded_states(
     precision, plan = inputs.precision, inputs.plan
     # A stage may be empty of layers; an empty one has no mean width.
     mean_width = np.divide(weight_bytes, parameters, out=np.zeros_like(weight_bytes), where=parameters > 0)
-    ranks = plan.gradient_ranks
+    ranks = plan.zero_group
     owners = (
         ("weights", mean_width, 3),
         ("gradients", precision.gradients, 2),

@@ -94,6 +94,12 @@ class Plan(_Keys):
     zero_stage: int = Field(
         0, ge=0, le=3, description="0 none, 1 optimizer, 2 gradients, 3 weights sharded [1]"
     )
+    zero_group: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_COUNT,
+        description="ranks that share one sharded copy; absent: all that hold the same parameters [1]",
+    )
     micro_batch_size: int | None = Field(
         None,
         ge=1,

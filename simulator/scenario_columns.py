@@ -167,7 +167,7 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
     tensor, pipeline, given = plan("tensor_parallel"), plan("pipeline_parallel"), plan("data_parallel")
     context = plan("context_parallel")
     data = np.where(np.isnan(given), devices / (tensor * pipeline * context), given)
-    micro = plan("micro_batch_size")
+    micro, sharing = plan("micro_batch_size"), plan("zero_group")
     core, everything = _pair(chunk, RECOMPUTE, "plan.recompute", "none")
     strides = axis_strides(chunk, {"tensor": tensor, "context": context, "data": data, "pipeline": pipeline})
     kind_of_context = _code(chunk, "plan.context_parallel_kind", CONTEXT_KINDS)
@@ -187,6 +187,7 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
             np.isnan(micro), 1.0 if kind == "training" else np.maximum(batch / data, 1.0), micro
         ),
         zero_stage=plan("zero_stage"),
+        zero_group=np.where(np.isnan(sharing), data * context, sharing),
         sequence_parallel=plan("sequence_parallel"),
         recompute_core=core,
         recompute_all=everything,

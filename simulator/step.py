@@ -11,13 +11,20 @@ from simulator.blocks import BlockCost, Structure, cost_block
 from simulator.collectives import exchange, stage_message
 from simulator.columns import Inputs
 from simulator.counting import STATISTICS_BYTES
-from simulator.data_parallel import EndOfStep, end_of_step, exposed_exchange, replica_group, unit_exchanges
+from simulator.data_parallel import (
+    EndOfStep,
+    Replicas,
+    end_of_step,
+    exposed_exchange,
+    replica_group,
+    unit_exchanges,
+)
 from simulator.energy import Energy, step_energy
 from simulator.intervals import TimeDoubt, joined, stretched
 from simulator.layer_table import LayerTable
 from simulator.memory import Memory, memory, stage_parameters
 from simulator.pipeline import StageLayers, decode_period, exposed_p2p, pipeline_time, stage_layers
-from simulator.placement import Group, place
+from simulator.placement import place
 from simulator.rules import at, rule
 from simulator.stages import StageTimes, stage_times
 from simulator.utilisation import (
@@ -147,7 +154,7 @@ class _Closing:
 
 
 def _closing(
-    inputs: Inputs, table: LayerTable, layers: StageLayers, stages: StageTimes, group: Group, *, tied: bool
+    inputs: Inputs, table: LayerTable, layers: StageLayers, stages: StageTimes, group: Replicas, *, tied: bool
 ) -> _Closing:
     plan = inputs.plan
     single = (plan.pipeline_parallel == 1).astype(np.float64)
@@ -173,7 +180,7 @@ def _closing(
             overlap=plan.overlap_param_gather,
             compute_share=inputs.fabric.inner.compute_share,
         )
-    owned = held / np.where(plan.zero_stage >= 1, plan.gradient_ranks, 1.0)
+    owned = held / np.where(plan.zero_stage >= 1, plan.zero_group, 1.0)
     # The master copy is fp32, as wide as statistics are.
     graph = optimizer_step(
         owned,

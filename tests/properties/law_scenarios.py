@@ -126,10 +126,13 @@ def scenarios(
             "virtual_pipeline": v,
             "micro_batch_size": micro,
             "zero_stage": draw(st.integers(0, 3)),
+            "zero_group": draw(st.sampled_from([None, data * context, context])),
             "recompute": draw(st.sampled_from(("none", "selective", "full"))),
             "overlap_grad_reduce": draw(st.booleans()),
             "overlap_param_gather": draw(st.booleans()),
         }
+        if plan["zero_stage"] == 0:
+            plan["zero_group"] = None
         task = {"kind": kind, "sequence_length": sequence, "global_batch_size": data * micro * count}
     else:
         task = {"kind": kind, "batch_size": data * draw(st.integers(1, 12))}

@@ -46,6 +46,7 @@ PLAN_AXES = {
 TRAINING_AXES = {
     "plan.virtual_pipeline": [1, 2],
     "plan.zero_stage": [0, 1, 2, 3],
+    "plan.zero_group": [None, 1, 2],
     "plan.context_parallel": [1, 2, 4],
     "plan.context_parallel_kind": ["ring", "all_gather", "ulysses"],
     "plan.recompute": ["none", "selective", "full"],

@@ -16,6 +16,7 @@ from simulator.columns import DeviceColumns, Inputs
 from simulator.context_parallel import ContextRanks
 from simulator.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
 from simulator.doubt import Doubt, exchange_doubt, kernel_doubt
+from simulator.expert_parallel import ExpertRanks
 from simulator.kernels.models import KERNEL_MODELS
 from simulator.layer_exchange import layer_exchange
 from simulator.rules import at
@@ -237,6 +238,19 @@ def layer_sizes(inputs: Inputs) -> LayerSizes:
     )
 
 
+def _expert_ranks(inputs: Inputs) -> ExpertRanks:
+    """How experts are split: with sequence parallelism each tensor rank routes its own tokens, if rows leave it."""
+    plan = inputs.plan
+    shards = plan.sequence_parallel * plan.experts_apart * (plan.tensor_parallel > 1)
+    return ExpertRanks(
+        ranks=plan.expert_parallel,
+        parts=plan.expert_tensor_parallel,
+        imbalance=plan.expert_imbalance,
+        takes_shards=shards,
+        gathers_rows=shards * (plan.expert_tensor_parallel > 1),
+    )
+
+
 def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
     """Cost every block of a partition.
 
@@ -262,6 +276,7 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         tensor=plan.tensor_parallel,
         kv_heads=inputs.model.kv_heads,
         sequence=plan.sequence_parallel,
+        experts=_expert_ranks(inputs) if structure.layer.experts else None,
         context=ContextRanks(
             ranks=plan.context_parallel, ring=plan.ring, gathered=plan.gathered, ulysses=plan.ulysses
         ),
@@ -287,6 +302,7 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         parameters={
             **{n: parameters_of(operators(g), inputs.precision) for n, g in sharded.items()},
             "head_matrix": parameters_of(operators(sharded["head"]), inputs.precision, named="head_weight"),
+            "experts": parameters_of(operators(sharded["layer"]), inputs.precision, labelled="experts"),
         },
     )
     if structure.layer.computation == "training":

@@ -60,11 +60,12 @@ class TaskColumns:
 class PlanColumns:
     """Degrees and sizes of the plan [1]; switches are 0 or 1.
 
-    ``ring``, ``gathered`` and ``ulysses`` say how context ranks meet in attention, all 0 on one of them;
+    ``ring``, ``gathered`` and ``ulysses`` say how context ranks meet in attention, all 0 on one of them.
     ``gradient_ranks`` hold the same parameters: replicas times context ranks; ``zero_group`` of them share a sharded
-    copy. Strides are the distance, in devices,
-    of neighbours on an axis; ``collective_algorithm`` is a code
-    (:data:`simulator.collective_algorithms.ALGORITHMS`), 0 where the fastest one is taken.
+    copy. ``expert_copies`` are the ranks that hold the same part of the same experts; ``experts_apart`` is 1 where
+    these are not the ``gradient_ranks``. Strides are the distance, in devices, of neighbours on an axis;
+    ``collective_algorithm`` is a code (:data:`simulator.collective_algorithms.ALGORITHMS`), 0 where the fastest one
+    is taken.
     """
 
     devices: FloatArray
@@ -77,6 +78,11 @@ class PlanColumns:
     gathered: FloatArray
     ulysses: FloatArray
     gradient_ranks: FloatArray
+    expert_parallel: FloatArray
+    expert_tensor_parallel: FloatArray
+    expert_imbalance: FloatArray
+    expert_copies: FloatArray
+    experts_apart: FloatArray
     micro_batch_size: FloatArray
     zero_stage: FloatArray
     zero_group: FloatArray

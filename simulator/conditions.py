@@ -42,6 +42,7 @@ DEGREES = (
     "virtual_pipeline",
     "data_parallel",
     "context_parallel",
+    "expert_parallel",
     "micro_batch_size",
     "zero_stage",
     "sequence_parallel",

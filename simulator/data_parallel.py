@@ -58,6 +58,21 @@ def replica_group(inputs: Inputs) -> Replicas:
     return replicas_of(plan.gradient_ranks, stride, plan.zero_group, inputs)
 
 
+def expert_group(inputs: Inputs) -> Replicas:
+    """Placement of the ranks that hold the same part of the same experts: beyond the ranks that share experts."""
+    plan = inputs.plan
+    stride = plan.tensor_stride * plan.expert_tensor_parallel * plan.expert_parallel
+    return replicas_of(plan.expert_copies, stride, plan.expert_copies, inputs)
+
+
+def apart(total: FloatArray, experts: FloatArray, inputs: Inputs) -> tuple[FloatArray, FloatArray]:
+    """What all gradient ranks hold alike of some total, and what only copies of experts do; raises nothing."""
+    if not np.any(experts) or not np.any(inputs.plan.experts_apart):
+        return total, ZERO
+    alone = experts * inputs.plan.experts_apart
+    return total - alone, alone
+
+
 def _sum_of(one: Exchange, other: Exchange) -> Exchange:
     """Both, one after the other."""
     return Exchange(
@@ -126,28 +141,39 @@ def _tied_exchange(inputs: Inputs, matrix_parameters: FloatArray) -> Exchange:
     return _exchange("all_reduce", matrix_parameters * inputs.precision.gradient_communication, pair, inputs)
 
 
-def end_of_step(
-    inputs: Inputs, parameters: FloatArray, group: Replicas, *, tied_parameters: FloatArray
-) -> EndOfStep:
-    """Exchanges of a stage with ``parameters`` per tensor-parallel rank [1].
-
-    ``tied_parameters`` are those that the first and the last stage share, zero where none are [1]. Raises nothing.
-    """
+def _at_end(inputs: Inputs, parameters: FloatArray, group: Replicas) -> tuple[Exchange, Exchange]:
+    """Exchanges of gradients and of new weights among ranks that hold the same parameters."""
     stage = inputs.plan.zero_stage
     message = parameters * inputs.precision.gradient_communication
     whole = _exchange("all_reduce", message, group.everyone, inputs)
     scatter = _reduced(message, group, inputs)
     gather = _exchange("all_gather", parameters * inputs.precision.weights, group.sharers, inputs)
     plain, first = stage == 0, stage == 1
-    return EndOfStep(
-        reduce=Exchange(
-            seconds=np.where(plain, whole.seconds, scatter.seconds * first),
-            inner_bytes=np.where(plain, whole.inner_bytes, scatter.inner_bytes * first),
-            outer_bytes=np.where(plain, whole.outer_bytes, scatter.outer_bytes * first),
-        ),
-        gather=_switched(gather, ((stage == 1) | (stage == 2)).astype(np.float64)),
-        tied=_tied_exchange(inputs, tied_parameters),
+    reduce = Exchange(
+        seconds=np.where(plain, whole.seconds, scatter.seconds * first),
+        inner_bytes=np.where(plain, whole.inner_bytes, scatter.inner_bytes * first),
+        outer_bytes=np.where(plain, whole.outer_bytes, scatter.outer_bytes * first),
     )
+    return reduce, _switched(gather, ((stage == 1) | (stage == 2)).astype(np.float64))
+
+
+def end_of_step(
+    inputs: Inputs,
+    parameters: FloatArray,
+    experts: FloatArray,
+    group: Replicas,
+    *,
+    tied_parameters: FloatArray,
+) -> EndOfStep:
+    """Exchanges of a stage with ``parameters`` per tensor-parallel rank, and ``experts`` that fewer hold alike [1].
+
+    ``tied_parameters`` are those that the first and the last stage share, zero where none are [1]. Raises nothing.
+    """
+    reduce, gather = _at_end(inputs, parameters, group)
+    if np.any(experts):
+        own_reduce, own_gather = _at_end(inputs, experts, expert_group(inputs))
+        reduce, gather = _sum_of(reduce, own_reduce), _sum_of(gather, own_gather)
+    return EndOfStep(reduce=reduce, gather=gather, tied=_tied_exchange(inputs, tied_parameters))
 
 
 @rule(
@@ -179,6 +205,16 @@ def exposed_exchange(
 UnitExchanges = tuple[InLayer, InLayer, InLayer]
 
 
+def _of_layer(table: LayerTable, inputs: Inputs, group: Replicas) -> InLayer:
+    """Exchanges of a layer: of what all gradient ranks hold alike, and then of its experts."""
+    dense, experts = apart(table.layer_parameters, table.expert_parameters, inputs)
+    shared = in_layer(inputs, dense, group)
+    if not np.any(experts):
+        return shared
+    alone = in_layer(inputs, experts, expert_group(inputs))
+    return InLayer(gather=_sum_of(shared.gather, alone.gather), reduce=_sum_of(shared.reduce, alone.reduce))
+
+
 def unit_exchanges(table: LayerTable, inputs: Inputs, group: Replicas, *, tied: bool) -> UnitExchanges:
     """In-layer exchanges of a layer, of the embedding and of the head.
 
@@ -187,7 +223,7 @@ def unit_exchanges(table: LayerTable, inputs: Inputs, group: Replicas, *, tied: 
     single = inputs.plan.pipeline_parallel == 1
     own_matrix = np.where(single, 0.0, table.head_matrix_parameters) if tied else table.head_matrix_parameters
     return (
-        in_layer(inputs, table.layer_parameters, group),
+        _of_layer(table, inputs, group),
         in_layer(inputs, table.embedding_parameters, group),
         in_layer(inputs, table.head_norm_parameters + own_matrix, group),
     )

@@ -18,10 +18,14 @@ NEIGHBOURS: FloatArray = np.full(1, 2.0)
 
 
 def axis_group(axis: str, inputs: Inputs) -> Group:
-    """Placement of the ranks of a layer's axis, "context"; KeyError for another one."""
+    """Placement of the ranks of a layer's axis, "context" or "expert"; KeyError for another one.
+
+    Expert ranks are next to the ranks that split each expert.
+    """
     plan = inputs.plan
     ranks, stride = {
         "context": (plan.context_parallel, plan.context_stride),
+        "expert": (plan.expert_parallel, plan.expert_tensor_parallel * plan.tensor_stride),
     }[axis]
     return place(ranks, stride, plan.devices, inputs.fabric)
 

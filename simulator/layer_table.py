@@ -47,10 +47,12 @@ class LayerTable:
     embedding_shared_s: FloatArray
     head_shared_s: FloatArray
     layer_parameters: FloatArray
+    expert_parameters: FloatArray
     embedding_parameters: FloatArray
     head_norm_parameters: FloatArray
     head_matrix_parameters: FloatArray
     layer_weight_bytes: FloatArray
+    expert_weight_bytes: FloatArray
     embedding_weight_bytes: FloatArray
     head_norm_weight_bytes: FloatArray
     head_matrix_weight_bytes: FloatArray
@@ -174,10 +176,12 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         **{f"{n}_variance_s2": sum((b.variance_s2 for b in both[n]), ZERO) for n in both},
         **{f"{n}_shared_s": sum((b.shared_s for b in both[n]), ZERO) for n in both},
         layer_parameters=held["layer"].count,
+        expert_parameters=held["experts"].count,
         embedding_parameters=held["embedding"].count,
         head_norm_parameters=held["head"].count - held["head_matrix"].count,
         head_matrix_parameters=held["head_matrix"].count,
         layer_weight_bytes=held["layer"].stored_bytes,
+        expert_weight_bytes=held["experts"].stored_bytes,
         embedding_weight_bytes=held["embedding"].stored_bytes,
         head_norm_weight_bytes=held["head"].stored_bytes - held["head_matrix"].stored_bytes,
         head_matrix_weight_bytes=held["head_matrix"].stored_bytes,

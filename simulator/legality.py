@@ -27,7 +27,7 @@ class Combination:
     0/1: whether the task trains and whether precision or compression allow inference only; ``encoder`` and
     ``generates`` whether the model's tokens see each other and whether the task makes new ones; ``eager`` whether
     each pointwise step is a kernel of its own; ``unfused`` whether attention is several kernels;
-    ``expert_parallel`` and ``uneven_stages`` are plan columns that nothing else reads yet.
+    ``uneven_stages`` is a plan column that nothing else reads.
     """
 
     model: ModelColumns
@@ -42,7 +42,6 @@ class Combination:
     generates: FloatArray
     eager: FloatArray
     unfused: FloatArray
-    expert_parallel: FloatArray
     uneven_stages: FloatArray
 
 
@@ -390,21 +389,6 @@ def _positions(c: Combination) -> BoolArray:
 )
 def _encoder(c: Combination) -> BoolArray:
     return (c.encoder > 0) & (c.generates > 0)
-
-
-@legality_rule(
-    "expert parallelism needs experts",
-    lambda c: Problem(
-        path="plan.expert_parallel",
-        value=one_of(c.expert_parallel),
-        rule="experts that are split over ranks are not modelled yet"
-        if c.model.experts[0]
-        else "the model has no experts to split",
-        fix="use 1, and tensor_parallel to split each expert" if c.model.experts[0] else "use 1",
-    ),
-)
-def _experts(c: Combination) -> BoolArray:
-    return c.expert_parallel > 1
 
 
 @legality_rule(

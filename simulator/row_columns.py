@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-import simulator.context_legality  # noqa: F401  registers rules of legality
+import simulator.context_legality
+import simulator.expert_legality  # noqa: F401  both register rules of legality
 from hardware_specs import SystemSpec
 from hardware_specs.schema import GRIDS
 from simulator.axis_tables import Factor, Level, Rows, UndecidedError
@@ -163,7 +164,6 @@ class ColumnMaker:
             inference_only=self._inference_only(choice, rows),
             learned_positions=learned,
             unfused=column(float(not choice.graphical.flash)),
-            expert_parallel=chunk.number("plan.expert_parallel", 1.0),
             uneven_stages=chunk.number("plan.uneven_stages", 0.0),
         )
 

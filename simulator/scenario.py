@@ -89,7 +89,21 @@ class Plan(_Keys):
         "ring",
         description="keys and values pass in a ring beside attention, are gathered, or heads are split instead",
     )
-    expert_parallel: int = Field(1, ge=1, le=MAX_COUNT, description="ranks that split the experts [1]")
+    expert_parallel: int = Field(
+        1,
+        ge=1,
+        le=MAX_COUNT,
+        description="ranks that split the experts; data, context and tensor ranks serve [1]",
+    )
+    expert_tensor_parallel: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_COUNT,
+        description="ranks that split each expert; absent: those of tensor_parallel [1]",
+    )
+    expert_imbalance: float = Field(
+        1.0, ge=1, le=MAX_COUNT, description="rows of the fullest expert rank over the mean [1]"
+    )
     sequence_parallel: bool = Field(False, description="norms and residuals split over the tensor ranks")
     zero_stage: int = Field(
         0, ge=0, le=3, description="0 none, 1 optimizer, 2 gradients, 3 weights sharded [1]"

@@ -170,6 +170,8 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
     micro, sharing = plan("micro_batch_size"), plan("zero_group")
     core, everything = _pair(chunk, RECOMPUTE, "plan.recompute", "none")
     strides = axis_strides(chunk, {"tensor": tensor, "context": context, "data": data, "pipeline": pipeline})
+    experts, parts = plan("expert_parallel"), plan("expert_tensor_parallel")
+    parts = np.where(np.isnan(parts), tensor, parts)
     kind_of_context = _code(chunk, "plan.context_parallel_kind", CONTEXT_KINDS)
     ring, gathered, ulysses = ((context > 1) * (kind_of_context == k) for k in range(len(CONTEXT_KINDS)))
     return PlanColumns(
@@ -183,6 +185,11 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         gathered=gathered.astype(np.float64),
         ulysses=ulysses.astype(np.float64),
         gradient_ranks=data * context,
+        expert_parallel=experts,
+        expert_tensor_parallel=parts,
+        expert_imbalance=plan("expert_imbalance"),
+        expert_copies=tensor * data * context / (parts * experts),
+        experts_apart=((experts > 1) | (parts != tensor)).astype(np.float64),
         micro_batch_size=np.where(
             np.isnan(micro), 1.0 if kind == "training" else np.maximum(batch / data, 1.0), micro
         ),

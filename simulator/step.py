@@ -14,6 +14,7 @@ from simulator.counting import STATISTICS_BYTES
 from simulator.data_parallel import (
     EndOfStep,
     Replicas,
+    apart,
     end_of_step,
     exposed_exchange,
     replica_group,
@@ -162,7 +163,11 @@ def _closing(
     last = stage_parameters(table, layers.last, first=single, last=np.ones(1), tied=tied)
     middle = stage_parameters(table, layers.middle, first=ZERO, last=ZERO, tied=tied)
     held = np.maximum(np.maximum(first, middle), last)
-    end = end_of_step(inputs, held, group, tied_parameters=table.head_matrix_parameters if tied else ZERO)
+    most = np.maximum(np.maximum(layers.first, layers.middle), layers.last)
+    held, experts = apart(held, most * table.expert_parameters, inputs)
+    end = end_of_step(
+        inputs, held, experts, group, tied_parameters=table.head_matrix_parameters if tied else ZERO
+    )
     with at("time.data_parallel_s.gradients"):
         reduce_s = exposed_exchange(
             exchange_s=end.reduce.seconds,
@@ -181,6 +186,8 @@ def _closing(
             compute_share=inputs.fabric.inner.compute_share,
         )
     owned = held / np.where(plan.zero_stage >= 1, plan.zero_group, 1.0)
+    if np.any(experts):
+        owned = owned + experts / np.where(plan.zero_stage >= 1, plan.expert_copies, 1.0)
     # The master copy is fp32, as wide as statistics are.
     graph = optimizer_step(
         owned,

@@ -26,7 +26,8 @@ def degrees(reader: RowReader) -> dict[str, Any]:
     keys: dict[str, Any] = {"plan.tensor_parallel": tensor, "plan.pipeline_parallel": pipeline}
     keys["plan.virtual_pipeline"] = reader.need_count("vpp") if pipeline > 1 else 1
     if (row.count("ep") or 1) > 1:
-        reader.skip("expert parallelism is not modelled yet")
+        # No column says how experts are split; the recipes of Megatron-Bridge keep them whole.
+        keys |= {"plan.expert_parallel": row.count("ep"), "plan.expert_tensor_parallel": 1}
     replicas, context = row.count("dp"), row.count("cp")
     accounted = replicas is not None and tensor * pipeline * replicas == row.count("n_accelerators")
     if context is None and not accounted and tensor and pipeline:

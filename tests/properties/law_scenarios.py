@@ -119,6 +119,16 @@ def scenarios(
             if shape.heads % (context * tensor) == 0 and _replicates(shape.kv_heads, tensor, context):
                 ways.append("ulysses")
             plan |= {"context_parallel": context, "context_parallel_kind": draw(st.sampled_from(ways))}
+        if shape.experts and (tensor == 1 or plan["sequence_parallel"]):
+            parts = draw(st.sampled_from((tensor, 1)))
+            ranks = tensor * data * context
+            experts = draw(
+                st.sampled_from(
+                    [e for e in (1, 2, 4, 8) if ranks % (e * parts) == 0 and shape.experts % e == 0]
+                )
+            )
+            plan |= {"expert_parallel": experts, "expert_tensor_parallel": parts}
+            plan["expert_imbalance"] = draw(st.sampled_from((1.0, min(1.25, experts))))
         chunks = [v for v in (1, 2, 4) if v == 1 or (pipeline > 1 and shape.n_layers % (pipeline * v) == 0)]
         v, micro = draw(st.sampled_from(chunks)), draw(st.sampled_from((1, 2, 4)))
         count = draw(st.integers(1, 6)) * (pipeline if v > 1 else 1)
@@ -131,7 +141,8 @@ def scenarios(
             "overlap_grad_reduce": draw(st.booleans()),
             "overlap_param_gather": draw(st.booleans()),
         }
-        if plan["zero_stage"] == 0:
+        apart = plan.get("expert_parallel", 1) > 1 or plan.get("expert_tensor_parallel", tensor) != tensor
+        if plan["zero_stage"] == 0 or apart:
             plan["zero_group"] = None
         task = {"kind": kind, "sequence_length": sequence, "global_batch_size": data * micro * count}
     else:

@@ -30,6 +30,12 @@ def prefill(**changes):
     return training(task={"kind": "prefill", "batch_size": 4, "prompt_length": 64}, **changes)
 
 
+def mixture(**changes):
+    """A legal training step of a model with 8 experts on one node, with changes."""
+    base = training(model="mixtral-8x7b", plan={"tensor_parallel": 1})
+    return changed(base, **changes)
+
+
 BROKEN = {
     "degrees multiply to devices": [training(plan__tensor_parallel=3), training(plan__data_parallel=2)],
     "devices fill whole nodes": [training(devices=12, plan__tensor_parallel=6)],
@@ -97,7 +103,28 @@ BROKEN = {
         | {"model": {"base": "llama-3.1-70b", "kv_heads": 12, "heads": 48, "hidden": 6144}}
         | {"plan": {"tensor_parallel": 2, "context_parallel": 4, "context_parallel_kind": "ulysses"}}
     ],
-    "expert parallelism needs experts": [training(plan__expert_parallel=2)],
+    "expert parallelism needs experts": [
+        training(plan__expert_parallel=2),
+        training(plan__expert_tensor_parallel=1),
+    ],
+    "expert parallelism divides the experts": [
+        mixture(plan__expert_parallel=16),
+        mixture(plan__expert_parallel=3),
+    ],
+    "expert ranks divide the ranks of a stage": [
+        mixture(plan__expert_parallel=8, plan__tensor_parallel=1, plan__pipeline_parallel=2)
+    ],
+    "experts are whole or split as attention is": [
+        mixture(plan__tensor_parallel=4, plan__expert_tensor_parallel=2, plan__sequence_parallel=True)
+    ],
+    "tensor ranks route tokens of their own": [mixture(plan__tensor_parallel=2, plan__expert_parallel=2)],
+    "rows come from other ranks": [
+        mixture(plan__expert_imbalance=1.5),
+        mixture(plan__expert_parallel=2, plan__expert_imbalance=3.0),
+    ],
+    "shards of experts are not grouped": [
+        mixture(plan__expert_parallel=2, plan__zero_stage=1, plan__zero_group=2)
+    ],
 }
 
 
@@ -108,6 +135,7 @@ def combination(scenario):
 def test_the_scenarios_are_legal_before_they_are_broken():
     assert problems(combination(training())) == []
     assert problems(combination(prefill())) == []
+    assert problems(combination(mixture())) == []
     assert simulate(training()).step_time_s > 0
 
 

@@ -99,7 +99,7 @@ def test_sharding_within_a_node_sends_gradients_alone_between_nodes():
     scenario["plan"] |= {"overlap_grad_reduce": False, "overlap_param_gather": False}
     whole = simulate(scenario).time["data_parallel_s"]
     scenario["plan"]["zero_group"] = 8
-    assert simulate(scenario).time["data_parallel_s"] / whole == pytest.approx(2 / 3, rel=0.05)
+    assert simulate(scenario).time["data_parallel_s"] / whole == pytest.approx(2 / 3, rel=0.1)
     scenario["plan"]["zero_group"] = 16
     assert simulate(scenario).time["data_parallel_s"] == whole
 

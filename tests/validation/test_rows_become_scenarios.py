@@ -152,7 +152,8 @@ def test_rows_with_experts_become_mixtures(tmp_path: Path) -> None:
     model = simulate(scenario_of(whole.case)).scenario["model"]
     assert {key: model[key] for key in shapes} == shapes
     assert whole.predicted is not None
-    assert parallel.skipped_because == "expert parallelism is not modelled yet"
+    assert parallel.case.scenario["plan.expert_parallel"] == 8
+    assert parallel.skipped_because == "illegal: tensor ranks route tokens of their own"
 
 
 def test_assumptions_make_groups_of_their_own(tmp_path: Path) -> None:

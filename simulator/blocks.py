@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.columns import DeviceColumns, Inputs
+from simulator.context_parallel import ContextRanks
 from simulator.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
 from simulator.doubt import Doubt, exchange_doubt, kernel_doubt
+from simulator.expert_parallel import ExpertRanks
 from simulator.fitted_ranges import outside_fit
 from simulator.kernels.models import KERNEL_MODELS
+from simulator.layer_exchange import layer_exchange
 from simulator.rules import at
 from simulator.sharding import ShardDegrees, shard
 from simulator.streams import issue_order, longest_path
@@ -126,7 +129,11 @@ def operator_time(operator: Operator, work: Work, inputs: Inputs, exchanges: Ten
     if family == "view":
         return OperatorTime(seconds=ZERO, inner_bytes=ZERO, outer_bytes=ZERO, doubt=(ZERO, ZERO))
     if family == "collective":
-        done = exchanges.of(operator.collective, work.message_bytes)
+        done = (
+            exchanges.of(operator.collective, work.message_bytes)
+            if operator.axis == "tensor"
+            else layer_exchange(operator, work.message_bytes, inputs)
+        )
         return OperatorTime(
             seconds=done.seconds,
             inner_bytes=done.inner_bytes,
@@ -251,6 +258,19 @@ def layer_sizes(inputs: Inputs) -> LayerSizes:
     )
 
 
+def _expert_ranks(inputs: Inputs) -> ExpertRanks:
+    """How experts are split: with sequence parallelism each tensor rank routes its own tokens, if rows leave it."""
+    plan = inputs.plan
+    shards = plan.sequence_parallel * plan.experts_apart * (plan.tensor_parallel > 1)
+    return ExpertRanks(
+        ranks=plan.expert_parallel,
+        parts=plan.expert_tensor_parallel,
+        imbalance=plan.expert_imbalance,
+        takes_shards=shards,
+        gathers_rows=shards * (plan.expert_tensor_parallel > 1),
+    )
+
+
 def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
     """Cost every block of a partition.
 
@@ -273,7 +293,13 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
     """
     sizes, plan, exchanges = layer_sizes(inputs), inputs.plan, TensorExchanges(inputs)
     degrees = ShardDegrees(
-        tensor=plan.tensor_parallel, kv_heads=inputs.model.kv_heads, sequence=plan.sequence_parallel
+        tensor=plan.tensor_parallel,
+        kv_heads=inputs.model.kv_heads,
+        sequence=plan.sequence_parallel,
+        experts=_expert_ranks(inputs) if structure.layer.experts else None,
+        context=ContextRanks(
+            ranks=plan.context_parallel, ring=plan.ring, gathered=plan.gathered, ulysses=plan.ulysses
+        ),
     )
     layer = decoder_layer(structure.layer, sizes)
     for rewrite in structure.rewrites:
@@ -296,6 +322,7 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         parameters={
             **{n: parameters_of(operators(g), inputs.precision) for n, g in sharded.items()},
             "head_matrix": parameters_of(operators(sharded["head"]), inputs.precision, named="head_weight"),
+            "experts": parameters_of(operators(sharded["layer"]), inputs.precision, labelled="experts"),
         },
     )
     if structure.layer.computation == "training":

@@ -109,7 +109,7 @@ def spelling(column: str, text: str) -> dict[str, Any] | None:
 class Framework:
     """What a framework does where a table is silent; see ``word_tables/frameworks.yaml``."""
 
-    plan: Mapping[str, bool]
+    plan: Mapping[str, bool | str]
     attention: str | None
     sequence_parallel: bool | None
     counts_context: bool

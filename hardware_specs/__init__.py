@@ -5,24 +5,36 @@ Every figure is an SI number with its basis and its source. Nothing here knows a
 
 from __future__ import annotations
 
-from hardware_specs.calibration import CalibrationSpec, CollectiveFit
+from hardware_specs.calibration import CalibrationSpec
 from hardware_specs.catalog import (
     calibration_for,
     catalog_hash,
+    fabric_calibration_for,
     list_accelerators,
     list_calibrations,
+    list_fabric_calibrations,
     list_systems,
     load_accelerator,
     load_calibration,
+    load_fabric_calibration,
     load_system,
 )
+from hardware_specs.collective_fit import AlgorithmFit, CollectiveFit
 from hardware_specs.device_names import NamedDevice, device_named, find_device
 from hardware_specs.errors import InfeasibleError, LlmsimError, Problem, ScenarioError, SpecError, near_names
+from hardware_specs.fabric_calibration import FabricCalibrationSpec
 from hardware_specs.figure import Dimension, Figure
 from hardware_specs.figure_table import figure_dimension, figures, to_mapping, with_figures
 from hardware_specs.kernel_fits import FitEvidence, KernelFamily, KernelFits
 from hardware_specs.lint import LintWarning, detect_kind, lint
-from hardware_specs.schema import AcceleratorSpec, FabricSpec, SliceSpec, SystemSpec, dense_peak_flop_per_s
+from hardware_specs.schema import (
+    AcceleratorSpec,
+    FabricSpec,
+    SliceSpec,
+    SystemSpec,
+    WireSpec,
+    dense_peak_flop_per_s,
+)
 from hardware_specs.strict_yaml import load_yaml, parse_yaml
 from hardware_specs.units import (
     TIME_EXPONENT,
@@ -35,9 +47,11 @@ from hardware_specs.units import (
 __all__ = [
     "TIME_EXPONENT",
     "AcceleratorSpec",
+    "AlgorithmFit",
     "CalibrationSpec",
     "CollectiveFit",
     "Dimension",
+    "FabricCalibrationSpec",
     "FabricSpec",
     "Figure",
     "FitEvidence",
@@ -52,12 +66,14 @@ __all__ = [
     "SliceSpec",
     "SpecError",
     "SystemSpec",
+    "WireSpec",
     "calibration_for",
     "catalog_hash",
     "dense_peak_flop_per_s",
     "detect_kind",
     "device_named",
     "exact_quantity",
+    "fabric_calibration_for",
     "figure_dimension",
     "figures",
     "find_device",
@@ -65,9 +81,11 @@ __all__ = [
     "lint",
     "list_accelerators",
     "list_calibrations",
+    "list_fabric_calibrations",
     "list_systems",
     "load_accelerator",
     "load_calibration",
+    "load_fabric_calibration",
     "load_system",
     "load_yaml",
     "near_names",

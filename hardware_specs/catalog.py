@@ -11,18 +11,23 @@ from typing import Any, NamedTuple, get_args
 from hardware_specs.calibration import CalibrationSpec, Task
 from hardware_specs.catalog_files import as_path, catalog_file, find_file, looks_like_path, names, unknown
 from hardware_specs.errors import Problem, SpecError, shorten
+from hardware_specs.fabric_calibration import FabricCalibrationSpec
 from hardware_specs.schema import AcceleratorSpec, SystemSpec
+from hardware_specs.stack_rates import StackRatesSpec, rated
 from hardware_specs.strict_yaml import load_yaml, parse_yaml
 from hardware_specs.validation import build
 
 __all__ = [
     "calibration_for",
     "catalog_hash",
+    "fabric_calibration_for",
     "list_accelerators",
     "list_calibrations",
+    "list_fabric_calibrations",
     "list_systems",
     "load_accelerator",
     "load_calibration",
+    "load_fabric_calibration",
     "load_system",
 ]
 
@@ -44,6 +49,11 @@ def list_systems() -> list[str]:
 def list_calibrations() -> list[str]:
     """Names of the shipped calibrations, sorted. Raises nothing."""
     return names("calibration")
+
+
+def list_fabric_calibrations() -> list[str]:
+    """Names of the shipped fabric calibrations, sorted. Raises nothing."""
+    return names("fabric calibration")
 
 
 def load_accelerator(source: Source | AcceleratorSpec) -> AcceleratorSpec:
@@ -125,15 +135,57 @@ def load_calibration(source: Source | CalibrationSpec) -> CalibrationSpec:
     if isinstance(source, CalibrationSpec):
         return source
     if isinstance(source, Mapping):
-        return build(CalibrationSpec, source, path="calibration")
+        return _build_calibration(source, path="calibration")
     path = as_path(source, "calibration")
     if path is not None:
         try:
             status = path.stat()
         except OSError:
-            return build(CalibrationSpec, load_yaml(path))  # which says what is wrong with the file
+            return _build_calibration(load_yaml(path))  # which says what is wrong with the file
         return _calibration_file(path, (status.st_mtime_ns, status.st_size))
     return _catalog_calibration(str(source))
+
+
+def load_fabric_calibration(source: Source | FabricCalibrationSpec) -> FabricCalibrationSpec:
+    """One fabric calibration, from what `load_calibration` takes; raises SpecError as it does."""
+    if isinstance(source, FabricCalibrationSpec):
+        return source
+    if isinstance(source, Mapping):
+        return build(FabricCalibrationSpec, source, path="fabric calibration")
+    path = as_path(source, "fabric calibration")
+    if path is not None:
+        return build(FabricCalibrationSpec, load_yaml(path))
+    return _catalog_fabric_calibration(str(source))
+
+
+def fabric_calibration_for(system: SystemSpec, task: Task = "training") -> FabricCalibrationSpec:
+    """The fabric calibration that serves a system.
+
+    Parameters
+    ----------
+    system : SystemSpec
+        Its accelerator, and the topology of its nodes.
+    task : str
+        ``training`` or ``inference``.
+
+    Returns
+    -------
+    FabricCalibrationSpec
+        The one that the system names; else the one that fits best: a listed accelerator, a listed generation,
+        a listed topology, in this order; else ``default``. Equal ones: the newest, then the last by name.
+
+    Raises
+    ------
+    SpecError
+        If a name is unknown or a file is wrong.
+    """
+    if system.fabric_calibration:
+        return load_fabric_calibration(system.fabric_calibration)
+    known = [_catalog_fabric_calibration(name) for name in list_fabric_calibrations()]
+    what = (system.accelerator.name, system.accelerator.generation, system.scale_up.topology, task)
+    ranked = [(c.serves(*what), c.date, c.name) for c in known]
+    best = max((r for r in ranked if r[0]), default=(1, "", "default"))
+    return load_fabric_calibration(best[2] if best[0] > 1 else "default")
 
 
 def calibration_for(accelerator: AcceleratorSpec, task: Task = "training") -> CalibrationSpec:
@@ -170,7 +222,7 @@ def catalog_hash(name: str) -> str:
     Parameters
     ----------
     name : str
-        A system (its accelerator's file counts too), accelerator or calibration, in this order.
+        A system (its accelerator's file counts too), accelerator, calibration or fabric calibration, in this order.
 
     Returns
     -------
@@ -191,8 +243,12 @@ def catalog_hash(name: str) -> str:
         files = [catalog_file("accelerator", name)]
     elif name in list_calibrations():
         files = [catalog_file("calibration", name)]
+        below = load_yaml(files[0]).get("like")
+        files += [catalog_file("calibration", str(below))] if below else []
+    elif name in list_fabric_calibrations():
+        files = [catalog_file("fabric calibration", name)]
     else:
-        known = [*list_systems(), *list_accelerators(), *list_calibrations()]
+        known = [*list_systems(), *list_accelerators(), *list_calibrations(), *list_fabric_calibrations()]
         raise unknown("catalog entry", name, known)
     digest = hashlib.sha256()
     for file in files:
@@ -246,12 +302,28 @@ def _catalog_system(name: str) -> SystemSpec:
 @lru_cache(maxsize=16)
 def _calibration_file(path: Path, state: tuple[int, int]) -> CalibrationSpec:
     """A calibration of the user's, which every estimate asks for several times; ``state`` tells a changed file."""
-    return build(CalibrationSpec, load_yaml(path))
+    return _build_calibration(load_yaml(path))
 
 
 @lru_cache(maxsize=256)
 def _catalog_calibration(name: str) -> CalibrationSpec:
-    return build(CalibrationSpec, load_yaml(find_file("calibration", name)))
+    return _build_calibration(load_yaml(find_file("calibration", name)))
+
+
+def _build_calibration(data: Mapping[str, Any], *, path: str = "") -> CalibrationSpec:
+    """Coefficients of kernels, or a stack's rates over those of another calibration."""
+    if "like" not in data:
+        return build(CalibrationSpec, data, path=path)
+    spec = build(StackRatesSpec, data, path=path)
+    if "like" in load_yaml(find_file("calibration", spec.like)):
+        rule, fix = "is itself a stack's rates", "name the calibration that those are over"
+        raise SpecError([Problem(path=f"{path}.like".lstrip("."), value=spec.like, rule=rule, fix=fix)])
+    return rated(_catalog_calibration(spec.like), spec)
+
+
+@lru_cache(maxsize=256)
+def _catalog_fabric_calibration(name: str) -> FabricCalibrationSpec:
+    return build(FabricCalibrationSpec, load_yaml(find_file("fabric calibration", name)))
 
 
 def _build_system(data: Mapping[str, Any], *, folder: Path | None, path: str) -> SystemSpec:

@@ -14,13 +14,18 @@ from hardware_specs.strict_yaml import load_yaml, parse_yaml
 __all__ = ["as_path", "catalog_file", "find_file", "looks_like_path", "names", "unknown"]
 
 _HOME = Path(__file__).parent
-_FOLDERS = {"accelerator": "accelerators", "system": "systems", "calibration": "calibrations"}
+_FOLDERS = {
+    "accelerator": "accelerators",
+    "system": "systems",
+    "calibration": "calibrations",
+    "fabric calibration": "fabric_calibrations",
+}
 # The first key after the names of a file: what follows is not read to learn them.
 _AFTER_NAMES = {"accelerator": "\nunits:", "system": "\naccelerator:"}
 
 
 def names(kind: str) -> list[str]:
-    """Names of the catalog files of one kind (accelerator, system, calibration), sorted."""
+    """Names of the catalog files of one kind (accelerator, system, calibration, fabric calibration), sorted."""
     return list(_names_cached(kind))
 
 
@@ -35,7 +40,7 @@ def find_file(kind: str, name: str) -> Path:
     Parameters
     ----------
     kind : str
-        accelerator, system or calibration.
+        accelerator, system, calibration or fabric calibration.
     name : str
         What the user wrote.
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from hardware_specs.calibration import CollectiveFit
+from hardware_specs.collective_fit import CollectiveFit
 from hardware_specs.errors import Problem, SpecError, near_names
 from hardware_specs.figure import Dimension, Figure, Spec
 from hardware_specs.kernel_fits.evidence import EVIDENCE_FIELDS, FitEvidence

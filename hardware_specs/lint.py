@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hardware_specs.calibration import CalibrationSpec
-from hardware_specs.catalog import list_accelerators, load_accelerator, load_calibration, load_system
+from hardware_specs.catalog import (
+    list_accelerators,
+    load_accelerator,
+    load_calibration,
+    load_fabric_calibration,
+    load_system,
+)
 from hardware_specs.errors import LlmsimError, Problem
 from hardware_specs.figure_table import figures
 from hardware_specs.schema import AcceleratorSpec, FabricSpec, SystemSpec, dense_peak_flop_per_s
@@ -17,7 +23,7 @@ from hardware_specs.units import format_quantity
 
 __all__ = ["LintWarning", "detect_kind", "lint"]
 
-Kind = Literal["accelerator", "system", "calibration"]
+Kind = Literal["accelerator", "system", "calibration", "fabric calibration"]
 
 _PEAK_TOLERANCE = 0.015  # datasheets round to three digits
 _MATMUL_MEMORY_SHARE = 0.25  # share of the memory bandwidth that a large matmul uses
@@ -84,6 +90,7 @@ def detect_kind(data: Mapping[str, Any]) -> Kind | None:
     """
     marks: dict[Kind, set[str]] = {
         "calibration": {"kernels", "stack", "applies_to"},
+        "fabric calibration": {"generations", "topologies", "accelerators", "stack"},
         "system": {"accelerator", "accelerators_per_node", "host_power", "slices", "max_devices"},
         "accelerator": {
             "memory_bandwidth",
@@ -101,6 +108,9 @@ def detect_kind(data: Mapping[str, Any]) -> Kind | None:
 def _warnings(kind: Kind, path: Path) -> Iterator[LintWarning]:
     if kind == "calibration":
         yield from _calibration(load_calibration(path))
+        return
+    if kind == "fabric calibration":
+        load_fabric_calibration(path)
         return
     if kind == "accelerator":
         accelerator = load_accelerator(path)

@@ -21,10 +21,29 @@ __all__ = [
     "SliceSpec",
     "Spec",
     "SystemSpec",
+    "Topology",
+    "WireSpec",
     "dense_peak_flop_per_s",
 ]
 
 DType = Literal["fp64", "tf32", "fp32", "bf16", "fp16", "fp8", "int8", "fp4"]
+Topology = Literal[
+    "switch",
+    "fully_connected",
+    "ring",
+    "mesh",
+    "torus",
+    "host",
+    "fat_tree",
+    "rail_optimised",
+    "dragonfly",
+    "wired",
+]
+MOST_DIMENSIONS = 3
+MOST_WIRED = 32
+GRIDS = ("torus", "mesh")
+SWITCHED = ("switch", "fat_tree", "rail_optimised", "dragonfly")
+BETWEEN_BLOCKS = ("fat_tree", "rail_optimised", "dragonfly")
 _NAME = r"[a-z0-9]+(?:[.-][a-z0-9]+)*"
 Name = Annotated[str, Field(pattern=f"^{_NAME}$", max_length=80)]
 NameOrFile = Annotated[str, Field(pattern=rf"^(?:{_NAME}|.+\.ya?ml)$", max_length=4096)]
@@ -105,39 +124,95 @@ class AcceleratorSpec(Spec):
             yield _rule("reserved_memory", f"{self.reserved_memory.value / 1e9:g} GB", rule)
 
 
+class WireSpec(Spec):
+    """Links between two places of a node: accelerators are numbers from 0, any other name is a switch."""
+
+    between: Annotated[list[int | str], Field(min_length=2, max_length=2)] = Field(
+        description="both ends, such as [0, 1] or [0, switch-a]"
+    )
+    links: Annotated[int, Field(ge=1)] = Field(default=1, description="links side by side")
+
+    @property
+    def ends(self) -> tuple[int | str, int | str]:
+        """Both ends."""
+        one, other = self.between
+        return one, other
+
+
 class FabricSpec(Spec):
     """Links of one tier. Bandwidth is that of one link in one direction.
 
     ``links`` counts per accelerator inside a node: to the switch, to all peers together (fully
-    connected), or two per dimension (torus). Between nodes it counts NICs per node.
+    connected), or two per dimension (torus, mesh). Between nodes it counts NICs per node. On a ``host`` the
+    accelerators hang on host bridges (PCI Express); messages between bridges cross two of them.
     """
 
-    topology: Literal["switch", "fully_connected", "ring", "torus", "fat_tree", "host"] = Field(
-        description="how the links join the accelerators or nodes"
-    )
+    topology: Topology = Field(description="how the links join the accelerators or nodes")
     link_bandwidth: Bandwidth = Field(description="bandwidth of one link in one direction")
     links: Units = Field(description="links per accelerator; between nodes, NICs per node")
     latency: Latency = Field(description="time of an empty message over one hop")
     in_switch_reduction: bool = Field(default=False, description="whether the switch adds up all-reduce")
     oversubscription: Ratio = Field(
         default=Figure(value=1.0, basis="assumed", source="full bisection bandwidth"),
-        description="injected bandwidth over bisection bandwidth",
+        description="bandwidth into a block of nodes over the bandwidth between blocks",
+    )
+    nodes_per_block: Units | None = Field(
+        default=None,
+        description="nodes that share a leaf switch, a pod of rails or a dragonfly group; absent: oversubscription "
+        "acts on every message",
+    )
+    rails: Units | None = Field(
+        default=None,
+        description="rail_optimised only: rails of a node; accelerators of a node share them evenly",
+    )
+    accelerators_per_bridge: Units | None = Field(
+        default=None, description="host only: accelerators on one host bridge; absent: all on one"
+    )
+    bridge_bandwidth: Bandwidth | None = Field(
+        default=None, description="host only: bandwidth between one bridge and the others, in one direction"
     )
     energy_per_byte: ByteEnergy = Field(description="energy to move one byte from end to end")
     shape: list[Annotated[int, Field(ge=1)]] | None = Field(
-        default=None, description="torus only: accelerators along each dimension"
+        default=None, description="torus and mesh only: accelerators along each dimension"
     )
+    wiring: list[WireSpec] | None = Field(default=None, description="wired only: every link of a node")
 
     def broken_rules(self) -> Iterator[Problem]:
-        """Keys of a torus on another topology, odd links, a reduction without a switch; raises nothing."""
-        if self.topology != "torus":
-            if self.shape is not None:
-                yield _rule("shape", str(self.shape), f"is for a torus, not for {self.topology}", "remove it")
-        elif self.links.value % 2:
-            yield _rule("links", f"{self.links.value:g}", "a torus has two links per dimension")
-        if self.in_switch_reduction and self.topology not in ("switch", "fat_tree"):
+        """Keys of another topology, odd links, a reduction without a switch; raises nothing."""
+        grid = self.topology in GRIDS
+        if not grid and self.shape is not None:
+            yield _rule(
+                "shape", str(self.shape), f"is for a torus or mesh, not for {self.topology}", "remove it"
+            )
+        if grid and self.links.value % 2:
+            yield _rule("links", f"{self.links.value:g}", f"a {self.topology} has two links per dimension")
+        if grid and self.shape is not None and len(self.shape) * 2 != self.links.value:
+            rule = f"has {len(self.shape)} dimensions, but links are {self.links.value:g}: two per dimension"
+            yield _rule("shape", str(self.shape), rule)
+        if grid and self.shape is not None and len(self.shape) > MOST_DIMENSIONS:
+            yield _rule("shape", str(self.shape), f"at most {MOST_DIMENSIONS} dimensions are modelled")
+        if self.in_switch_reduction and self.topology not in SWITCHED:
             rule = f"a {self.topology} has no switch that could reduce"
             yield _rule("in_switch_reduction", "true", rule, "write false")
+        if (self.wiring is None) == (self.topology == "wired"):
+            rule = "is needed by wired" if self.wiring is None else f"is for wired, not for {self.topology}"
+            yield _rule("wiring", "", rule, "list links as {between: [0, 1]}, or remove the key")
+        yield from self._misplaced("rails", ("rail_optimised",))
+        yield from self._misplaced("nodes_per_block", BETWEEN_BLOCKS)
+        yield from self._misplaced("accelerators_per_bridge", ("host",))
+        yield from self._misplaced("bridge_bandwidth", ("host",))
+        if self.topology == "rail_optimised" and self.rails is None:
+            yield _rule("rails", "", "is needed by rail_optimised", "give the rails of a node, such as 8")
+        if self.topology == "dragonfly" and self.nodes_per_block is None:
+            yield _rule("nodes_per_block", "", "is needed by a dragonfly", "give the nodes of one group")
+        if (self.accelerators_per_bridge is None) != (self.bridge_bandwidth is None):
+            missing = "bridge_bandwidth" if self.bridge_bandwidth is None else "accelerators_per_bridge"
+            yield _rule(missing, "", "host bridges need both keys, or neither", "add it")
+
+    def _misplaced(self, key: str, topologies: tuple[str, ...]) -> Iterator[Problem]:
+        if getattr(self, key) is not None and self.topology not in topologies:
+            rule = f"is for {' or '.join(topologies)}, not for {self.topology}"
+            yield _rule(key, f"{getattr(self, key).value:g}", rule, "remove it")
 
 
 class SliceSpec(Spec):
@@ -170,25 +245,101 @@ class SystemSpec(Spec):
     calibration: NameOrFile | None = Field(
         default=None, description="calibration to use, a catalog name or a path; none: by accelerator"
     )
+    fabric_calibration: Name | None = Field(
+        default=None, description="fabric calibration to use; none: by accelerator and topology"
+    )
 
     def broken_rules(self) -> Iterator[Problem]:
         """Device counts, slices and fabrics that do not belong together; raises nothing."""
         per_node, most = self.accelerators_per_node.value, self.max_devices.value
-        torus = self.scale_up.topology == "torus"
+        torus = self.scale_up.topology in GRIDS
         if most < per_node:
             yield _rule("max_devices", f"{most:g}", f"must be at least the {per_node:g} of one node")
         if self.scale_out is None and not torus and most > per_node:
             rule = f"without scale_out no more than the {per_node:g} accelerators of one node are joined"
             yield _rule("max_devices", f"{most:g}", rule, f"write {per_node:g} or give scale_out")
         if self.slices and not torus:
-            yield _rule("slices", "[...]", f"is for a torus, not for {self.scale_up.topology}", "remove it")
+            rule = f"is for a torus or mesh, not for {self.scale_up.topology}"
+            yield _rule("slices", "[...]", rule, "remove it")
         if torus and not self.slices and self.scale_up.shape is None:
-            yield _rule("slices", "", "a torus needs slices or scale_up.shape", "list what can be allocated")
+            rule = f"a {self.scale_up.topology} needs slices or scale_up.shape"
+            yield _rule("slices", "", rule, "list what can be allocated")
         n_dimensions = self.scale_up.links.value / 2
         for index, part in enumerate(self.slices if torus else []):
             if len(part.shape) != n_dimensions:
                 rule = f"must have {n_dimensions:g} dimensions, two links each"
                 yield _rule(f"slices[{index}].shape", str(part.shape), rule)
+        yield from self._broken_fabric()
+
+    def _broken_fabric(self) -> Iterator[Problem]:
+        """Links, bridges and rails that leave accelerators out; raises nothing."""
+        per_node, up, out = self.accelerators_per_node.value, self.scale_up, self.scale_out
+        if up.topology in GRIDS and up.shape is not None and math.prod(up.shape) > self.max_devices.value:
+            product = " x ".join(map(str, up.shape))
+            rule = (
+                f"has {product} = {math.prod(up.shape)} places, but max_devices is {self.max_devices.value:g}"
+            )
+            yield _rule("scale_up.shape", str(up.shape), rule, "give sizes that multiply to the devices")
+        if up.topology == "fully_connected" and up.links.value < per_node - 1:
+            rule = f"is disconnected: {up.links.value:g} links of each do not reach {per_node - 1:g} peers"
+            yield _rule(
+                "scale_up.links", f"{up.links.value:g}", rule, "give a link per peer, or another topology"
+            )
+        if up.wiring is not None:
+            yield from _broken_wiring(up.wiring, int(per_node), up.links.value)
+        if up.topology in BETWEEN_BLOCKS and up.topology != "fat_tree":
+            yield _rule(
+                "scale_up.topology", up.topology, "joins nodes, not accelerators", "write it in scale_out"
+            )
+        bridge = up.accelerators_per_bridge
+        if bridge is not None and per_node % bridge.value:
+            rule = f"does not divide the {per_node:g} accelerators of a node"
+            yield _rule("scale_up.accelerators_per_bridge", f"{bridge.value:g}", rule)
+        if out is None:
+            return
+        if out.topology in (*GRIDS, "host", "wired"):
+            rule = "joins accelerators of one node or slice, not nodes"
+            yield _rule("scale_out.topology", out.topology, rule, f"write {', '.join(SWITCHED)} or ring")
+        if out.rails is not None and (out.links.value % out.rails.value or per_node % out.rails.value):
+            rule = (
+                f"does not divide the {out.links.value:g} NICs and the {per_node:g} accelerators of a node: each rail "
+                "takes the same number of both"
+            )
+            yield _rule("scale_out.rails", f"{out.rails.value:g}", rule, "use a common divisor")
+
+
+def _broken_wiring(wiring: list[WireSpec], per_node: int, links: float) -> Iterator[Problem]:
+    """Ends that are not there, accelerators with too many links, and those that no link leads to."""
+    path = "scale_up.wiring"
+    if per_node > MOST_WIRED:
+        rule = f"is for nodes of at most {MOST_WIRED} accelerators, and this one has {per_node}"
+        yield _rule(path, "[...]", rule, "use another topology")
+        return
+    ports = dict.fromkeys(range(per_node), 0)
+    island: dict[int | str, set[int | str]] = {i: {i} for i in range(per_node)}
+    for k, wire in enumerate(wiring):
+        one, other = wire.ends
+        missing = [end for end in (one, other) if isinstance(end, int) and end not in ports]
+        for end in missing:
+            rule = f"is no accelerator of this node: they are 0 to {per_node - 1}"
+            yield _rule(f"{path}[{k}].between", str(end), rule, "use one of these, or a name for a switch")
+        if one == other:
+            yield _rule(f"{path}[{k}].between", str(one), "joins a place with itself", "name two places")
+        if missing:
+            continue
+        for place in {one, other}:
+            if isinstance(place, int):
+                ports[place] += wire.links
+        joined = island.setdefault(one, {one}) | island.setdefault(other, {other})
+        island.update(dict.fromkeys(joined, joined))
+    for accelerator, used in ports.items():
+        if used > links:
+            rule = f"gives accelerator {accelerator} {used} links, but links are {links:g}"
+            yield _rule(path, "[...]", rule, "remove some, or raise links")
+    apart = [str(i) for i in range(per_node) if i not in island[0]]
+    if apart:
+        rule = f"is disconnected: no way from accelerator 0 to {', '.join(apart[:5])}"
+        yield _rule(path, "[...]", rule, "add the links that join them")
 
 
 def dense_peak_flop_per_s(accelerator: AcceleratorSpec, dtype: str) -> float:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from reports.errors import ReportError
     from reports.estimate_report import write_report
     from reports.memory_by_owner import memory_table, plot_memory
+    from reports.network_plots import network_table, plot_bus_bandwidth, plot_topology, replay_table
     from reports.pareto import plot_pareto
     from reports.pareto_front import pareto_table
     from reports.parity import parity_summary, parity_table, plot_parity
@@ -34,10 +35,12 @@ __all__ = [
     "energy_table",
     "estimate_table",
     "memory_table",
+    "network_table",
     "operator_table",
     "pareto_table",
     "parity_summary",
     "parity_table",
+    "plot_bus_bandwidth",
     "plot_compare",
     "plot_energy",
     "plot_memory",
@@ -46,7 +49,9 @@ __all__ = [
     "plot_roofline",
     "plot_scaling",
     "plot_time",
+    "plot_topology",
     "plot_waterfall",
+    "replay_table",
     "roofline_table",
     "scaling_table",
     "time_table",
@@ -60,6 +65,7 @@ _HOMES = {
     "errors": ("ReportError",),
     "estimate_report": ("write_report",),
     "memory_by_owner": ("memory_table", "plot_memory"),
+    "network_plots": ("network_table", "plot_bus_bandwidth", "plot_topology", "replay_table"),
     "pareto": ("plot_pareto",),
     "pareto_front": ("pareto_table",),
     "parity": ("parity_summary", "parity_table", "plot_parity"),

@@ -13,16 +13,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.collectives import exchange
 from simulator.columns import DeviceColumns, Inputs
 from simulator.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
 from simulator.doubt import Doubt, exchange_doubt, kernel_doubt
 from simulator.fitted_ranges import outside_fit
 from simulator.kernels.models import KERNEL_MODELS
-from simulator.placement import place
 from simulator.rules import at
 from simulator.sharding import ShardDegrees, shard
 from simulator.streams import issue_order, longest_path
+from simulator.tensor_exchanges import TensorExchanges
 from workloads.attention import AttentionShape
 from workloads.backward_pass import backward
 from workloads.compression import GraphRewrite
@@ -118,7 +117,7 @@ class OperatorTime:
     doubt: Doubt
 
 
-def operator_time(operator: Operator, work: Work, inputs: Inputs) -> OperatorTime:
+def operator_time(operator: Operator, work: Work, inputs: Inputs, exchanges: TensorExchanges) -> OperatorTime:
     """Time of one execution of an operator.
 
     Raises KeyError if the device has no coefficients for the operator's kernel family.
@@ -127,8 +126,7 @@ def operator_time(operator: Operator, work: Work, inputs: Inputs) -> OperatorTim
     if family == "view":
         return OperatorTime(seconds=ZERO, inner_bytes=ZERO, outer_bytes=ZERO, doubt=(ZERO, ZERO))
     if family == "collective":
-        group = place(inputs.plan.tensor_parallel, ONE, inputs.plan.devices, inputs.fabric)
-        done = exchange(operator.collective, work.message_bytes, group, inputs.fabric)
+        done = exchanges.of(operator.collective, work.message_bytes)
         return OperatorTime(
             seconds=done.seconds,
             inner_bytes=done.inner_bytes,
@@ -152,7 +150,9 @@ def _scaled(work: Work, scale: FloatArray) -> Work:
     )
 
 
-def cost_block(name: str, graph: Graph, inputs: Inputs) -> BlockCost:
+def cost_block(
+    name: str, graph: Graph, inputs: Inputs, exchanges: TensorExchanges | None = None
+) -> BlockCost:
     """Count, rate and compose one sharded block.
 
     Parameters
@@ -163,6 +163,8 @@ def cost_block(name: str, graph: Graph, inputs: Inputs) -> BlockCost:
         Sharded, in issue order.
     inputs : Inputs
         Columns that broadcast against the graph's sizes.
+    exchanges : TensorExchanges, optional
+        Collectives that other blocks of the same rows share.
 
     Returns
     -------
@@ -174,6 +176,7 @@ def cost_block(name: str, graph: Graph, inputs: Inputs) -> BlockCost:
     NotImplementedError
         If an operator kind has no counting rule.
     """
+    exchanges = exchanges or TensorExchanges(inputs)
     issues = issue_order(graph)
     counted: list[Work] = []
     times: list[OperatorTime] = []
@@ -181,7 +184,7 @@ def cost_block(name: str, graph: Graph, inputs: Inputs) -> BlockCost:
     for op in (issue.operator for issue in issues):
         with at(f"operators.{prefix}.{op.name}"):
             work = count(op, inputs.precision)
-            times.append(operator_time(op, work, inputs))
+            times.append(operator_time(op, work, inputs, exchanges))
         counted.append(_scaled(work, op.scale))
     busy = [t.seconds * issue.operator.scale for t, issue in zip(times, issues, strict=True)]
     total, exposed = longest_path(
@@ -268,7 +271,7 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
     NotImplementedError
         If an operator kind has no counting or backward rule.
     """
-    sizes, plan = layer_sizes(inputs), inputs.plan
+    sizes, plan, exchanges = layer_sizes(inputs), inputs.plan, TensorExchanges(inputs)
     degrees = ShardDegrees(
         tensor=plan.tensor_parallel, kv_heads=inputs.model.kv_heads, sequence=plan.sequence_parallel
     )
@@ -287,7 +290,7 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
 
     sharded = {name: finished(graph) for name, graph in whole.items()}
     done = Blocks(
-        forward={n: cost_block(f"{n}.forward", g, inputs) for n, g in sharded.items()},
+        forward={n: cost_block(f"{n}.forward", g, inputs, exchanges) for n, g in sharded.items()},
         backward={},
         forward_operators={n: operators(g) for n, g in sharded.items()},
         parameters={
@@ -304,5 +307,5 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
             turned = finished(
                 backward(graph, recompute_core=again[0], recompute_all=again[1], accumulates=accumulates)
             )
-            done.backward[name] = cost_block(f"{name}.backward", turned, inputs)
+            done.backward[name] = cost_block(f"{name}.backward", turned, inputs, exchanges)
     return done

@@ -17,9 +17,11 @@ from hardware_specs import (
     format_quantity,
     list_accelerators,
     list_calibrations,
+    list_fabric_calibrations,
     list_systems,
     load_accelerator,
     load_calibration,
+    load_fabric_calibration,
     load_system,
     load_yaml,
     to_mapping,
@@ -107,6 +109,12 @@ def _calibrations() -> tuple[list[str], list[list[str]]]:
     for name in list_calibrations():
         c = load_calibration(name)
         rows.append([name, ", ".join(c.applies_to) or "(generation default)", ", ".join(c.tasks), c.stack])
+    for name in list_fabric_calibrations():
+        f = load_fabric_calibration(name)
+        serves = ", ".join([*f.accelerators, *f.generations]) or "any"
+        rows.append(
+            [name, f"fabric: {serves}; {', '.join(f.topologies) or 'any'}", ", ".join(f.tasks), f.stack]
+        )
     return ["calibration", "for", "tasks", "software"], rows
 
 
@@ -144,11 +152,14 @@ def entry(name: str) -> str:
         data = to_mapping(load_accelerator(name))
     elif name in list_calibrations():
         data = to_mapping(load_calibration(name))
+    elif name in list_fabric_calibrations():
+        data = to_mapping(load_fabric_calibration(name))
     elif name in RECIPES:
         p = RECIPES[name]
         data = {field: getattr(p, field) for field in p.__slots__}
     else:
-        known = [*list_models(), *list_systems(), *list_accelerators(), *list_calibrations(), *RECIPES]
+        calibrations = [*list_calibrations(), *list_fabric_calibrations()]
+        known = [*list_models(), *list_systems(), *list_accelerators(), *calibrations, *RECIPES]
         device = find_device(name)
         meant = [n for n in (device.accelerator, device.system) if n] if device else []
         near = list(dict.fromkeys([*meant, *near_names(name, known)]))[:5]

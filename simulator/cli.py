@@ -15,6 +15,7 @@ from simulator.commands.calibrate import calibrate
 from simulator.commands.catalog import lint, list_, show
 from simulator.commands.many import query, search, sweep
 from simulator.commands.measured import validate
+from simulator.commands.network import network
 from simulator.commands.one import compare, explain, report, run
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ app.command(name="list")(list_)
 app.command()(show)
 app.command()(lint)
 app.command()(validate)
+app.command()(network)
 app.command()(calibrate)
 
 

@@ -12,35 +12,29 @@ FloatArray = NDArray[np.float64]
 
 @rule(
     symbol="T",
-    formula="L + tb + kappa sqrt(L tb), L = [n > 0] (a + al n), tb = B / (e W)",
+    formula="L + t + kappa sqrt(a t), L = a + al n; zero where t is",
     unit="s",
     source="Hockney, Parallel Computing 20(3), 1994, doi:10.1016/S0167-8191(06)80021-9 (latency and "
     "bandwidth); the square root is the cost of the best chunk size of a pipelined transfer",
 )
 def collective_time(
     *,
-    sent_bytes: FloatArray,
+    transfer_s: FloatArray,
     n_steps: FloatArray,
-    bandwidth_bytes_per_s: FloatArray,
-    efficiency: FloatArray,
     base_latency_s: FloatArray,
     step_latency_s: FloatArray,
     ramp: FloatArray,
 ) -> FloatArray:
-    r"""Time of a collective whose ranks each send ``sent_bytes`` in ``n_steps`` dependent exchanges.
+    r"""Time of a collective whose busiest link works for ``transfer_s`` in ``n_steps`` dependent exchanges.
 
-    .. math:: T = L + t_b + \kappa \sqrt{L\, t_b}, \quad L = a + a_l n, \quad t_b = B / (e W)
+    .. math:: T = L + t + \kappa \sqrt{a\, t}, \quad L = a + a_l n
 
     Parameters
     ----------
-    sent_bytes : ndarray, any shapes that broadcast
-        :math:`B`, bytes that one rank sends in one direction [byte].
+    transfer_s : ndarray, any shapes that broadcast
+        :math:`t`, bytes over the bandwidth that is sustained, on the busiest link [s].
     n_steps : ndarray
-        :math:`n`, exchanges that cannot overlap each other [1]; zero means there is nothing to do.
-    bandwidth_bytes_per_s : ndarray
-        :math:`W`, one-way bandwidth of one rank into the tier [byte/s].
-    efficiency : ndarray
-        :math:`e` in (0, 1] [1].
+        :math:`n`, exchanges that cannot overlap each other [1].
     base_latency_s, step_latency_s : ndarray
         :math:`a` once, :math:`a_l` per exchange [s].
     ramp : ndarray
@@ -49,20 +43,33 @@ def collective_time(
     Returns
     -------
     ndarray
-        Seconds, broadcast shape; zero where there are no steps or no bytes.
+        Seconds, broadcast shape; zero where there is nothing to transfer.
 
     Raises
     ------
     FloatingPointError
-        Never for legal input: the schema keeps bandwidths and efficiencies positive.
+        Never for legal input: the schema keeps latencies and weights from being negative.
 
     Notes
     -----
-    Cutting a transfer into c chunks costs c + hops latencies and lets hops overlap; the best c leaves a
-    term that grows with the square root of latency times transfer time.
+    Cutting a transfer into c chunks costs c fixed costs and lets hops overlap; the best c leaves a term that
+    grows with the square root of fixed cost times transfer time. Measured rings of 2, 4 and 8 ranks show that the
+    term does not grow with the number of exchanges.
     """
-    busy = (n_steps > 0) & (sent_bytes > 0)
-    latency_s = np.where(busy, base_latency_s + step_latency_s * n_steps, 0.0)
-    transfer_s = np.where(busy, sent_bytes / (efficiency * bandwidth_bytes_per_s), 0.0)
-    total: FloatArray = latency_s + transfer_s + ramp * np.sqrt(latency_s * transfer_s)
-    return total
+    latency_s = base_latency_s + step_latency_s * n_steps
+    total: FloatArray = latency_s + transfer_s + ramp * np.sqrt(base_latency_s * transfer_s)
+    return np.where(transfer_s > 0, total, 0.0)
+
+
+@rule(
+    symbol="t",
+    formula="B / (e W)",
+    unit="s",
+    source="bytes through a link over the part of its one-way bandwidth that is sustained",
+)
+def transfer_time(
+    *, sent_bytes: FloatArray, bandwidth_bytes_per_s: FloatArray, efficiency: FloatArray
+) -> FloatArray:
+    """Seconds that ``sent_bytes`` [byte] occupy a link of ``bandwidth_bytes_per_s`` [byte/s], one way, at an
+    ``efficiency`` in (0, 1] [1]; broadcasts; raises nothing."""
+    return sent_bytes / (efficiency * bandwidth_bytes_per_s)

@@ -7,7 +7,7 @@ is the case in which every field has length one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -58,7 +58,11 @@ class TaskColumns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanColumns:
-    """Degrees and sizes of the plan [1]; switches are 0 or 1."""
+    """Degrees and sizes of the plan [1]; switches are 0 or 1.
+
+    Strides are the distance, in devices, of neighbours on an axis; ``collective_algorithm`` is a code
+    (:data:`simulator.collective_algorithms.ALGORITHMS`), 0 where the fastest one is taken.
+    """
 
     devices: FloatArray
     tensor_parallel: FloatArray
@@ -74,6 +78,10 @@ class PlanColumns:
     overlap_param_gather: FloatArray
     overlap_tensor_parallel: FloatArray
     overlap_pipeline_p2p: FloatArray
+    collective_algorithm: FloatArray
+    tensor_stride: FloatArray
+    data_stride: FloatArray
+    pipeline_stride: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,12 +133,34 @@ class DeviceColumns:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AlgorithmColumns:
+    """Coefficients of one collective algorithm on one tier.
+
+    ``offered`` is 1 where the software has the algorithm; efficiencies [1] are shares of the bandwidth of links and of
+    host bridges; latencies [s] once and per exchange; ``ramp`` and ``own_chunk`` weigh the terms of
+    :mod:`simulator.collective_time` [1].
+    """
+
+    offered: FloatArray
+    efficiency: FloatArray
+    bridge_efficiency: FloatArray
+    base_latency_s: FloatArray
+    step_latency_s: FloatArray
+    ramp: FloatArray
+    own_chunk: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TierColumns:
     """One tier of the fabric, as one rank sees it.
 
     ``topology`` is a code (:data:`simulator.placement.TOPOLOGIES`); bandwidth is one way per link; ``links``
-    per accelerator; ``axis_0`` to ``axis_2`` are the lengths of a torus, 1 elsewhere, and ``wrap`` is 1 where its
-    ends are joined; ``compute_share`` is the part of the compute units that a running exchange occupies.
+    per accelerator; ``axis_0`` to ``axis_2`` are the lengths of a torus or mesh, 1 elsewhere, and ``wrap`` is 1 where
+    its ends are joined; ``block`` nodes share full bandwidth and leave their block at 1 / ``oversubscription`` of
+    it; ``bridge`` accelerators share a host bridge of ``bridge_bytes_per_s`` (1 and infinite where there is none);
+    ``wired`` holds what the graph of a wired node gives to groups by kind, size and stride ("ring 4 2", "hops 4 2",
+    "all 4 2") [1];
+    ``compute_share`` is the part of the compute units that a running exchange occupies.
     """
 
     topology: FloatArray
@@ -141,13 +171,14 @@ class TierColumns:
     axis_1: FloatArray
     axis_2: FloatArray
     wrap: FloatArray
-    efficiency: FloatArray
-    base_latency_s: FloatArray
-    step_latency_s: FloatArray
-    ramp: FloatArray
-    in_switch_gain: FloatArray
+    block: FloatArray
+    oversubscription: FloatArray
+    bridge: FloatArray
+    bridge_bytes_per_s: FloatArray
     compute_share: FloatArray
     j_per_byte: FloatArray
+    algorithms: Mapping[str, AlgorithmColumns]
+    wired: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.collectives import Exchange, exchange
+from simulator import collectives
+from simulator.collectives import Exchange
 from simulator.columns import Inputs
 from simulator.layer_table import LayerTable
 from simulator.placement import Group, place
@@ -18,10 +19,17 @@ ZERO: FloatArray = np.zeros(1)
 NO_EXCHANGE = Exchange(seconds=ZERO, inner_bytes=ZERO, outer_bytes=ZERO)
 
 
+def _exchange(collective: str, message_bytes: FloatArray, group: Group, inputs: Inputs) -> Exchange:
+    """A collective by the plan's algorithm."""
+    return collectives.exchange(
+        collective, message_bytes, group, inputs.fabric, inputs.plan.collective_algorithm
+    )
+
+
 def replica_group(inputs: Inputs) -> Group:
     """Placement of the data-parallel ranks: next to the tensor-parallel ones."""
     plan = inputs.plan
-    return place(plan.data_parallel, plan.tensor_parallel, plan.devices, inputs.fabric)
+    return place(plan.data_parallel, plan.data_stride, plan.devices, inputs.fabric)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +53,8 @@ def in_layer(inputs: Inputs, parameters: FloatArray, group: Group) -> InLayer:
     stage = inputs.plan.zero_stage
     if not np.any(stage >= 2):
         return InLayer(gather=NO_EXCHANGE, reduce=NO_EXCHANGE)
-    gather = exchange("all_gather", parameters * inputs.precision.weights, group, inputs.fabric)
-    reduce = exchange(
-        "reduce_scatter", parameters * inputs.precision.gradient_communication, group, inputs.fabric
-    )
+    gather = _exchange("all_gather", parameters * inputs.precision.weights, group, inputs)
+    reduce = _exchange("reduce_scatter", parameters * inputs.precision.gradient_communication, group, inputs)
     return InLayer(
         gather=_switched(gather, (stage >= 3).astype(np.float64)),
         reduce=_switched(reduce, (stage >= 2).astype(np.float64)),
@@ -71,11 +77,9 @@ def _tied_exchange(inputs: Inputs, matrix_parameters: FloatArray) -> Exchange:
     """All-reduce of the shared matrix's gradients between the first and the last stage; none on one stage."""
     plan = inputs.plan
     ends = np.where(plan.pipeline_parallel > 1, 2.0, 1.0)
-    stride = np.maximum(plan.pipeline_parallel - 1.0, 1.0) * plan.tensor_parallel * plan.data_parallel
+    stride = np.maximum(plan.pipeline_parallel - 1.0, 1.0) * plan.pipeline_stride
     pair = place(ends, stride, plan.devices, inputs.fabric)
-    return exchange(
-        "all_reduce", matrix_parameters * inputs.precision.gradient_communication, pair, inputs.fabric
-    )
+    return _exchange("all_reduce", matrix_parameters * inputs.precision.gradient_communication, pair, inputs)
 
 
 def end_of_step(
@@ -87,9 +91,9 @@ def end_of_step(
     """
     stage = inputs.plan.zero_stage
     message = parameters * inputs.precision.gradient_communication
-    whole = exchange("all_reduce", message, group, inputs.fabric)
-    scatter = exchange("reduce_scatter", message, group, inputs.fabric)
-    gather = exchange("all_gather", parameters * inputs.precision.weights, group, inputs.fabric)
+    whole = _exchange("all_reduce", message, group, inputs)
+    scatter = _exchange("reduce_scatter", message, group, inputs)
+    gather = _exchange("all_gather", parameters * inputs.precision.weights, group, inputs)
     plain, first = stage == 0, stage == 1
     return EndOfStep(
         reduce=Exchange(

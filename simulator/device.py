@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,12 +11,12 @@ from numpy.typing import NDArray
 
 from hardware_specs import (
     CalibrationSpec,
-    CollectiveFit,
     SystemSpec,
     calibration_for,
+    fabric_calibration_for,
     load_calibration,
 )
-from simulator.columns import DeviceColumns, FabricColumns, TierColumns
+from simulator.columns import DeviceColumns
 from simulator.evidence import (
     FamilyEvidence,
     collective_evidence,
@@ -29,7 +28,6 @@ from simulator.evidence import (
 from simulator.fitted_ranges import ranges_by_family
 from simulator.hardware_leaves import HardwareLeaves
 from simulator.kernels.models import KERNEL_MODELS
-from simulator.placement import TOPOLOGIES
 from simulator.precision import DTYPE_BYTES, Precision
 from simulator.rules import rule
 
@@ -175,13 +173,14 @@ def _evidence(machines: Machines) -> tuple[list[dict[str, FamilyEvidence]], Inde
     found = []
     for system in machines.leaves.systems:
         calibration = calibration_of(system, machines.task)
+        fabric = fabric_calibration_for(system, machines.task)
         for precision in machines.precisions:
             ran = as_executed(precision, system, machines.fallback)
             found.append(
                 {
                     **kernel_evidence(calibration, ran),
-                    "collective_inner": collective_evidence([calibration.scale_up]),
-                    "collective_outer": collective_evidence([calibration.scale_out]),
+                    "collective_inner": collective_evidence([fabric.scale_up]),
+                    "collective_outer": collective_evidence([fabric.scale_out]),
                 }
             )
     return found, machines.leaves.index * len(machines.precisions) + machines.precision_index
@@ -234,79 +233,4 @@ def device_columns(machines: Machines) -> DeviceColumns:
         kernels=_kernels(machines),
         doubts=doubts_by_family(calibrated, *evidence),
         fitted_ranges=ranges_by_family(calibrated, *evidence),
-    )
-
-
-def _torus(leaves: HardwareLeaves, devices: FloatArray) -> tuple[list[FloatArray], FloatArray]:
-    """Axis lengths of the slice with that many devices, and whether its ends are joined [1].
-
-    Lengths are NaN where no slice is listed, and 1 where there is no torus.
-    """
-    shape = np.broadcast_shapes(leaves.index.shape, devices.shape)
-    axes, wrap = [np.ones(shape) for _ in range(3)], np.ones(shape)
-    for s, system in enumerate(leaves.systems):
-        if system.scale_up.topology != "torus":
-            continue
-        here = np.broadcast_to(leaves.index == s, shape)
-        slices = {part.devices: (part.shape, part.wrap) for part in system.slices}
-        if system.scale_up.shape:
-            slices = {math.prod(system.scale_up.shape): (system.scale_up.shape, True)}
-        axes = [np.where(here, np.nan, axis) for axis in axes]
-        for count, (sides, joined) in slices.items():
-            chosen = here & (devices == count)
-            wrap = np.where(chosen, float(joined), wrap)
-            for k in range(3):
-                axes[k] = np.where(chosen, float(sides[k]) if k < len(sides) else 1.0, axes[k])
-    return axes, wrap
-
-
-def _tier(
-    machines: Machines, side: str, fits: Sequence[CollectiveFit], torus: tuple[list[FloatArray], FloatArray]
-) -> TierColumns:
-    leaves = machines.leaves
-    # A system without an outer tier never uses it: harmless figures stand in.
-    fabrics = [getattr(system, side) or system.scale_up for system in leaves.systems]
-    calibrated = machines.fidelity == "calibrated"
-    declared = leaves.get(f"{side}.latency", 0.0)
-    # The fit contains the catalog's latency; what an override changes is added to it.
-    change = declared - leaves.catalog(f"{side}.latency", 0.0)
-    hop = declared * (0.0 if machines.fidelity == "bound" else 1.0)
-    links = leaves.get(f"{side}.links", 1.0)
-    if side == "scale_out":
-        links = links / leaves.get("accelerators_per_node") / leaves.get("scale_out.oversubscription", 1.0)
-    return TierColumns(
-        topology=leaves.each([TOPOLOGIES.index(f.topology) for f in fabrics]),
-        link_bytes_per_s=leaves.get(f"{side}.link_bandwidth", 1.0),
-        links=links,
-        in_switch=leaves.each([float(f.in_switch_reduction) for f in fabrics]),
-        axis_0=torus[0][0],
-        axis_1=torus[0][1],
-        axis_2=torus[0][2],
-        wrap=torus[1],
-        efficiency=leaves.each([f.efficiency if calibrated else 1.0 for f in fits]),
-        base_latency_s=leaves.each([f.base_latency_s if calibrated else 0.0 for f in fits]),
-        step_latency_s=(
-            np.maximum(leaves.each([f.step_latency_s for f in fits]) + change, 0.0) if calibrated else hop
-        ),
-        ramp=leaves.each([f.ramp if calibrated else 0.0 for f in fits]),
-        in_switch_gain=leaves.each([f.in_switch_gain if calibrated else 1.0 for f in fits]),
-        compute_share=leaves.each([f.compute_share if calibrated else 0.0 for f in fits]),
-        j_per_byte=leaves.get(f"{side}.energy_per_byte", 0.0),
-    )
-
-
-def fabric_columns(machines: Machines, devices: FloatArray) -> FabricColumns:
-    """Columns of both fabric tiers for plans on ``devices`` accelerators [1].
-
-    The slice of a torus is one inner tier; elsewhere the node is. Raises SpecError for an unknown calibration.
-    """
-    leaves = machines.leaves
-    calibrations = [calibration_of(system, machines.task) for system in leaves.systems]
-    torus = leaves.each([float(s.scale_up.topology == "torus") for s in leaves.systems]) > 0
-    nothing = ([np.ones(1)] * 3, np.ones(1))
-    return FabricColumns(
-        accelerators_per_node=np.where(torus, devices, leaves.get("accelerators_per_node")),
-        max_devices=leaves.get("max_devices"),
-        inner=_tier(machines, "scale_up", [c.scale_up for c in calibrations], _torus(leaves, devices)),
-        outer=_tier(machines, "scale_out", [c.scale_out for c in calibrations], nothing),
     )

@@ -16,6 +16,7 @@ from hardware_specs.kernel_fits import OPTIONAL, SIBLINGS
 from simulator.device import as_executed, calibration_of, compute_dtype
 from simulator.evaluate import ENERGIES, TIMES, Detail, Totals, evaluate
 from simulator.evidence import FamilyEvidence, collective_evidence, kernel_evidence
+from simulator.fabric import fabric_calibration_of
 from simulator.feasibility import reasons, smallest_change
 from simulator.intervals import COVERAGE, bounds
 from simulator.memory import OWNERS, STAGES
@@ -164,9 +165,10 @@ def _kinds(partition: Partition) -> tuple[dict[str, str], dict[str, FamilyEviden
         return {**dtypes, "vector": "fp32"}, {}
     task = "training" if partition.graphical.kind == "training" else "inference"
     calibration = calibration_of(system, "training" if task == "training" else "inference")
-    tiers = [calibration.scale_up]
+    fabric = fabric_calibration_of(system, "training" if task == "training" else "inference")
+    tiers = [fabric.scale_up]
     if _one(partition.inputs.plan.devices) > _one(partition.inputs.fabric.accelerators_per_node):
-        tiers.append(calibration.scale_out)
+        tiers.append(fabric.scale_out)
     evidence = {
         **kernel_evidence(calibration, as_executed(precision, system, fallback)),
         "collective": collective_evidence(tiers),

@@ -162,9 +162,10 @@ def family_evidence(fit: FitEvidence, exact: bool) -> FamilyEvidence:
 
 def collective_evidence(tiers: Sequence[CollectiveFit]) -> FamilyEvidence:
     """Evidence of the collectives of a scenario: that of the least known tier that it uses; raises nothing."""
-    fitted = all(tier.basis == "measured" for tier in tiers)
+    fits = [fit for tier in tiers for _, fit in tier.algorithms()]
+    fitted = all(tier.ring.basis == "measured" for tier in tiers)
     # Twice the mean error of the worst size class is about a 90 % quantile.
-    known = max((2.0 * error for tier in tiers for error in tier.error.values()), default=ASSUMED_SPREAD)
+    known = max((2.0 * error for fit in fits for error in fit.error.values()), default=ASSUMED_SPREAD)
     return FamilyEvidence(
         label="fitted" if fitted else "assumed",
         spread={"all": known},

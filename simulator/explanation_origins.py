@@ -9,6 +9,7 @@ import numpy as np
 
 from hardware_specs import Figure, figures, format_quantity
 from simulator.device import calibration_of
+from simulator.fabric import fabric_calibration_of
 from simulator.partition import Partition
 from simulator.rules import Record
 
@@ -61,9 +62,13 @@ class Origins:
             calibration = calibration_of(
                 partition.systems[0], "training" if kind == "training" else "inference"
             )
-            for path, (figure, _) in figures(calibration).items():
-                text = f"{calibration.name}.{path} ({figure.basis}: {figure.source})"
-                self.coefficients.setdefault((path.rsplit(".", 1)[-1], figure.value), text)
+            fabric = fabric_calibration_of(
+                partition.systems[0], "training" if kind == "training" else "inference"
+            )
+            for source in (calibration, fabric):
+                for path, (figure, _) in figures(source).items():
+                    text = f"{source.name}.{path} ({figure.basis}: {figure.source})"
+                    self.coefficients.setdefault((path.rsplit(".", 1)[-1], figure.value), text)
 
     def record(self, value: Any, path: str) -> Record | None:
         """The call whose output a value is: the array itself, else one with its digits at the same place."""

@@ -31,6 +31,8 @@ EXCLUDED_BY_CONDITION, REDUNDANT = -2, -3
 LAYER_PLAN_KEYS = (
     "devices",
     "plan.tensor_parallel",
+    "plan.placement",
+    "plan.collective_algorithm",
     "plan.sequence_parallel",
     "plan.recompute",
     "plan.overlap_tensor_parallel",
@@ -213,6 +215,8 @@ class Splitter:
         keys = [*(f"task.{k}" for k in TASK_KEYS[kind] if "batch" not in k), *LAYER_PLAN_KEYS]
         if choice.graphical.eager:  # whether gradients accumulate depends on the number of micro-batches
             keys += ["task.global_batch_size", "plan.data_parallel", "plan.pipeline_parallel"]
+        if not self.maker.tensor_innermost():  # its neighbours are then as far apart as other degrees say
+            keys += ["plan.data_parallel", "plan.pipeline_parallel"]
         if derived is None:
             keys.append("plan.micro_batch_size")
         else:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware_specs import SystemSpec
+from hardware_specs.schema import GRIDS
 from simulator.axis_tables import Factor, Level, Rows, UndecidedError
 from simulator.columns import (
     DeviceColumns,
@@ -26,12 +27,14 @@ from simulator.columns import (
     column,
 )
 from simulator.conditions import DEGREES, SIZES, holds
-from simulator.device import Fidelity, Machines, as_executed, device_columns, fabric_columns
+from simulator.device import Fidelity, Machines, as_executed, device_columns
+from simulator.fabric import fabric_columns
 from simulator.hardware_leaves import HardwareLeaves, Override
 from simulator.legality import Combination
 from simulator.narrowed_columns import narrowed, needed_axes
 from simulator.precision import Precision
 from simulator.row_values import RowValues, renumbered
+from simulator.scenario import AXES
 from simulator.scenario_columns import (
     layer_structure,
     model_columns,
@@ -164,6 +167,11 @@ class ColumnMaker:
             uneven_stages=chunk.number("plan.uneven_stages", 0.0),
         )
 
+    def tensor_innermost(self) -> bool:
+        """Whether ranks of a tensor-parallel group are neighbours in every row of the space; raises nothing."""
+        orders, _ = self._values(self.rows([], 0)).raw("plan.placement", AXES[0])
+        return all(order.replace(",", " ").split()[0] == AXES[0] for order in orders)
+
     def condition(self, number: int, rows: Rows, combination: Combination) -> Any:
         """Where a condition of the sweep holds, as a column; ScenarioError if it names something that is no column."""
         return holds(self.space.where[number], self._condition_columns(rows, combination))
@@ -234,9 +242,9 @@ class ColumnMaker:
         if rows.mask(axes) & rows.unknown:
             return _unknown_fabric(_unknown(rows, axes))
         _, systems, _ = self._chosen(rows, self.variants.systems)
-        torus = any(s.scale_up.topology == "torus" for s in systems)
-        if torus:
-            # The slice of a torus follows from the devices.
+        sliced = any(s.scale_up.topology in GRIDS for s in systems)
+        if sliced:
+            # The slice of a torus or mesh follows from the devices.
             _, axis = self._values(rows).raw("devices")
             axes = sorted({*axes, *([] if axis is None else [axis])})
             if rows.mask(axes) & rows.unknown:
@@ -244,8 +252,8 @@ class ColumnMaker:
         devices = self._values(rows).number("devices")
 
         def make(machines: Machines, level: Level | None) -> FabricColumns:
-            # Without a torus the device count changes nothing; one value then keeps the columns short.
-            here = devices if torus else np.ones(1)
+            # Without slices the device count changes nothing; one value then keeps the columns short.
+            here = devices if sliced else np.ones(1)
             return fabric_columns(machines, here if level is None else _at(here, level))
 
         return self._made("fabric", choice, rows, axes, make)
@@ -335,7 +343,8 @@ def _unknown(rows: Rows, axes: Sequence[int]) -> Any:
 
 
 def _unknown_fabric(unknown: Any) -> FabricColumns:
-    tier = TierColumns(**{f.name: unknown for f in fields(TierColumns)})
+    names = [f.name for f in fields(TierColumns) if f.name not in ("algorithms", "wired")]
+    tier = TierColumns(**dict.fromkeys(names, unknown), algorithms={}, wired={})
     return FabricColumns(accelerators_per_node=unknown, max_devices=unknown, inner=tier, outer=tier)
 
 

@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 MAX_COUNT = 10**9
+AXES = ("tensor", "context", "expert", "data", "pipeline")
+Algorithm = Literal[
+    "auto",
+    "ring",
+    "tree",
+    "halving_doubling",
+    "direct",
+    "one_shot",
+    "two_shot",
+    "hierarchical",
+    "in_switch",
+]
 
 
 class _Keys(BaseModel):
@@ -102,6 +114,12 @@ class Plan(_Keys):
         False, description="tensor-parallel exchanges beside the kernels that do not wait for them"
     )
     overlap_pipeline_p2p: bool = Field(False, description="stage-to-stage messages beside compute")
+    placement: str = Field(
+        " ".join(AXES), description="axes from the inside out: neighbours on the first share a node first"
+    )
+    collective_algorithm: Algorithm = Field(
+        "auto", description="the fastest that the software offers, or one wherever it can do the exchange"
+    )
     offload: Literal["none"] = Field("none", description="tensors kept on the host")
     precision: str | dict[str, str] = Field(
         "bf16", description="a recipe, or types by tensor and operator class"
@@ -110,6 +128,15 @@ class Plan(_Keys):
         "forbid", description="a missing compute type may be replaced"
     )
     compression: list[dict[str, Any]] = Field(default_factory=list, description="named transforms, in order")
+
+    @field_validator("placement")
+    @classmethod
+    def _all_axes_once(cls, value: str) -> str:
+        """Each axis once, in any order, separated by spaces or commas."""
+        names = value.replace(",", " ").split()
+        if sorted(names) != sorted(AXES):
+            raise ValueError(f"must name each of {', '.join(AXES)} once")
+        return " ".join(names)
 
 
 class Scenario(_Keys):

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.collective_algorithms import ALGORITHMS
 from simulator.columns import ModelColumns, PlanColumns, PrecisionColumns, TaskColumns
 from simulator.precision import DTYPE_BYTES, Precision, operand_dtypes
 from simulator.row_values import RowValues
-from simulator.scenario import Plan
+from simulator.scenario import AXES, Plan
 from simulator.variants import Graphical
 from workloads.decoder_graph import LayerStructure, Pass
 from workloads.model_spec import ModelSpec
@@ -133,6 +134,28 @@ def task_columns(chunk: RowValues, kind: str) -> tuple[TaskColumns, FloatArray]:
     return TaskColumns(batch=batch, query_length=length, kv_length=length, cached_length=cached), output
 
 
+def _code(chunk: RowValues, key: str, names: Sequence[str]) -> FloatArray:
+    """Place of a row's word in a list of words [1]."""
+    values, axis = chunk.raw(key, names[0])
+    return chunk.spread(np.array([float(names.index(v)) for v in values]), axis)
+
+
+def axis_strides(chunk: RowValues, degrees: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """Distance of neighbours on each axis, in devices: the product of the degrees of the axes inside it [1]."""
+    orders, order_axis = chunk.raw("plan.placement", " ".join(AXES))
+    places = [{name: k for k, name in enumerate(order.replace(",", " ").split())} for order in orders]
+    strides = {}
+    for axis in degrees:
+        stride: FloatArray = np.ones(1)
+        for other, degree in degrees.items():
+            inside = np.array([float(place[other] < place[axis]) for place in places])
+            if not inside.any():  # a column would be said to depend on a degree that it never sees
+                continue
+            stride = stride * np.where(chunk.spread(inside, order_axis) > 0.0, degree, 1.0)
+        strides[axis] = stride
+    return strides
+
+
 def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
     def plan(key: str) -> FloatArray:
         default = Plan.model_fields[key].default
@@ -143,6 +166,7 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
     data = np.where(np.isnan(given), devices / (tensor * pipeline), given)
     micro = plan("micro_batch_size")
     core, everything = _pair(chunk, RECOMPUTE, "plan.recompute", "none")
+    strides = axis_strides(chunk, {"tensor": tensor, "data": data, "pipeline": pipeline})
     return PlanColumns(
         devices=devices,
         tensor_parallel=tensor,
@@ -160,4 +184,8 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         overlap_param_gather=plan("overlap_param_gather"),
         overlap_tensor_parallel=plan("overlap_tensor_parallel"),
         overlap_pipeline_p2p=plan("overlap_pipeline_p2p"),
+        collective_algorithm=_code(chunk, "plan.collective_algorithm", ALGORITHMS),
+        tensor_stride=strides["tensor"],
+        data_stride=strides["data"],
+        pipeline_stride=strides["pipeline"],
     )

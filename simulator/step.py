@@ -110,11 +110,11 @@ def _messages(inputs: Inputs, micro_batches: FloatArray, ways: float) -> Pipelin
     plan, fabric = inputs.plan, inputs.fabric
     tokens = plan.micro_batch_size * inputs.task.query_length
     whole = tokens * inputs.model.hidden * inputs.precision.activation_communication
-    share, stride = whole / plan.tensor_parallel, plan.tensor_parallel * plan.data_parallel
+    share, ranks = whole / plan.tensor_parallel, plan.tensor_parallel * plan.data_parallel
     with at("time.pipeline_p2p_s"):
-        sent = stage_message(share, stride, plan.pipeline_parallel, fabric)
-        tensor = place(plan.tensor_parallel, np.ones(1), plan.devices, fabric)
-        joined = exchange("all_gather", whole, tensor, fabric)
+        sent = stage_message(share, plan.pipeline_stride, plan.pipeline_parallel, fabric)
+        tensor = place(plan.tensor_parallel, plan.tensor_stride, plan.devices, fabric)
+        joined = exchange("all_gather", whole, tensor, fabric, plan.collective_algorithm)
         gather_s = joined.seconds * (1.0 - plan.sequence_parallel)
         n_inside, n_across = sent.boundaries_inside, sent.boundaries_across
         exposed = exposed_p2p(
@@ -129,7 +129,7 @@ def _messages(inputs: Inputs, micro_batches: FloatArray, ways: float) -> Pipelin
     per_byte = n_inside * fabric.inner.j_per_byte + n_across * fabric.outer.j_per_byte
     # Every device of a stage sends its share, once per micro-batch, way and chunk.
     return PipelineMessages(
-        exposed_s=exposed, energy_j=ways * plan.virtual_pipeline * micro_batches * stride * share * per_byte
+        exposed_s=exposed, energy_j=ways * plan.virtual_pipeline * micro_batches * ranks * share * per_byte
     )
 
 

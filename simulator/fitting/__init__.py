@@ -7,7 +7,7 @@ extra (scipy, pyarrow). No row of a training or serving run is read.
 from simulator.fitting.calibrate import TASKS, DeviceFit, calibrate_device
 from simulator.fitting.defaults import derived_files
 from simulator.fitting.devices import MEASURED_DEVICES, MeasuredDevice
-from simulator.fitting.fit_collectives import FittedCollective, fit_collective, fit_in_switch_gain
+from simulator.fitting.fit_collectives import MeasuredFabric, fit_algorithms
 from simulator.fitting.fit_gemm import FittedGemm, fit_gemm_rows
 from simulator.fitting.measured_collectives import CollectiveRows
 from simulator.fitting.samples import KernelSamples
@@ -19,15 +19,14 @@ __all__ = [
     "CalibrationFile",
     "CollectiveRows",
     "DeviceFit",
-    "FittedCollective",
     "FittedGemm",
     "KernelSamples",
     "MeasuredDevice",
+    "MeasuredFabric",
     "calibrate_device",
     "calibration_file",
     "derived_files",
-    "fit_collective",
-    "fit_in_switch_gain",
+    "fit_algorithms",
     "fit_gemm_rows",
     "write_calibration",
 ]

@@ -22,7 +22,6 @@ from simulator.fitting.error_tables import (
     error_table,
     layer_table,
 )
-from simulator.fitting.scale_out_evidence import scale_out_table
 from simulator.fitting.stack_files import stack_files
 from simulator.fitting.write_calibration import calibration_file, write_calibration
 
@@ -60,7 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write("\n".join(layer_table(options.measurements, device, serving, own)) + "\n\n")
     for fitted in eager:
         sys.stdout.write("\n".join(eager_table(fitted)) + "\n\n")
-    sys.stdout.write("\n".join(scale_out_table(options.measurements)) + "\n\n")
     for file in files if options.out is not None else []:
         sys.stdout.write(f"wrote {write_calibration(file, options.out)}\n")
     return 0

@@ -8,7 +8,7 @@ from datetime import date
 
 import yaml
 
-from hardware_specs import CalibrationSpec, CollectiveFit
+from hardware_specs import CalibrationSpec
 from hardware_specs.calibration import Task
 from hardware_specs.errors import Problem, SpecError, shorten
 from hardware_specs.figure import Basis
@@ -93,8 +93,6 @@ def completed(
         stack=stack,
         date=date.today().isoformat(),
         kernels=KernelFits.model_validate(kernels),
-        scale_up=_unmeasured_tier(base.scale_up, base.name, basis),
-        scale_out=_unmeasured_tier(base.scale_out, base.name, basis),
     )
 
 
@@ -106,11 +104,6 @@ def _unmeasured(fit: FitEvidence, name: str, basis: Basis) -> FitEvidence:
     known: Basis = "assumed" if fit.basis == "assumed" else basis
     update = {"basis": known, "source": _from(name, fit.source), "rows": 0, "error": {}, "fitted_range": {}}
     return fit.model_copy(update=update)
-
-
-def _unmeasured_tier(fit: CollectiveFit, name: str, basis: Basis) -> CollectiveFit:
-    known: Basis = "assumed" if fit.basis == "assumed" else basis
-    return fit.model_copy(update={"basis": known, "source": _from(name, fit.source), "rows": 0})
 
 
 def calibration_text(calibration: CalibrationSpec, files: Sequence[str]) -> str:

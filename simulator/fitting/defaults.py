@@ -3,9 +3,8 @@
 Kernels: geometric mean over the measured devices and both tasks for efficiencies and sharpness, arithmetic
 mean for fixed costs; attention as if units did not matter, since theirs are others. Where a best matmul was
 published for the device (maximum over shapes, PyTorch), the compute efficiency of the matmul is H100's, times
-the ratio of the two published fractions of the peak, and the rest is H100's. Fabric: the mean over the measured
-devices; the in-switch gain is H100's, the only one. Efficiencies that nobody measured do not transfer well across
-generations: expect 12 to 23 % per kernel.
+the ratio of the two published fractions of the peak, and the rest is H100's. Efficiencies that nobody measured do
+not transfer well across generations: expect 12 to 23 % per kernel.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from hardware_specs import load_accelerator
 from hardware_specs.kernel_fits import DecodeAttentionFit, FitEvidence, PrefillAttentionFit
 from simulator.fitting.calibrate import TASKS, DeviceFit
 from simulator.fitting.devices import H100, MeasuredDevice
-from simulator.fitting.fit_collectives import FittedCollective
 from simulator.fitting.robust_fit import significant
 from simulator.fitting.rows import Families
 from simulator.fitting.write_calibration import CalibrationFile
@@ -29,7 +27,6 @@ __all__ = ["DERIVED_DEVICES", "DerivedDevice", "best_matmul_fraction", "derived_
 
 MEAN_RULE = "mean of both tasks' calibrations of a100-sxm and h100-sxm; nothing was measured on this device"
 COARSEST = ("row_step", "least_rows")  # a mean of steps is no step
-NO_SHARE = "; no compute share: assumed that engines of their own run the exchanges"
 FACTS = ("query_tile", "kv_tile", "packs_groups", "group_limit", "split_limit")
 FLOP_PER_SCORE = 4.0 * 128.0  # both products at a head of 128
 TABLE_ACCELERATOR = {"h100-sxm": "NVIDIA H100 SXM", "b200-sxm": "NVIDIA B200 SXM", "mi300x": "AMD MI300X"}
@@ -38,17 +35,16 @@ TABLE_DTYPE = {"bf16": "bf16", "fp8": "fp8_e4m3"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DerivedDevice:
-    """A calibration without measured kernels: its name, the devices it serves, and who runs exchanges."""
+    """A calibration without measured kernels: its name and the devices it serves."""
 
     name: str
     applies_to: tuple[str, ...]
-    exchange_engines: bool = False
 
 
 DERIVED_DEVICES = (
     DerivedDevice(name="blackwell", applies_to=("b200-sxm",)),
     DerivedDevice(name="cdna3", applies_to=("mi300x",)),
-    DerivedDevice(name="tpu-v5", applies_to=("tpu-v5p",), exchange_engines=True),
+    DerivedDevice(name="tpu-v5", applies_to=("tpu-v5p",)),
     DerivedDevice(name="x86", applies_to=("xeon-8480",)),
     DerivedDevice(name="default", applies_to=()),
 )
@@ -125,22 +121,6 @@ def _mean_families(fits: Sequence[DeviceFit]) -> Families:
     return families
 
 
-def _mean_collective(
-    tiers: Sequence[FittedCollective], gain: float, device: DerivedDevice
-) -> FittedCollective:
-    return FittedCollective(
-        efficiency=_geometric_mean([t.efficiency for t in tiers]),
-        base_latency_s=_mean([t.base_latency_s for t in tiers]),
-        step_latency_s=_mean([t.step_latency_s for t in tiers]),
-        ramp=_mean([t.ramp for t in tiers]),
-        in_switch_gain=gain,
-        basis="assumed",
-        source=MEAN_RULE + (NO_SHARE if device.exchange_engines else ""),
-        rows=0,
-        compute_share=0.0 if device.exchange_engines else _mean([t.compute_share for t in tiers]),
-    )
-
-
 def _published_matmuls(
     folder: Path, device: DerivedDevice, matmul: Mapping[str, FitEvidence]
 ) -> dict[str, FitEvidence]:
@@ -186,7 +166,6 @@ def derived_files(folder: Path, fits: Sequence[DeviceFit]) -> list[CalibrationFi
     """
     hopper = [fit for fit in fits if fit.device is H100]
     hopper_matmul = _mean_families(hopper)["matmul"]
-    gain = next(fit for fit in hopper if fit.device.in_switch_reduction).scale_up.in_switch_gain
     files = []
     for device in DERIVED_DEVICES:
         kernels = _mean_families(fits)
@@ -202,8 +181,6 @@ def derived_files(folder: Path, fits: Sequence[DeviceFit]) -> list[CalibrationFi
                 tasks=TASKS,
                 stack="none: derived from the measured devices by rule",
                 kernels=kernels,
-                scale_up=_mean_collective([f.scale_up for f in fits], gain, device),
-                scale_out=_mean_collective([f.scale_out for f in fits], 1.0, device),
             )
         )
     return files

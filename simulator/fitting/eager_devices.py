@@ -164,8 +164,6 @@ def eager_file(fit: EagerFit, default: CalibrationFile) -> CalibrationFile:
             **{family: default.kernels[family] for family in FROM_DEFAULT},
             **{family: {**by_dtype} for family, by_dtype in kernels.items()},
         },
-        scale_up=default.scale_up,
-        scale_out=default.scale_out,
     )
 
 

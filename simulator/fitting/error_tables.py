@@ -10,7 +10,6 @@ from simulator.fitting.calibrate import DeviceFit
 from simulator.fitting.devices import MeasuredDevice
 from simulator.fitting.eager_devices import EagerFit
 from simulator.fitting.error_lines import ErrorLine, error_lines
-from simulator.fitting.fit_collectives import collective_error_lines
 from simulator.fitting.fit_gemm import FittedGemm, gemm_seconds
 from simulator.fitting.layer_sums import layer_rows, stack_factor
 
@@ -35,13 +34,6 @@ def coefficient_table(fit: DeviceFit) -> list[str]:
         for dtype, kernel in by_dtype.items():
             shown = "  ".join(f"{name} {value:.4g}" for name, value in kernel.coefficients().items())
             lines.append(f"{family:18} {dtype:6} {shown}  rows {kernel.rows}  {kernel.basis}")
-    for name, tier in (("scale_up", fit.scale_up), ("scale_out", fit.scale_out)):
-        lines.append(
-            f"{name:18} e {tier.efficiency:.3f}  a {tier.base_latency_s * 1e6:.2f} us  "
-            f"al {tier.step_latency_s * 1e6:.2f} us  kappa {tier.ramp:.2f}  "
-            f"in-switch gain {tier.in_switch_gain:.3f}  share of units {tier.compute_share:.3f}  "
-            f"rows {tier.rows}  {tier.basis}"
-        )
     return lines
 
 
@@ -70,11 +62,7 @@ def error_table(fit: DeviceFit) -> list[str]:
     for family, by_dtype in fit.kernels.items():
         if family != "matmul":
             lines += [_fit_errors(family, dtype, kernel) for dtype, kernel in by_dtype.items() if kernel.rows]
-    lines += _error_lines(
-        f"{'collective':18} {'nccl':6}", collective_error_lines(fit.collectives, fit.scale_up)
-    )
-    captured = collective_error_lines(fit.unseen_collectives, fit.scale_up)
-    return lines + _error_lines(f"{'collective':18} {'torch':6}", captured)
+    return lines
 
 
 def _fit_errors(family: str, dtype: str, fit: FitEvidence) -> str:

@@ -1,120 +1,162 @@
-"""Fit efficiency, latencies and ramp of a fabric tier to measured collectives."""
+"""Fit the coefficients of a tier's collective algorithms to measured collectives, through the engine's own forms."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from simulator.collective_time import collective_time
+from hardware_specs import AlgorithmFit
+from simulator.collectives import all_to_all, exchange, stage_message
+from simulator.columns import AlgorithmColumns, FabricColumns, TierColumns
 from simulator.fitting.error_lines import ErrorLine
-from simulator.fitting.measured_collectives import CollectiveRows, ring_traffic
-from simulator.fitting.robust_fit import significant
+from simulator.fitting.measured_collectives import CollectiveRows
+from simulator.fitting.robust_fit import Free, robust_fit, significant
 from simulator.fitting.rows import FloatArray
+from simulator.placement import TOPOLOGIES, place
 
 __all__ = [
-    "FittedCollective",
+    "Fits",
+    "MeasuredFabric",
     "collective_error_lines",
-    "fit_collective",
-    "fit_in_switch_gain",
-    "predict_collective",
+    "collective_errors",
+    "fit_algorithms",
+    "predict_collectives",
 ]
 
-ROBUST_SCALE = 0.1
-LOWER = (0.05, 0.0, 0.0, 0.0)  # e, a in us, al in us, kappa
-UPPER = (1.0, 100.0, 20.0, 5.0)
-START = (0.8, 5.0, 0.8, 1.2)
-IN_SWITCH_MIN_BYTES = 2 * 2**20  # below about 2 MiB NCCL keeps the ring
+Fits = dict[str, AlgorithmFit]
+COEFFICIENTS = (
+    "efficiency",
+    "bridge_efficiency",
+    "base_latency_s",
+    "step_latency_s",
+    "ramp",
+    "own_chunk",
+)
+IDEAL = {
+    "efficiency": 1.0,
+    "bridge_efficiency": 1.0,
+    "base_latency_s": 0.0,
+    "step_latency_s": 0.0,
+    "ramp": 0.0,
+    "own_chunk": 0.0,
+}
+FREE = {
+    "efficiency": Free(name="efficiency", start=(0.8,), lower=0.05, upper=1.0),
+    "bridge_efficiency": Free(name="bridge_efficiency", start=(0.5,), lower=0.02, upper=1.0),
+    "base_latency_s": Free(name="base_latency_s", start=(5e-6,), lower=0.0, upper=100e-6, scale=1e-6),
+    "step_latency_s": Free(name="step_latency_s", start=(0.8e-6,), lower=0.0, upper=30e-6, scale=1e-6),
+    "ramp": Free(name="ramp", start=(1.2,), lower=0.0, upper=5.0),
+    "own_chunk": Free(name="own_chunk", start=(0.3,), lower=0.0, upper=2.0),
+}
+# Where the search starts, for algorithms that would lose every row to another one from the common start.
+START = {
+    "in_switch.efficiency": 0.7,
+    "in_switch.step_latency_s": 10e-6,
+    "one_shot.efficiency": 0.6,
+    "one_shot.base_latency_s": 4e-6,
+    "one_shot.step_latency_s": 0.1e-6,
+    "two_shot.base_latency_s": 9e-6,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FittedCollective:
-    """Coefficients of collectives on one tier, with what is known about them.
+class MeasuredFabric:
+    """Datasheet figures of the node that was measured: topology, one rank's links, bridges, in-switch reduction.
 
-    Attributes
-    ----------
-    efficiency : float
-        Fraction of the one-way link bandwidth that a long ring transfer reaches, in (0, 1] [1].
-    base_latency_s, step_latency_s : float
-        Once per collective, and per dependent exchange [s].
-    ramp : float
-        Weight of the square-root term [1].
-    in_switch_gain : float
-        Efficiency of the in-switch all-reduce, in which each rank sends its message once, over that of the
-        ring [1]. Its latency is the ring's: two steps alone would make small messages twice too fast,
-        since NCCL uses the switch from about 2 MiB only.
-    compute_share : float
-        Share of the compute units that a running exchange occupies, in [0, 1] [1]; not fitted.
-    basis, source : str
-        How the numbers came about, and from which tables.
-    rows : int
-        Rows that the fit saw.
-    error : dict of str to float
-        Mean absolute relative error by size class [1]; names that end in ``_left_out`` are of held-out rows.
+    Bandwidths are one way [byte/s]; ``bridge`` accelerators share a host bridge [1].
     """
 
-    efficiency: float
-    base_latency_s: float
-    step_latency_s: float
-    ramp: float
-    in_switch_gain: float
-    basis: str
-    source: str
-    rows: int
-    error: dict[str, float] = field(default_factory=dict)
-    compute_share: float = 0.0
+    topology: str
+    link_bytes_per_s: float
+    accelerators_per_node: float = 8.0
+    in_switch: bool = False
+    bridge: float = 1.0
+    bridge_bytes_per_s: float = np.inf
 
 
-def predict_collective(rows: CollectiveRows, fit: FittedCollective) -> FloatArray:
-    """Seconds of each row; in-switch rows by the faster of ring and switch; shape ``(rows,)``."""
-    sent_bytes, steps = ring_traffic(rows.operation, rows.n_ranks, rows.message_bytes)
-    ring_s = _seconds(rows, fit, sent_bytes, steps, fit.efficiency)
-    switch_efficiency = min(1.0, fit.efficiency * fit.in_switch_gain)
-    switch_s = _seconds(rows, fit, rows.message_bytes, steps, switch_efficiency)
-    return np.where(rows.in_switch, np.minimum(ring_s, switch_s), ring_s)
+def _columns(fit: AlgorithmFit | Mapping[str, float]) -> AlgorithmColumns:
+    numbers = {**IDEAL, **(fit.coefficients() if isinstance(fit, AlgorithmFit) else fit)}
+    return AlgorithmColumns(offered=np.ones(1), **{name: np.array([numbers[name]]) for name in COEFFICIENTS})
 
 
-def _seconds(
-    rows: CollectiveRows, fit: FittedCollective, sent_bytes: FloatArray, steps: FloatArray, efficiency: float
-) -> FloatArray:
-    return collective_time(
-        sent_bytes=sent_bytes,
-        n_steps=steps,
-        bandwidth_bytes_per_s=np.asarray(rows.link_bytes_per_s),
-        efficiency=np.asarray(efficiency),
-        base_latency_s=np.asarray(fit.base_latency_s),
-        step_latency_s=np.asarray(fit.step_latency_s),
-        ramp=np.asarray(fit.ramp),
+def _fabric(fabric: MeasuredFabric, fits: Mapping[str, AlgorithmFit | Mapping[str, float]]) -> FabricColumns:
+    one = np.ones(1)
+    tier = TierColumns(
+        topology=np.array([float(TOPOLOGIES.index(fabric.topology))]),
+        link_bytes_per_s=np.array([fabric.link_bytes_per_s]),
+        links=one,
+        in_switch=np.array([float(fabric.in_switch)]),
+        axis_0=one,
+        axis_1=one,
+        axis_2=one,
+        wrap=one,
+        block=one,
+        oversubscription=one,
+        bridge=np.array([fabric.bridge]),
+        bridge_bytes_per_s=np.array([fabric.bridge_bytes_per_s]),
+        compute_share=np.zeros(1),
+        j_per_byte=np.zeros(1),
+        algorithms={name: _columns(fit) for name, fit in fits.items()},
     )
+    node = np.array([fabric.accelerators_per_node])
+    return FabricColumns(accelerators_per_node=node, max_devices=node, inner=tier, outer=tier)
 
 
-def _cell_weights(rows: CollectiveRows) -> FloatArray:
-    parts = zip(rows.operation, rows.n_ranks, rows.size_class, strict=True)
-    cells = np.array([f"{operation}/{ranks}/{size}" for operation, ranks, size in parts])
-    names, index, counts = np.unique(cells, return_inverse=True, return_counts=True)
-    weights: FloatArray = len(rows) / (len(names) * counts[index].astype(np.float64))
-    return weights
+def predict_collectives(
+    rows: CollectiveRows,
+    fabric: MeasuredFabric,
+    fits: Mapping[str, AlgorithmFit | Mapping[str, float]],
+) -> FloatArray:
+    """Seconds of each row inside one node, by the engine's own choice of algorithm; shape ``(rows,)`` [s].
+
+    Raises KeyError for an operation that is none of the engine's.
+    """
+    columns = _fabric(fabric, {"direct": {}, **fits} if "direct" not in fits else fits)
+    group = place(rows.n_ranks, np.ones(1), np.full(1, fabric.accelerators_per_node), columns)
+    predicted = np.zeros(len(rows))
+    for operation in np.unique(rows.operation):
+        if operation == "all_to_all":
+            seconds = all_to_all(rows.message_bytes, group, columns).seconds
+        elif operation == "send_recv":
+            seconds = stage_message(rows.message_bytes, np.ones(1), np.full(1, 2.0), columns).inside_s
+        else:
+            seconds = exchange(str(operation), rows.message_bytes, group, columns).seconds
+        predicted = np.where(rows.operation == operation, seconds, predicted)
+    return predicted
 
 
-def fit_collective(
-    rows: CollectiveRows, *, source: str, one_step_base_s: float | None = None
-) -> FittedCollective:
-    """Fit e, a, al and kappa to the rows that run as rings.
+def fit_algorithms(
+    rows: CollectiveRows,
+    fabric: MeasuredFabric,
+    free: Mapping[str, Sequence[str]],
+    *,
+    source: str,
+    known: Mapping[str, AlgorithmFit | Mapping[str, float]] | None = None,
+    linked: Mapping[str, Mapping[str, str]] | None = None,
+) -> Fits:
+    """Fit coefficients of some algorithms together.
 
     Parameters
     ----------
     rows : CollectiveRows
-        Rows with ``in_switch`` or ``left_out`` set are not fitted.
+        All are fitted; errors of left-out rows come from a second fit that does not see them.
+    fabric : MeasuredFabric
+        What was measured.
+    free : mapping of str to sequence of str
+        By algorithm, the coefficients to find; the others are ideal (full bandwidth, no latency) or ``known``.
     source : str
         Written beside the coefficients.
-    one_step_base_s : float, optional
-        For rows that all have one step, where only the sum of the two latencies shows: the part of it that
-        is called base latency [s].
+    known : mapping, optional
+        Coefficients of algorithms that stay as they are, or of some of a free algorithm's.
+    linked : mapping, optional
+        By algorithm and coefficient, the algorithm whose fitted coefficient it shares.
 
     Returns
     -------
-    FittedCollective
-        With in_switch_gain 1; errors by size class.
+    dict of str to AlgorithmFit
+        The free algorithms, with errors by size class.
 
     Raises
     ------
@@ -127,115 +169,80 @@ def fit_collective(
     -----
     Soft-L1 loss over log ratios, each operation, rank count and size class with the same weight.
     """
-    from scipy.optimize import least_squares  # type: ignore[import-untyped]  # ships no types
-
-    seen = rows.where(~rows.left_out & ~rows.in_switch)
-    if not len(seen):
+    if not len(rows):
         raise ValueError(f"no rows to fit for {source}")
-    root_weights = np.sqrt(_cell_weights(seen))
-    log_measured = np.log(seen.measured_s)
+    kept = dict(known or {})
 
-    def build(x: FloatArray) -> FittedCollective:
-        e, base_s, step_s, ramp = float(x[0]), float(x[1]) * 1e-6, float(x[2]) * 1e-6, float(x[3])
-        if one_step_base_s is not None:
-            base_s, step_s = one_step_base_s, max(base_s - one_step_base_s, 0.0)
-        return FittedCollective(
-            efficiency=e,
-            base_latency_s=base_s,
-            step_latency_s=step_s,
-            ramp=ramp,
-            in_switch_gain=1.0,
-            basis="measured",
-            source=source,
-            rows=len(seen),
+    def numbers(values: Mapping[str, float]) -> dict[str, AlgorithmFit | Mapping[str, float]]:
+        out: dict[str, AlgorithmFit | Mapping[str, float]] = dict(kept)
+        for algorithm, names in free.items():
+            base = kept.get(algorithm, {})
+            start = base.coefficients() if isinstance(base, AlgorithmFit) else base
+            out[algorithm] = {**IDEAL, **start, **{n: values[f"{algorithm}.{n}"] for n in names}}
+        for algorithm, links in (linked or {}).items():
+            shared = {name: values[f"{other}.{name}"] for name, other in links.items()}
+            out[algorithm] = {**dict(out[algorithm]), **shared}
+        return out
+
+    def fitted(seen: CollectiveRows) -> dict[str, float]:
+        return robust_fit(
+            lambda values: predict_collectives(seen, fabric, numbers(values)),
+            seen.measured_s,
+            seen.cell_weights,
+            [_free(algorithm, n) for algorithm, names in free.items() for n in names],
         )
 
-    solution = least_squares(
-        lambda x: root_weights * (np.log(predict_collective(seen, build(x))) - log_measured),
-        START,
-        bounds=(LOWER, UPPER),
-        loss="soft_l1",
-        f_scale=ROBUST_SCALE,
+    values = fitted(rows)
+    blind = numbers(fitted(rows.where(~rows.left_out)))
+    shown = numbers(values)
+    errors = collective_errors(rows, predict_collectives(rows, fabric, shown))
+    held = rows.where(rows.left_out)
+    unseen = collective_errors(held, predict_collectives(held, fabric, blind))
+    error = {**errors, **{f"{name}_left_out": value for name, value in unseen.items()}}
+    return {
+        algorithm: AlgorithmFit.of(
+            {name: significant(v) for name, v in dict(shown[algorithm]).items()},
+            basis="measured",
+            source=source,
+            rows=len(rows),
+            error=error,
+        )
+        for algorithm in free
+    }
+
+
+def _free(algorithm: str, name: str) -> Free:
+    key = f"{algorithm}.{name}"
+    return replace(FREE[name], name=key, start=(START[key],) if key in START else FREE[name].start)
+
+
+def collective_errors(rows: CollectiveRows, predicted_s: FloatArray) -> dict[str, float]:
+    """Mean absolute relative error by size class [1]."""
+    off = np.abs(predicted_s / rows.measured_s - 1)
+    return {
+        str(c): significant(float(np.mean(off[rows.size_class == c]))) for c in np.unique(rows.size_class)
+    }
+
+
+def collective_error_lines(rows: CollectiveRows, predicted_s: FloatArray) -> list[ErrorLine]:
+    """Errors by operation and rank count, and by size class."""
+    ratio = predicted_s / rows.measured_s
+    names = np.array(
+        [f"{o} n={int(n)}" for o, n in zip(rows.operation, rows.n_ranks, strict=True)], dtype=np.str_
     )
-    fit = build(solution.x)
-    rounded = replace(
-        fit,
-        efficiency=significant(fit.efficiency),
-        base_latency_s=significant(fit.base_latency_s),
-        step_latency_s=significant(fit.step_latency_s),
-        ramp=significant(fit.ramp),
-    )
-    return replace(rounded, error=_errors_by_class(rows.where(~rows.in_switch), rounded))
-
-
-def fit_in_switch_gain(rows: CollectiveRows, ring: FittedCollective) -> FittedCollective:
-    """Add the in-switch gain to a fitted ring.
-
-    Parameters
-    ----------
-    rows : CollectiveRows
-        All rows of the device; those with ``in_switch`` set, of at least 2 MiB and not left out, are fitted.
-    ring : FittedCollective
-        Everything else is kept as it is here.
-
-    Returns
-    -------
-    FittedCollective
-        With the gain, and errors over all rows by size class.
-
-    Raises
-    ------
-    ValueError
-        If no row is left to fit.
-    ModuleNotFoundError
-        Without scipy (the ``calibrate`` extra).
-    """
-    from scipy.optimize import minimize_scalar
-
-    seen = rows.where(rows.in_switch & ~rows.left_out & (rows.message_bytes >= IN_SWITCH_MIN_BYTES))
-    if not len(seen):
-        raise ValueError(f"no in-switch rows to fit for {ring.source}")
-
-    def loss(gain: float) -> float:
-        ratio = np.log(predict_collective(seen, replace(ring, in_switch_gain=float(gain))) / seen.measured_s)
-        return float(np.mean(np.sqrt(1 + (ratio / ROBUST_SCALE) ** 2)))
-
-    gain = minimize_scalar(loss, bounds=(0.3, 1 / ring.efficiency), method="bounded").x
-    fit = replace(ring, in_switch_gain=significant(float(gain)), rows=ring.rows + len(seen))
-    return replace(fit, error=_errors_by_class(rows, fit))
-
-
-def _errors_by_class(rows: CollectiveRows, fit: FittedCollective) -> dict[str, float]:
-    ratio = predict_collective(rows, fit) / rows.measured_s
-    errors = {}
-    for size_class in np.unique(rows.size_class):
-        for left_out in (False, True):
-            keep = (rows.size_class == size_class) & (rows.left_out == left_out)
-            if keep.any():
-                name = str(size_class) + ("_left_out" if left_out else "")
-                errors[name] = significant(float(np.mean(np.abs(ratio[keep] - 1))))
-    return errors
-
-
-def collective_error_lines(rows: CollectiveRows, fit: FittedCollective) -> list[ErrorLine]:
-    """Errors by operation, rank count and size class; fitted and left-out rows apart."""
-    ratio = predict_collective(rows, fit) / rows.measured_s
-    names = [f"{o} n={int(n)}" for o, n in zip(rows.operation, rows.n_ranks, strict=True)]
-    stacks = np.array(names, dtype=np.str_)
     lines = []
-    for stack in np.unique(stacks):
+    for stack in np.unique(names):
         for size_class in np.unique(rows.size_class):
-            for left_out in (False, True):
-                keep = (stacks == stack) & (rows.size_class == size_class) & (rows.left_out == left_out)
-                if keep.any():
-                    lines.append(
-                        ErrorLine(
-                            stack=str(stack),
-                            size_class=str(size_class),
-                            left_out=left_out,
-                            rows=int(keep.sum()),
-                            mape=float(np.mean(np.abs(ratio[keep] - 1))),
-                            bias=float(np.expm1(np.mean(np.log(ratio[keep])))),
-                        )
+            keep = (names == stack) & (rows.size_class == size_class)
+            if keep.any():
+                lines.append(
+                    ErrorLine(
+                        stack=str(stack),
+                        size_class=str(size_class),
+                        left_out=False,
+                        rows=int(keep.sum()),
+                        mape=float(np.mean(np.abs(ratio[keep] - 1))),
+                        bias=float(np.expm1(np.mean(np.log(ratio[keep])))),
                     )
+                )
     return lines

@@ -1,19 +1,18 @@
-"""Read measured collectives into sent bytes and steps of the ring algorithms."""
+"""Read measured collectives: operation, ranks, message and time of each row."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
-from simulator.fitting.devices import MeasuredDevice
 from simulator.fitting.measured_kernels import read_table
 from simulator.fitting.rows import BoolArray, FloatArray, TextArray, left_out_by_group
 
-__all__ = ["CollectiveRows", "across_node_rows", "captured_rows", "nccl_rows", "ring_traffic"]
+__all__ = ["CollectiveRows", "collective_rows", "message_rows"]
 
-IN_SWITCH_MIN_RANKS = 5  # NCCL 2.2x keeps the ring at four ranks and fewer
+SMALL_BYTES, LARGE_BYTES = 2**16, 2**23
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,29 +22,23 @@ class CollectiveRows:
     Attributes
     ----------
     operation : ndarray of str
-        all_reduce, all_gather, reduce_scatter, alltoall or send_recv.
+        all_reduce, all_gather, reduce_scatter, all_to_all or send_recv.
     n_ranks, message_bytes : ndarray
-        Ranks [1] and the message as nccl-tests counts it [byte].
-    link_bytes_per_s : float
-        One-way bandwidth of one rank into the fabric [byte/s].
+        Ranks [1] and the whole buffer [byte].
     measured_s : ndarray
         Measured time [s].
     stack, size_class : ndarray of str
         Library with version, and small, middle or large.
-    in_switch : ndarray of bool
-        Rows that the switch may have reduced.
     left_out : ndarray of bool
-        Rows that no coefficient sees: whole (operation, ranks, message) groups.
+        Rows that no coefficient sees when errors of left-out rows are stated: whole (operation, ranks, message) groups.
     """
 
     operation: TextArray
     n_ranks: FloatArray
     message_bytes: FloatArray
-    link_bytes_per_s: float
     measured_s: FloatArray
     stack: TextArray
     size_class: TextArray
-    in_switch: BoolArray
     left_out: BoolArray
 
     def __len__(self) -> int:
@@ -53,119 +46,91 @@ class CollectiveRows:
 
     def where(self, keep: BoolArray) -> CollectiveRows:
         """Return the rows for which ``keep``, a boolean array of shape ``(rows,)``, is true."""
-        return CollectiveRows(
-            operation=self.operation[keep],
-            n_ranks=self.n_ranks[keep],
-            message_bytes=self.message_bytes[keep],
-            link_bytes_per_s=self.link_bytes_per_s,
-            measured_s=self.measured_s[keep],
-            stack=self.stack[keep],
-            size_class=self.size_class[keep],
-            in_switch=self.in_switch[keep],
-            left_out=self.left_out[keep],
-        )
+        return replace(self, **{f.name: getattr(self, f.name)[keep] for f in fields(self)})
+
+    @property
+    def cell_weights(self) -> FloatArray:
+        """Weights that give each operation, rank count and size class the same total, with mean 1 [1]."""
+        parts = zip(self.operation, self.n_ranks, self.size_class, strict=True)
+        cells = np.array([f"{operation}/{ranks}/{size}" for operation, ranks, size in parts])
+        names, index, counts = np.unique(cells, return_inverse=True, return_counts=True)
+        weights: FloatArray = len(self) / (len(names) * counts[index].astype(np.float64))
+        return weights
 
 
-def ring_traffic(
-    operation: TextArray, n_ranks: FloatArray, message_bytes: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Bytes that one rank sends in one direction, and exchanges that depend on each other.
-
-    Parameters
-    ----------
-    operation : ndarray of str, shape (rows,)
-        all_reduce, all_gather, reduce_scatter, alltoall or send_recv.
-    n_ranks, message_bytes : ndarray, shape (rows,)
-        Ranks [1]; message [byte] as nccl-tests counts it.
-
-    Returns
-    -------
-    tuple of ndarray
-        Sent bytes [byte] and steps [1], both of shape ``(rows,)``.
-    """
-    share = (n_ranks - 1) / n_ranks * message_bytes
-    reduce, send = operation == "all_reduce", operation == "send_recv"
-    one_step = send | (operation == "alltoall")
-    sent_bytes = np.select([reduce, send], [2 * share, message_bytes], share)
-    steps = np.select([reduce, one_step], [2 * (n_ranks - 1), np.ones_like(n_ranks)], n_ranks - 1)
-    return sent_bytes, steps
-
-
-def _rows(
+def collective_rows(
     operation: TextArray,
     n_ranks: FloatArray,
     message_bytes: FloatArray,
-    link_bytes_per_s: float,
     measured_s: FloatArray,
     stack: TextArray,
-    in_switch: BoolArray,
 ) -> CollectiveRows:
-    sizes = np.select([message_bytes <= 2**16, message_bytes < 2**23], ["small", "middle"], "large")
+    """Rows with their size class and what is left out; all arrays have the shape ``(rows,)``, SI units."""
+    sizes = np.select(
+        [message_bytes <= SMALL_BYTES, message_bytes < LARGE_BYTES], ["small", "middle"], "large"
+    )
     groups = [f"{o}/{int(n)}/{int(s)}" for o, n, s in zip(operation, n_ranks, message_bytes, strict=True)]
     return CollectiveRows(
         operation=operation,
         n_ranks=n_ranks,
         message_bytes=message_bytes,
-        link_bytes_per_s=link_bytes_per_s,
         measured_s=measured_s,
         stack=stack,
         size_class=sizes.astype(np.str_),
-        in_switch=in_switch,
         left_out=left_out_by_group(groups),
     )
 
 
-def nccl_rows(folder: Path, device: MeasuredDevice, *, in_switch_reduction: bool) -> CollectiveRows:
-    """NCCL of 2, 4 and 8 ranks inside one node, 16-bit elements, all versions of the table."""
+def message_rows(
+    folder: Path,
+    device: str,
+    implementations: tuple[str, ...],
+    *,
+    dtypes: tuple[str, ...] = ("half", "bfloat16"),
+    per_node: float | None = None,
+    gathered_per_rank: bool = False,
+) -> CollectiveRows:
+    """Rows of one device and some libraries from ``collectives.parquet``.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the tables are.
+    device : str
+        Name in the table.
+    implementations : tuple of str
+        Libraries.
+    dtypes : tuple of str
+        Element types; times depend on bytes, not on types.
+    per_node : float, optional
+        Only rows with that many devices per node.
+    gathered_per_rank : bool
+        Whether the table's bytes of an all-gather are one rank's input. They are the whole output, but for oneCCL:
+        its all-gather would else be n times slower than its reduce-scatter.
+
+    Returns
+    -------
+    CollectiveRows
+        In the order of the table.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the table is missing.
+    """
     frame = read_table(folder, "collectives")
-    frame = frame[
-        (frame.device == device.collective_table) & (frame.impl == "NCCL") & (frame.dtype == "half")
-    ]
-    operation = frame.op.to_numpy(dtype=np.str_)
+    frame = frame[(frame.device == device) & frame.impl.isin(implementations) & frame.dtype.isin(dtypes)]
+    if per_node is not None:
+        frame = frame[frame.gpus_per_node == per_node]
+    operation = frame.op.replace({"alltoall": "all_to_all"}).to_numpy(dtype=np.str_)
     n_ranks = frame.n_gpus.to_numpy(dtype=np.float64)
-    reduced = (operation == "all_reduce") & (n_ranks >= IN_SWITCH_MIN_RANKS)
-    return _rows(
+    message = frame.bytes.to_numpy(dtype=np.float64)
+    if gathered_per_rank:
+        message = np.where(operation == "all_gather", n_ranks * message, message)
+    return collective_rows(
         operation,
         n_ranks,
-        frame.bytes.to_numpy(dtype=np.float64),
-        device.link_bytes_per_s,
+        message,
         frame.latency_us.to_numpy(dtype=np.float64) * 1e-6,
-        ("nccl-" + frame.version).to_numpy(dtype=np.str_),
-        reduced if in_switch_reduction else np.zeros_like(reduced),
-    )
-
-
-def captured_rows(folder: Path, device: MeasuredDevice, *, in_switch_reduction: bool) -> CollectiveRows:
-    """All-reduces of the DGX tables (PyTorch, captured in a graph) in one node: another stack, to score."""
-    frame = read_table(folder, "collectives")
-    frame = frame[(frame.device == device.node_table) & (frame.op == "all_reduce")]
-    frame = frame[frame.n_gpus == frame.gpus_per_node]
-    n_ranks = frame.n_gpus.to_numpy(dtype=np.float64)
-    reduced = (n_ranks >= IN_SWITCH_MIN_RANKS) & in_switch_reduction
-    rows = _rows(
-        frame.op.to_numpy(dtype=np.str_),
-        n_ranks,
-        frame.bytes.to_numpy(dtype=np.float64),
-        device.link_bytes_per_s,
-        frame.latency_us.to_numpy(dtype=np.float64) * 1e-6,
-        np.array(["torch-graph"] * len(frame), dtype=np.str_),
-        reduced,
-    )
-    return replace(rows, left_out=np.ones_like(rows.left_out))
-
-
-def across_node_rows(folder: Path, device: MeasuredDevice) -> CollectiveRows:
-    """Messages between two GPUs in different nodes of the DGX tables, through one network port."""
-    frame = read_table(folder, "collectives")
-    frame = frame[
-        (frame.device == device.node_table) & (frame.op == "send_recv") & (frame.gpus_per_node == 1)
-    ]
-    return _rows(
-        frame.op.to_numpy(dtype=np.str_),
-        frame.n_gpus.to_numpy(dtype=np.float64),
-        frame.bytes.to_numpy(dtype=np.float64),
-        device.port_bytes_per_s,
-        frame.latency_us.to_numpy(dtype=np.float64) * 1e-6,
-        np.array(["torch-graph"] * len(frame), dtype=np.str_),
-        np.zeros(len(frame), dtype=np.bool_),
+        (frame.impl + "-" + frame.version).to_numpy(dtype=np.str_),
     )

@@ -126,7 +126,7 @@ def stack_files(
     folder : Path
         Where the tables are.
     means : mapping of str to CalibrationFile
-        Files of the devices' means, by name: they give what a stack was not timed with, and the fabric.
+        Files of the devices' means, by name: they give what a stack was not timed with.
     default : CalibrationFile
         The same for devices without one.
 

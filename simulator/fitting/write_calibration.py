@@ -13,7 +13,6 @@ from hardware_specs.calibration import Task
 from hardware_specs.kernel_fits import FitEvidence, KernelFamily
 from hardware_specs.kernel_fits.families import NumberFormat
 from simulator.fitting.calibrate import DeviceFit
-from simulator.fitting.fit_collectives import FittedCollective
 from simulator.fitting.rows import Families
 
 __all__ = ["CALIBRATION_DATE", "CalibrationFile", "calibration_file", "write_calibration"]
@@ -32,8 +31,6 @@ class CalibrationFile:
     tasks: Sequence[Task]
     stack: str
     kernels: Families
-    scale_up: FittedCollective
-    scale_out: FittedCollective
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain mapping in the schema's keys, in a fixed order."""
@@ -51,8 +48,6 @@ class CalibrationFile:
                     if family in self.kernels
                 },
             },
-            "scale_up": _collective(self.scale_up),
-            "scale_out": _collective(self.scale_out),
         }
 
 
@@ -64,21 +59,6 @@ def _kernel(fit: FitEvidence) -> dict[str, Any]:
     return fit.model_dump(mode="json", exclude_defaults=True)
 
 
-def _collective(fit: FittedCollective) -> dict[str, Any]:
-    return {
-        "efficiency": fit.efficiency,
-        "base_latency_s": fit.base_latency_s,
-        "step_latency_s": fit.step_latency_s,
-        "ramp": fit.ramp,
-        "in_switch_gain": fit.in_switch_gain,
-        "compute_share": fit.compute_share,
-        "basis": fit.basis,
-        "source": fit.source,
-        "rows": fit.rows,
-        "error": dict(fit.error),
-    }
-
-
 def calibration_file(fit: DeviceFit) -> CalibrationFile:
     """The file of a measured device and task."""
     return CalibrationFile(
@@ -87,8 +67,6 @@ def calibration_file(fit: DeviceFit) -> CalibrationFile:
         tasks=(fit.task,),
         stack=fit.stack,
         kernels=fit.kernels,
-        scale_up=fit.scale_up,
-        scale_out=fit.scale_out,
     )
 
 

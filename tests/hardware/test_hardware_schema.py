@@ -23,6 +23,7 @@ from hardware_specs import (
     figures,
     load_accelerator,
     load_calibration,
+    load_fabric_calibration,
     load_system,
     to_mapping,
     with_figures,
@@ -109,8 +110,8 @@ RULES: list[tuple[Edit, str]] = [
     (_set("accelerator", None), "system.accelerator: is missing"),
     (_set("scale_out", None), "without scale_out no more than the 8 accelerators"),
     (_set("max_devices", 4), "must be at least the 8 of one node"),
-    (_set("scale_up.shape", [2, 4]), "is for a torus, not for switch"),
-    (_set("slices", [{"devices": 4, "shape": [2, 2]}]), "is for a torus, not for switch"),
+    (_set("scale_up.shape", [2, 4]), "is for a torus or mesh, not for switch"),
+    (_set("slices", [{"devices": 4, "shape": [2, 2]}]), "is for a torus or mesh, not for switch"),
     (_set("scale_up.topology", "ring"), "a ring has no switch that could reduce"),
     (_set("scale_up.latency", "-1 us"), "must not be negative"),
     (_set("scale_out.oversubscription", 0.5), "must be at least 1"),
@@ -186,8 +187,6 @@ def test_calibration_refusals() -> None:
     data["kernels"]["pointwise"]["any"]["fixed_s"] = "3 GB"
     data["kernels"]["attention_prefill"]["any"]["sharpness"] = 0.5
     data["kernels"]["mamtul"] = {}
-    data["scale_up"]["in_switch_gain"] = 0
-    data["scale_out"]["compute_share"] = 1.2
     data["tasks"] = ["trainign"]
     with pytest.raises(SpecError) as caught:
         load_calibration(data)
@@ -196,24 +195,40 @@ def test_calibration_refusals() -> None:
     assert "has a unit of bytes, but s is due" in text
     assert "must be at least 1" in text
     assert "did you mean matmul" in text
-    assert "scale_up.in_switch_gain = 0: must be above 0" in text
-    assert "scale_out.compute_share = 1.2: a fraction must lie between 0 and 1" in text
     assert 'tasks[0] = "trainign": is not one of training or inference' in text
     data = to_mapping(load_calibration("default"))
-    data["scale_up"]["in_switch_gain"] = 0.7
-    assert load_calibration(data).scale_up.in_switch_gain == 0.7
-    for key in ("in_switch_gain", "compute_share"):
-        del data["scale_up"][key]
     del data["tasks"]
     bare = load_calibration(data)
     assert bare.tasks == ["training", "inference"]
-    assert (bare.scale_up.in_switch_gain, bare.scale_up.compute_share) == (1.0, 0.0)
     with pytest.raises(SpecError, match="tasks"):
         load_calibration({**data, "tasks": []})
     data = to_mapping(load_calibration("default"))
     del data["kernels"]["rms_norm"]
     with pytest.raises(SpecError, match=r"kernels\.rms_norm: is missing"):
         load_calibration(data)
+
+
+def test_fabric_calibration_refusals() -> None:
+    data = to_mapping(load_fabric_calibration("nvswitch-hopper-training"))
+    data["scale_up"]["in_switch"]["efficiency"] = 0
+    data["scale_out"]["compute_share"] = 1.2
+    data["scale_up"]["rign"] = {}
+    data["scale_out"]["ring"]["step_latency_s"] = "3 GB"
+    data["topologies"] = ["swich"]
+    with pytest.raises(SpecError) as caught:
+        load_fabric_calibration(data)
+    text = str(caught.value)
+    assert "scale_up.in_switch.efficiency = 0: must be above 0" in text
+    assert "scale_out.compute_share = 1.2: a fraction must lie between 0 and 1" in text
+    assert "did you mean ring?" in text
+    assert "has a unit of bytes, but s is due" in text
+    assert "topologies[0]" in text
+    data = to_mapping(load_fabric_calibration("nvswitch-hopper-training"))
+    del data["scale_up"]["in_switch"], data["scale_up"]["compute_share"]
+    bare = load_fabric_calibration(data)
+    assert bare.scale_up.in_switch is None
+    assert bare.scale_up.compute_share == 0.0
+    assert [name for name, _ in bare.scale_up.algorithms()] == ["ring", "direct"]
 
 
 def test_figures_lists_every_number_with_a_dimension_that_has_a_time_exponent() -> None:
@@ -233,7 +248,9 @@ def test_figures_lists_every_number_with_a_dimension_that_has_a_time_exponent() 
             assert figure_dimension(spec, path) == dimension
             assert isinstance(figure, Figure)
     assert figures(calibration)["kernels.matmul.any.fixed_s"][1] == "s"
-    assert figures(calibration)["scale_up.base_latency_s"][1] == "s"
+    fabric = load_fabric_calibration("default")
+    assert figures(fabric)["scale_up.ring.base_latency_s"][1] == "s"
+    assert figures(fabric)["scale_up.compute_share"][1] == "fraction"
 
 
 def test_unset_figures_have_a_dimension_too() -> None:

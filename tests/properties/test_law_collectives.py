@@ -12,19 +12,14 @@ from hypothesis import strategies as st
 from law_scenarios import laws
 from played_collectives import play_hierarchical_all_reduce, play_ring
 
-from simulator.collective_time import collective_time
-from simulator.collectives import (
-    RING_PASSES,
-    exchange,
-    ring_sent_bytes,
-    ring_steps,
-    stage_message,
-    tree_steps,
-)
-from simulator.columns import FabricColumns, TierColumns
+from simulator.collective_algorithms import ALGORITHMS, RING_PASSES, ring_sent_bytes, ring_steps, tree_steps
+from simulator.collective_time import collective_time, transfer_time
+from simulator.collectives import all_to_all, exchange, rooted_exchange, stage_message
+from simulator.columns import AlgorithmColumns, FabricColumns, TierColumns
 from simulator.placement import FULLY_CONNECTED, RING, TORUS, place, rank_bandwidth
 
 COLLECTIVES = tuple(RING_PASSES)
+OFFERED = ("ring", "direct", "tree", "in_switch", "one_shot", "two_shot", "halving_doubling")
 messages = st.floats(1.0, 1e11)
 
 
@@ -32,9 +27,34 @@ def a(value):
     return np.array([float(value)])
 
 
+COEFFICIENTS = tuple(AlgorithmColumns.__dataclass_fields__)
+
+
+def algorithm(**numbers):
+    """An algorithm on offer at full bandwidth, without latency where nothing else is said."""
+    ideal = {"offered": 1.0, "efficiency": 1.0, "bridge_efficiency": 1.0}
+    return AlgorithmColumns(**{name: a(numbers.get(name, ideal.get(name, 0.0))) for name in COEFFICIENTS})
+
+
 def tier(**numbers):
-    """A tier whose figures are 1 where nothing else is said."""
-    return TierColumns(**{name: a(numbers.get(name, 1.0)) for name in TierColumns.__dataclass_fields__})
+    """A tier whose figures are 1 where nothing else is said; it has no host bridges and offers every algorithm."""
+    plain = {"in_switch": 0.0, "topology": 0.0, "bridge_bytes_per_s": math.inf}
+    names = [name for name in TierColumns.__dataclass_fields__ if name not in ("algorithms", "wired")]
+    figures = {name: a(numbers.get(name, plain.get(name, 1.0))) for name in names}
+    offered = numbers.get("algorithms", {n: algorithm() for n in OFFERED})
+    return TierColumns(**figures, algorithms=offered)
+
+
+@st.composite
+def fits(draw):
+    return algorithm(
+        efficiency=draw(st.floats(0.1, 1.0)),
+        bridge_efficiency=draw(st.floats(0.1, 1.0)),
+        base_latency_s=draw(st.floats(0.0, 1e-4)),
+        step_latency_s=draw(st.floats(0.0, 1e-4)),
+        ramp=draw(st.floats(0.0, 2.0)),
+        own_chunk=draw(st.floats(0.0, 1.0)),
+    )
 
 
 @st.composite
@@ -44,11 +64,13 @@ def tiers(draw):
         link_bytes_per_s=draw(st.floats(1e8, 1e12)),
         links=draw(st.integers(1, 18)),
         in_switch=draw(st.booleans()),
-        efficiency=draw(st.floats(0.1, 1.0)),
-        base_latency_s=draw(st.floats(0.0, 1e-4)),
-        step_latency_s=draw(st.floats(0.0, 1e-4)),
-        ramp=draw(st.floats(0.0, 2.0)),
-        in_switch_gain=draw(st.floats(0.2, 1.5)),
+        oversubscription=draw(st.sampled_from([1.0, 2.0, 4.0])),
+        block=draw(st.sampled_from([1, 2, 4])),
+        bridge=draw(st.sampled_from([1, 2, 4])),
+        bridge_bytes_per_s=draw(st.sampled_from([math.inf, 1e10])),
+        algorithms={
+            name: draw(fits()) for name in draw(st.sampled_from([OFFERED, OFFERED[:2], OFFERED[:4]]))
+        },
         compute_share=0.0,
     )
 
@@ -107,9 +129,10 @@ def test_hierarchical_all_reduce_is_the_algorithm_played_out(inner, outer, messa
     everyone = frozenset(range(inner * outer))
     for held in played_outer.held.values():
         assert held == dict.fromkeys(range(inner * outer), everyone)
-    plain = tier(topology=0, link_bytes_per_s=1e9, in_switch=0, base_latency_s=0, step_latency_s=0, ramp=0)
+    plain = tier(link_bytes_per_s=1e9, algorithms={"ring": algorithm(), "direct": algorithm()})
     fabric = FabricColumns(accelerators_per_node=a(inner), max_devices=a(1e6), inner=plain, outer=plain)
-    done = exchange("all_reduce", a(message), put(inner * outer, 1, fabric), fabric)
+    layered = a(ALGORITHMS.index("hierarchical"))
+    done = exchange("all_reduce", a(message), put(inner * outer, 1, fabric), fabric, layered)
     for rank in everyone:
         assert played_inner.sent[rank] == pytest.approx(float(done.inner_bytes[0]), rel=1e-12)
         assert played_outer.sent[rank] == pytest.approx(float(done.outer_bytes[0]), rel=1e-12)
@@ -131,23 +154,26 @@ def test_tree_depth(n):
 
 
 @laws(100)
-@given(st.sampled_from(COLLECTIVES), messages, groups, fabrics())
-def test_never_below_the_lower_bound_of_its_class(collective, message, group, fabric):
+@given(st.sampled_from(COLLECTIVES), messages, groups, fabrics(), st.sampled_from(range(len(ALGORITHMS))))
+def test_never_below_the_lower_bound_of_its_class(collective, message, group, fabric, forced):
+    """A rank takes in all that it lacks through its own ports; a node through the ports that its ranks share.
+
+    Where no switch adds, an all-reduce needs both halves: 2 (n - 1)/n of the message; where one does, the message.
+    """
     ranks, stride = group
     placed = put(ranks, stride, fabric)
     inner, outer = float(placed.inner[0]), float(placed.outer[0])
-    bound = 0.0
-    for side, n, size, rate in (
-        (fabric.inner, inner, message, placed.inner_bytes_per_s),
-        (fabric.outer, outer, message / inner, placed.outer_bytes_per_s),
-    ):
-        volume = RING_PASSES[collective] * (n - 1) / n * size
-        # Where the switch adds, a rank sends its buffer once; shards for an outer tier come from rings.
-        adds = collective == "all_reduce" and side.in_switch[0] > 0 and n > 1
-        if adds and (side is fabric.outer or outer == 1):
-            volume = min(volume, size)
-        bound += volume / float(rate[0])
-    assert seconds(collective, message, group, fabric) >= bound * (1 - 1e-12)
+    passes = RING_PASSES[collective]
+    adds = collective == "all_reduce" and fabric.inner.in_switch[0] > 0 and inner > 1 and outer == 1
+    own = message if adds else passes * (ranks - 1) / ranks * message
+    links = fabric.inner.links[0] * fabric.inner.link_bytes_per_s[0]
+    bound = own / links if outer == 1 else 0.0
+    if outer > 1:
+        shared = inner * fabric.outer.links[0] * fabric.outer.link_bytes_per_s[0]
+        bound = max(bound, passes * (outer - 1) / outer * message / shared)
+    took = exchange(collective, a(message), placed, fabric, a(forced)).seconds[0]
+    assert took >= bound * (1 - 1e-12)
+    assert took < math.inf
 
 
 @laws(40)
@@ -157,6 +183,13 @@ def test_one_rank_and_no_bytes_take_no_time(collective, message, stride, fabric)
     assert (alone.seconds[0], alone.inner_bytes[0], alone.outer_bytes[0]) == (0.0, 0.0, 0.0)
     nothing = exchange(collective, a(0), put(8, stride, fabric), fabric)
     assert (nothing.seconds[0], nothing.inner_bytes[0], nothing.outer_bytes[0]) == (0.0, 0.0, 0.0)
+    for done in (
+        all_to_all(a(message), put(1, stride, fabric), fabric),
+        all_to_all(a(0), put(8, stride, fabric), fabric),
+        rooted_exchange("broadcast", a(message), put(1, stride, fabric), fabric),
+        rooted_exchange("reduce", a(0), put(8, stride, fabric), fabric),
+    ):
+        assert (done.seconds[0], done.inner_bytes[0], done.outer_bytes[0]) == (0.0, 0.0, 0.0)
     message = stage_message(a(0), a(stride), a(4), fabric)
     assert (message.inside_s[0], message.across_s[0]) == (0.0, 0.0)
 
@@ -166,6 +199,9 @@ def test_one_rank_and_no_bytes_take_no_time(collective, message, stride, fabric)
 def test_more_bytes_are_never_faster(collective, message, factor, group, fabric):
     more = seconds(collective, message * factor, group, fabric)
     assert more >= seconds(collective, message, group, fabric) * (1 - 1e-12)
+    placed = put(*group, fabric)
+    little, much = (all_to_all(a(m), placed, fabric).seconds[0] for m in (message, message * factor))
+    assert much >= little * (1 - 1e-12)
 
 
 @laws(100)
@@ -175,14 +211,19 @@ def test_more_bytes_are_never_faster(collective, message, factor, group, fabric)
     groups,
     fabrics(),
     st.sampled_from(["inner", "outer"]),
-    st.sampled_from(["link_bytes_per_s", "links", "efficiency"]),
+    st.sampled_from(["link_bytes_per_s", "links", "bridge_bytes_per_s", "efficiency", "bridge_efficiency"]),
     st.floats(1.0, 10.0),
 )
 def test_more_bandwidth_is_never_slower(collective, message, group, fabric, side, name, factor):
     one = getattr(fabric, side)
-    value = getattr(one, name) * factor
-    value = np.minimum(value, 1.0) if name == "efficiency" else value
-    faster = replace(fabric, **{side: replace(one, **{name: value})})
+    if name in COEFFICIENTS:
+        better = {
+            key: replace(fit, **{name: np.minimum(getattr(fit, name) * factor, 1.0)})
+            for key, fit in one.algorithms.items()
+        }
+        faster = replace(fabric, **{side: replace(one, algorithms=better)})
+    else:
+        faster = replace(fabric, **{side: replace(one, **{name: getattr(one, name) * factor})})
     limit = seconds(collective, message, group, fabric) * (1 + 1e-12)
     assert seconds(collective, message, group, faster) <= limit
     here, there = (stage_message(a(message), a(group[1]), a(group[0]), f) for f in (fabric, faster))
@@ -206,8 +247,13 @@ def test_time_unit(collective, message, group, fabric, k):
         return replace(
             one,
             link_bytes_per_s=one.link_bytes_per_s / k,
-            base_latency_s=one.base_latency_s * k,
-            step_latency_s=one.step_latency_s * k,
+            bridge_bytes_per_s=one.bridge_bytes_per_s / k,
+            algorithms={
+                name: replace(
+                    fit, base_latency_s=fit.base_latency_s * k, step_latency_s=fit.step_latency_s * k
+                )
+                for name, fit in one.algorithms.items()
+            },
         )
 
     other = replace(fabric, inner=stretched(fabric.inner), outer=stretched(fabric.outer))
@@ -221,13 +267,13 @@ def test_time_unit(collective, message, group, fabric, k):
     st.floats(0, 1e-3), st.floats(0, 1e-3), st.floats(0, 3),
 )  # fmt: skip
 def test_time_of_a_transfer_is_at_least_its_bytes_and_its_latency(sent, n, rate, eff, base, step, ramp):
+    moving = transfer_time(sent_bytes=a(sent), bandwidth_bytes_per_s=a(rate), efficiency=a(eff))
     took = float(
         collective_time(
-            sent_bytes=a(sent), n_steps=a(n), bandwidth_bytes_per_s=a(rate), efficiency=a(eff),
-            base_latency_s=a(base), step_latency_s=a(step), ramp=a(ramp),
+            transfer_s=moving, n_steps=a(n), base_latency_s=a(base), step_latency_s=a(step), ramp=a(ramp)
         )[0]
-    )  # fmt: skip
-    if sent == 0 or n == 0:
+    )
+    if sent == 0:
         assert took == 0.0
     else:
         assert took >= max(sent / rate, base + n * step) * (1 - 1e-12)

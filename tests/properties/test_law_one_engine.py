@@ -34,6 +34,13 @@ PLAN_AXES = {
     "plan.overlap_tensor_parallel": [False, True],
     "plan.overlap_pipeline_p2p": [True, False],
     "plan.attention_kernel": ["flash", "unfused"],
+    "plan.placement": [
+        "tensor, context, expert, data, pipeline",
+        "pipeline data expert context tensor",
+        "tensor pipeline data context expert",
+        "data tensor pipeline context expert",
+    ],
+    "plan.collective_algorithm": ["auto", "ring", "hierarchical", "in_switch"],
     "plan.precision": ["bf16", "fp16", {"weights": "bf16", "activations": "bf16", "gradients": "bf16"}],
 }
 TRAINING_AXES = {

@@ -58,8 +58,7 @@ LINK = {
     "axis_0": 4, "axis_1": 4, "axis_2": 8, "wrap": 1,
 }  # fmt: skip
 TRANSFER = {
-    "sent_bytes": 8e6, "n_steps": 6, "bandwidth_bytes_per_s": 1e9, "efficiency": 0.5, "base_latency_s": 10e-6,
-    "step_latency_s": 1e-6, "ramp": 0.0,
+    "transfer_s": 16e-3, "n_steps": 6, "base_latency_s": 10e-6, "step_latency_s": 1e-6, "ramp": 0.0,
 }  # fmt: skip
 KEPT = {"everything_bytes": 100, "core_bytes": 30, "input_bytes": 8, "recompute_core": 0, "recompute_all": 0}
 FLIGHT = {"stage": 0, "pipeline_parallel": 4, "virtual_pipeline": 1, "micro_batches": 16}
@@ -204,6 +203,12 @@ CASES = [
         {"batch": 1, "tokens": 1, "heads": 3, "head_dim": 2, "state": 5, "groups": 1, "chunk": 4},
         2 * 60,
     ),
+    # 8 MB at half of 1 GB/s
+    (
+        "transfer_time",
+        {"sent_bytes": 8e6, "bandwidth_bytes_per_s": 1e9, "efficiency": 0.5},
+        16e-3,
+    ),
     # 128 rows see (128 + 1) / 2 keys and 64 + 62 scores per row beside the mask: 16 320 computed, 16 128 on the edge.
     # A score takes 4 x 64 x 4 / 0.5e12 = 2.048 ns and 0.1 clocks, 2.148 ns; on the edge 0.5 ns more. Two heads on
     # four units: (16 320 x 2.148 + 16 128 x 0.5) / 2 ns = 21.55968 us; a quarter of a tile of 64 x 128: 4.399104 us.
@@ -215,11 +220,11 @@ CASES = [
     ("decode_attention_time", CACHE, 43.86e-6 + 8.4e-6),
     ("decode_attention_time", {**CACHE, "split_limit": 1}, 81.66e-6 + 8.4e-6),
     ("decode_attention_time", {**CACHE, "flop": 0.0, "moved_bytes": 0.0}, 0.0),
-    # latency 10 + 6 x 1 = 16 us; 8 MB / 0.5 GB/s = 16 ms
+    # latency 10 + 6 x 1 = 16 us
     ("collective_time", TRANSFER, 16.016e-3),
-    # and half the root of 16e-6 x 16e-3 = 2.56e-7, which is 5.0596e-4
-    ("collective_time", {**TRANSFER, "ramp": 0.5}, 16.016e-3 + 0.5 * 5.059644256269407e-4),
-    ("collective_time", {**TRANSFER, "n_steps": 0}, 0.0),
+    # and half the root of 10e-6 x 16e-3 = 1.6e-7, which is 4e-4
+    ("collective_time", {**TRANSFER, "ramp": 0.5}, 16.016e-3 + 0.5 * 4e-4),
+    ("collective_time", {**TRANSFER, "transfer_s": 0.0}, 0.0),
     # 8 ranks: 7/8 of 80 MB, twice for an all-reduce
     ("ring_sent_bytes", {"message_bytes": 80e6, "ranks": 8, "passes": 1.0}, 70e6),
     ("ring_sent_bytes", {"message_bytes": 80e6, "ranks": 8, "passes": 2.0}, 140e6),
@@ -228,15 +233,72 @@ CASES = [
     ("tree_steps", {"ranks": 8}, 6),  # three levels up, three down
     ("tree_steps", {"ranks": 9}, 8),
     ("tree_steps", {"ranks": 1}, 0),
+    # an inner rank: half the message up in both trees, and down to two children in one
+    ("tree_sent_bytes", {"message_bytes": 80e6, "ranks": 8, "passes": 2.0}, 160e6),
+    ("tree_sent_bytes", {"message_bytes": 80e6, "ranks": 1, "passes": 2.0}, 0.0),
+    # 8 ranks: halve three times, double three times; 40 + 20 + 10 MB each way
+    ("halving_doubling_steps", {"ranks": 8, "passes": 2.0}, 6),
+    ("halving_doubling_sent_bytes", {"message_bytes": 80e6, "ranks": 8, "passes": 2.0}, 140e6),
+    # 6 ranks: two hand over to four and take the result back
+    ("halving_doubling_steps", {"ranks": 6, "passes": 2.0}, 6),
+    ("halving_doubling_sent_bytes", {"message_bytes": 80e6, "ranks": 6, "passes": 2.0}, 280e6),
+    ("one_shot_sent_bytes", {"message_bytes": 80e6, "ranks": 8}, 560e6),
+    # the buffer up, and an eighth of the sum to all
+    ("in_switch_sent_bytes", {"message_bytes": 80e6, "ranks": 8}, 90e6),
+    ("in_switch_sent_bytes", {"message_bytes": 80e6, "ranks": 1}, 0.0),
+    ("all_to_all_sent_bytes", {"message_bytes": 80e6, "ranks": 8, "skew": 1.5}, 105e6),
+    # a ring of 4 with both ways: three quarters of the message over two links
+    (
+        "multi_ring_load",
+        {"length_0": 4, "length_1": 1, "length_2": 1, "links_0": 2, "links_1": 2, "links_2": 2},
+        0.375,
+    ),
+    # 4 x 4: halves of the message, 3/4 of one over two links, then 3/4 of a quarter of it
+    (
+        "multi_ring_load",
+        {"length_0": 4, "length_1": 4, "length_2": 1, "links_0": 2, "links_1": 2, "links_2": 2},
+        0.5 * (0.375 + 0.375 / 4),
+    ),
+    # pairs two apart on 6 x 4: half of the message each way round, 2 messages of a shift by 2 and 2 of the one back
+    # on a link: 1/2 x (2 + 2) / 2
+    (
+        "off_axis_load",
+        {"ranks": 2, "stride": 2, "axis_0": 6, "axis_1": 4, "axis_2": 1, "wrap": 1},
+        1.0,
+    ),
+    # groups of 4 neighbours on an open 3 x 4: a shift by 1 moves by 1 or, carried, back by 2, both ways: 2; on the
+    # second axis by 0 or 1: 2. Back by 3: nothing on the first axis, 1 on the second: 2. 3/8 x (2 + 2)
+    (
+        "off_axis_load",
+        {"ranks": 4, "stride": 1, "axis_0": 3, "axis_1": 4, "axis_2": 1, "wrap": 0},
+        1.5,
+    ),
+    # a ring of links of 25 GB/s both ways round: half of the bytes on each
+    ("wired_bandwidth", {"link_bytes_per_s": 25e9, "width": 2}, 50e9),
+    # 2 nodes of 4 share a block that has a quarter of the bandwidth to leave by
+    ("block_share", {"members": 2, "nodes": 4, "oversubscription": 4, "other_groups": 0}, 0.5),
+    ("block_share", {"members": 2, "nodes": 4, "oversubscription": 4, "other_groups": 2}, 0.25),
+    ("block_share", {"members": 4, "nodes": 4, "oversubscription": 4, "other_groups": 0}, 1.0),
     # DGX A100: 12 links of 25 GB/s
     ("rank_bandwidth", LINK, 300e9),
     # 7 links to 7 peers: a group of 4 uses 3 of them
     ("rank_bandwidth", {**LINK, "topology": FULLY_CONNECTED, "links": 7}, 75e9),
-    ("rank_bandwidth", {**LINK, "topology": RING}, 50e9),
+    # 4 of a ring of 8 are a line: one link each way; all 8 have both ways round
+    ("rank_bandwidth", {**LINK, "topology": RING, "axis_0": 8, "axis_1": 1, "axis_2": 1}, 25e9),
+    (
+        "rank_bandwidth",
+        {**LINK, "topology": RING, "ranks": 8, "axis_0": 8, "axis_1": 1, "axis_2": 1},
+        50e9,
+    ),
     # 4 neighbours are one whole axis of 4 x 4 x 8: both ways around it
     ("rank_bandwidth", {**LINK, "topology": TORUS, "links": 6}, 50e9),
-    # 128 devices are all three axes
-    ("rank_bandwidth", {**LINK, "ranks": 128, "topology": TORUS, "links": 6}, 150e9),
+    # 128 devices are all three axes; thirds of the message start on one each. Slowest per phase: 7/8 on the axis of 8,
+    # 7/8 of a quarter on it, 7/8 of a sixteenth, over two links: (0.4375 + 0.109375 + 0.02734375) / 3
+    (
+        "rank_bandwidth",
+        {**LINK, "ranks": 128, "topology": TORUS, "links": 6},
+        25e9 * 127 / 128 / (0.57421875 / 3),
+    ),
     # 2 neighbours are half an axis: one link, no ring
     ("rank_bandwidth", {**LINK, "ranks": 2, "topology": TORUS, "links": 6}, 25e9),
     # 8 replicas, each of 2 devices, on nodes of 8: blocks of 16 leave 8 devices, 4 replicas, in a node

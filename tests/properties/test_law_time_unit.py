@@ -17,18 +17,22 @@ from law_scenarios import EXACT, TASKS, laws, scenarios
 import hardware_specs.catalog
 import simulator.device
 import simulator.estimate
+import simulator.fabric
 from hardware_specs import (
     TIME_EXPONENT,
     calibration_for,
+    fabric_calibration_for,
     figures,
     list_systems,
     load_calibration,
+    load_fabric_calibration,
     load_system,
     with_figures,
 )
 from simulator import simulate
 
 PLAIN, CATALOG_SYSTEM = simulator.device.calibration_of, hardware_specs.catalog._catalog_system
+PLAIN_FABRIC = simulator.fabric.fabric_calibration_of
 FACTORS = (0.125, 0.3, 7.0, 1000.0)
 
 
@@ -54,11 +58,21 @@ def stretched_calibration(name, k):
     return stretched(load_calibration(name), k)
 
 
+@lru_cache(maxsize=64)
+def stretched_fabric(name, k):
+    return stretched(load_fabric_calibration(name), k)
+
+
 def in_other_unit(scenario, k):
     def calibration_of(system, task):
         return stretched_calibration(PLAIN(system, task).name, k)
 
+    def fabric_calibration_of(system, task):
+        return stretched_fabric(PLAIN_FABRIC(system, task).name, k)
+
     with (
+        mock.patch.object(simulator.fabric, "fabric_calibration_of", fabric_calibration_of),
+        mock.patch.object(simulator.estimate, "fabric_calibration_of", fabric_calibration_of),
         mock.patch.object(simulator.device, "calibration_of", calibration_of),
         mock.patch.object(simulator.estimate, "calibration_of", calibration_of),
         mock.patch.object(hardware_specs.catalog, "_catalog_system", lambda name: stretched_system(name, k)),
@@ -110,7 +124,9 @@ def test_estimate_in_another_time_unit(kind):
 @pytest.mark.parametrize("name", list_systems())
 def test_stretching_there_and_back_changes_no_figure(name):
     system = load_system(name)
-    for spec in (system, *(calibration_for(system.accelerator, t) for t in ("training", "inference"))):
+    tasks = ("training", "inference")
+    fits = [calibration_for(system.accelerator, t) for t in tasks]
+    for spec in (system, *fits, *(fabric_calibration_for(system, t) for t in tasks)):
         again = figures(stretched(stretched(spec, 8.0), 0.125))
         for path, (figure, _) in figures(spec).items():
             assert again[path][0].value == figure.value, path

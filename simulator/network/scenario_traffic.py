@@ -1,0 +1,273 @@
+"""One step's exchanges on the links of the graph: the closed form without calibration beside a flow replay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hardware_specs import Problem, ScenarioError
+from simulator.collective_algorithms import ALGORITHMS
+from simulator.collectives import exchange, stage_message
+from simulator.columns import Inputs, column
+from simulator.estimate import single_partition
+from simulator.evaluate import Detail, evaluate
+from simulator.network.flow_replay import replay
+from simulator.network.max_min_flows import Routes
+from simulator.network.played_rounds import (
+    Branches,
+    Round,
+    direct_rounds,
+    ring_orders_over_rails,
+    ring_orders_through_meshes,
+    ring_rounds,
+    torus_rounds,
+)
+from simulator.network.topology_graph import topology_graph
+from simulator.placement import FULLY_CONNECTED, RAIL_OPTIMISED, WIRED, Group, on_grid, place
+from simulator.space import space_from
+from simulator.torus_rings import along_axes, extents
+
+__all__ = ["MOST_REPLAYED", "Traffic", "replay_scenario", "step_traffic"]
+
+MOST_REPLAYED = 64
+Process = Sequence[Round | Branches]
+DIRECTIONS = 2
+RING, DIRECT = (column(ALGORITHMS.index(name)) for name in ("ring", "direct"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """Exchanges of one kind in a step.
+
+    Attributes
+    ----------
+    axis, collective : str
+        tensor, data or pipeline; the collective, or send.
+    message_bytes, count : float
+        Whole message of one exchange [byte], and how often it runs in a step [1].
+    ranks, stride : int
+        Size of a group and distance of its neighbours, in devices [1].
+    """
+
+    axis: str
+    collective: str
+    message_bytes: float
+    count: float
+    ranks: int
+    stride: int
+
+
+def _one(value: Any) -> float:
+    return float(np.asarray(value).reshape(-1)[0])
+
+
+def step_traffic(inputs: Inputs, detail: Detail, kind: str) -> list[Traffic]:
+    """Distinct exchanges of a step, from its blocks: per layer on the tensor axis, per unit or step on the data axis.
+
+    Raises nothing.
+    """
+    plan = inputs.plan
+    found: dict[tuple[str, str, float], float] = {}
+    layers, micro = _one(inputs.model.n_layers / plan.pipeline_parallel), _one(detail.step.micro_batches)
+
+    def note(axis: str, collective: str, message: float, count: float) -> None:
+        if message > 0 and count > 0:
+            key = (axis, collective, message)
+            found[key] = found.get(key, 0.0) + count
+
+    if plan.tensor_parallel[0] > 1:
+        for blocks in (detail.blocks.forward, detail.blocks.backward):
+            for name, block in blocks.items():
+                for cost in block.operators:
+                    if cost.operator.collective:
+                        times = micro * (layers if name == "layer" else 1.0) * _one(cost.operator.scale > 0)
+                        message = _one(cost.work.message_bytes) / max(_one(cost.operator.scale), 1e-300)
+                        note("tensor", str(cost.operator.collective), message, times)
+    if plan.data_parallel[0] > 1 and kind == "training":
+        stage, weights = int(plan.zero_stage[0]), _one(inputs.precision.weights)
+        gradients = _one(inputs.precision.gradient_communication)
+        layer = _one(detail.table.layer_parameters)
+        whole = layer * layers
+        reducing = "all_reduce" if stage == 0 else "reduce_scatter"
+        note(
+            "data",
+            reducing,
+            (layer if stage >= 2 else whole) * gradients,
+            micro * layers if stage >= 2 else 1.0,
+        )
+        gathers = {1: (whole, 1.0), 2: (whole, 1.0), 3: (layer, 2.0 * micro * layers)}
+        if stage in gathers:
+            note("data", "all_gather", gathers[stage][0] * weights, gathers[stage][1])
+    if plan.pipeline_parallel[0] > 1:
+        tokens = _one(plan.micro_batch_size * inputs.task.query_length)
+        whole = tokens * _one(inputs.model.hidden * inputs.precision.activation_communication)
+        ways = 2.0 if kind == "training" else 1.0
+        note(
+            "pipeline", "send", whole / _one(plan.tensor_parallel), ways * micro * _one(plan.virtual_pipeline)
+        )
+    axes = {
+        "tensor": (plan.tensor_parallel, plan.tensor_stride),
+        "data": (plan.data_parallel, plan.data_stride),
+        "pipeline": (plan.pipeline_parallel, plan.pipeline_stride),
+    }
+    return [
+        Traffic(
+            axis=axis,
+            collective=collective,
+            message_bytes=message,
+            count=count,
+            ranks=int(_one(axes[axis][0])),
+            stride=int(_one(axes[axis][1])),
+        )
+        for (axis, collective, message), count in found.items()
+    ]
+
+
+def _groups(devices: int, ranks: int, stride: int) -> list[list[int]]:
+    """All groups of an axis: ranks that differ in their place on it only."""
+    block = ranks * stride
+    return [
+        [start + offset + k * stride for k in range(ranks)]
+        for start in range(0, devices, block)
+        for offset in range(stride)
+    ]
+
+
+def _rounds(traffic: Traffic, members: list[int], group: Group, inputs: Inputs) -> Process:
+    """What one group does, step by step, in the way the closed form means it."""
+    tier = inputs.fabric.inner
+    if traffic.collective == "send":
+        return [[(a, b, traffic.message_bytes) for a, b in zip(members, members[1:], strict=False)]]
+    if on_grid(tier.topology, tier.axis_0)[0] and group.outer[0] == 1:
+        axes = (tier.axis_0, tier.axis_1, tier.axis_2)
+        ranks, stride = column(traffic.ranks), column(traffic.stride)
+        if not along_axes(ranks, stride, axes)[0]:
+            return ring_rounds(traffic.collective, [members, members[::-1]], traffic.message_bytes)
+        e = extents(ranks, stride, axes, tier.wrap)
+        shape = [int(_one(side)) for side in e.lengths]
+        joined = [_one(links) == DIRECTIONS for links in e.links]
+        played = torus_rounds(traffic.collective, shape, joined, traffic.message_bytes)
+        return [
+            tuple([[(members[a], members[b], size) for a, b, size in one] for one in line] for line in phase)
+            for phase in played
+        ]
+    if tier.topology[0] == FULLY_CONNECTED and group.outer[0] == 1:
+        return direct_rounds(traffic.collective, members, traffic.message_bytes)
+    if tier.topology[0] == WIRED and group.outer[0] == 1:
+        return ring_rounds(traffic.collective, [members, members[::-1]], traffic.message_bytes)
+    railed = group.outer[0] > 1 and inputs.fabric.outer.topology[0] == RAIL_OPTIMISED
+    if tier.topology[0] == FULLY_CONNECTED or railed:
+        inside = int(_one(group.inner))
+        nodes = [members[k : k + inside] for k in range(0, len(members), inside)]
+        orders = ring_orders_over_rails(nodes) if railed else ring_orders_through_meshes(nodes)
+        return ring_rounds(traffic.collective, orders, traffic.message_bytes)
+    return ring_rounds(traffic.collective, [members], traffic.message_bytes)
+
+
+def _closed_form_s(traffic: Traffic, group: Group, inputs: Inputs) -> float:
+    message = column(traffic.message_bytes)
+    if traffic.collective == "send":
+        sent = stage_message(message, column(traffic.stride), column(traffic.ranks), inputs.fabric)
+        inside = _one(sent.inside_s) if sent.boundaries_inside[0] > 0 else 0.0
+        return max(inside, _one(sent.across_s) if sent.boundaries_across[0] > 0 else 0.0)
+    meshed = inputs.fabric.inner.topology[0] == FULLY_CONNECTED and group.outer[0] == 1
+    forced = DIRECT if meshed else RING
+    return _one(exchange(traffic.collective, message, group, inputs.fabric, forced).seconds)
+
+
+def replay_scenario(scenario: Mapping[str, Any] | str | Path) -> list[dict[str, Any]]:
+    """Replay each kind of exchange of one step, all groups at once, and all axes together.
+
+    Parameters
+    ----------
+    scenario : mapping or path
+        As for ``simulate``; calibration is switched off.
+
+    Returns
+    -------
+    list of dict
+        ``together``, ``axis``, ``collective``, ``ranks``, ``groups``, ``message_bytes``, ``count``,
+        ``closed_form_s``, ``replay_s``, and ``gap_fraction``: replay over closed form less 1, positive where the
+        closed form is optimistic. Where ``together`` is true the longest exchanges of all axes start at once.
+
+    Raises
+    ------
+    ScenarioError
+        As ``simulate``, and for more devices than are replayed or a step without exchanges.
+    """
+    space = space_from(scenario)
+    if space.axes:
+        path = space.axes[0].keys[0]
+        rule = f"has {len(space.axes[0])} values, and one scenario has one"
+        raise ScenarioError([Problem(path=path, value="", rule=rule, fix="give one value")])
+    space = replace(space, base={**space.base, "fidelity": "datasheet"})
+    partition = single_partition(space)
+    devices = int(_one(partition.inputs.plan.devices))
+    if devices > MOST_REPLAYED:
+        fix = f"use --set devices={MOST_REPLAYED} or fewer, with degrees that fit"
+        rule = f"is more than a replay takes, {MOST_REPLAYED}"
+        raise ScenarioError([Problem(path="devices", value=str(devices), rule=rule, fix=fix)])
+    details = evaluate(partition)[1]
+    exchanges = [
+        t for detail in details[:1] for t in step_traffic(partition.inputs, detail, partition.graphical.kind)
+    ]
+    if not exchanges:
+        raise ScenarioError(
+            [
+                Problem(
+                    path="plan",
+                    value="",
+                    rule="exchanges nothing between devices",
+                    fix="use more than one device, and a degree above 1",
+                )
+            ]
+        )
+    routes = Routes(topology_graph(partition.systems[0], devices))
+    rows, every = [], []
+    for traffic in exchanges:
+        placed = place(
+            column(traffic.ranks), column(traffic.stride), column(devices), partition.inputs.fabric
+        )
+        groups = _groups(devices, traffic.ranks, traffic.stride)
+        processes = [_rounds(traffic, members, placed, partition.inputs) for members in groups]
+        closed = _closed_form_s(traffic, placed, partition.inputs)
+        rows.append(_row(traffic, len(groups), closed, max(replay(processes, routes).finish_s)))
+        every.append((traffic, len(groups), closed, processes))
+    if len({t.axis for t in exchanges}) > 1:
+        rows += _together(every, routes)
+    return rows
+
+
+def _together(every: list[tuple[Traffic, int, float, list[Process]]], routes: Routes) -> list[dict[str, Any]]:
+    """The longest exchange of each axis, all started at once."""
+    longest: dict[str, tuple[Traffic, int, float, list[Process]]] = {}
+    for item in every:
+        axis = item[0].axis
+        if axis not in longest or item[2] > longest[axis][2]:
+            longest[axis] = item
+    done = replay([rounds for item in longest.values() for rounds in item[3]], routes).finish_s
+    rows, start = [], 0
+    for traffic, n_groups, closed, processes in longest.values():
+        finish = max(done[start : start + len(processes)])
+        start += len(processes)
+        rows.append({**_row(traffic, n_groups, closed, finish), "together": True})
+    return rows
+
+
+def _row(traffic: Traffic, n_groups: int, closed_s: float, replay_s: float) -> dict[str, Any]:
+    return {
+        "together": False,
+        "axis": traffic.axis,
+        "collective": traffic.collective,
+        "ranks": traffic.ranks,
+        "groups": n_groups,
+        "message_bytes": traffic.message_bytes,
+        "count": traffic.count,
+        "closed_form_s": closed_s,
+        "replay_s": replay_s,
+        "gap_fraction": replay_s / closed_s - 1.0 if closed_s > 0 else 0.0,
+    }

@@ -6,16 +6,21 @@ a sweep evaluates it once per distinct combination.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.columns import DeviceColumns, Inputs
+from simulator.context_parallel import ContextRanks
 from simulator.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
 from simulator.doubt import Doubt, exchange_doubt, kernel_doubt
+from simulator.expert_parallel import ExpertRanks
+from simulator.fitted_ranges import outside_fit
 from simulator.kernels.models import KERNEL_MODELS
+from simulator.layer_exchange import layer_exchange
 from simulator.rules import at
 from simulator.sharding import ShardDegrees, shard
 from simulator.streams import issue_order, longest_path
@@ -31,6 +36,8 @@ from workloads.quantise import with_quantise_passes
 FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
 ONE: FloatArray = np.ones(1)
+ATTENTION = "attention"
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +79,7 @@ class BlockCost:
     """A block in one pass: operators in issue order and the block's time [s].
 
     ``variance_s2`` sums the squares of what each operator errs by on its own [s^2], ``shared_s`` what they err by
-    together [s], both as standard deviations.
+    together [s], both as standard deviations; ``extrapolated`` counts the kernels of sizes that nobody measured [1].
     """
 
     name: str
@@ -80,6 +87,7 @@ class BlockCost:
     seconds: FloatArray
     variance_s2: FloatArray
     shared_s: FloatArray
+    extrapolated: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +129,11 @@ def operator_time(operator: Operator, work: Work, inputs: Inputs, exchanges: Ten
     if family == "view":
         return OperatorTime(seconds=ZERO, inner_bytes=ZERO, outer_bytes=ZERO, doubt=(ZERO, ZERO))
     if family == "collective":
-        done = exchanges.of(operator.collective, work.message_bytes)
+        done = (
+            exchanges.of(operator.collective, work.message_bytes)
+            if operator.axis == "tensor"
+            else layer_exchange(operator, work.message_bytes, inputs)
+        )
         return OperatorTime(
             seconds=done.seconds,
             inner_bytes=done.inner_bytes,
@@ -196,14 +208,29 @@ def cost_block(
         )
         for issue, work, t, seconds, shown in zip(issues, counted, times, busy, exposed, strict=True)
     ]
-    doubts = [t.doubt for t in times]
+    doubted = widest_last([(c, t.doubt) for c, t in zip(costs, times, strict=True)], lambda pair: pair[0])
     return BlockCost(
         name=name,
         operators=costs,
         seconds=total,
-        variance_s2=sum(((c.exposed_s * own) ** 2 for c, (own, _) in zip(costs, doubts, strict=True)), ZERO),
-        shared_s=sum((c.exposed_s * shared for c, (_, shared) in zip(costs, doubts, strict=True)), ZERO),
+        variance_s2=sum(((c.exposed_s * own) ** 2 for c, (own, _) in doubted), ZERO),
+        shared_s=sum((c.exposed_s * shared for c, (_, shared) in doubted), ZERO),
+        extrapolated=sum(
+            (
+                outside_fit(c.operator, OPERATOR_KINDS[c.operator.kind].family, inputs.device)
+                for c, _ in doubted
+            ),
+            ZERO,
+        ),
     )
+
+
+def widest_last(items: Sequence[Item], cost_of: Callable[[Item], OperatorCost]) -> list[Item]:
+    """Items in an order in which a sum over them is cheap: what attends to a context depends on it, all else does not.
+
+    The order is that of the operators otherwise, the same for one plan and for many. Raises nothing.
+    """
+    return sorted(items, key=lambda item: ATTENTION in cost_of(item).operator.kind)
 
 
 def layer_sizes(inputs: Inputs) -> LayerSizes:
@@ -231,6 +258,19 @@ def layer_sizes(inputs: Inputs) -> LayerSizes:
     )
 
 
+def _expert_ranks(inputs: Inputs) -> ExpertRanks:
+    """How experts are split: with sequence parallelism each tensor rank routes its own tokens, if rows leave it."""
+    plan = inputs.plan
+    shards = plan.sequence_parallel * plan.experts_apart * (plan.tensor_parallel > 1)
+    return ExpertRanks(
+        ranks=plan.expert_parallel,
+        parts=plan.expert_tensor_parallel,
+        imbalance=plan.expert_imbalance,
+        takes_shards=shards,
+        gathers_rows=shards * (plan.expert_tensor_parallel > 1),
+    )
+
+
 def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
     """Cost every block of a partition.
 
@@ -253,7 +293,13 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
     """
     sizes, plan, exchanges = layer_sizes(inputs), inputs.plan, TensorExchanges(inputs)
     degrees = ShardDegrees(
-        tensor=plan.tensor_parallel, kv_heads=inputs.model.kv_heads, sequence=plan.sequence_parallel
+        tensor=plan.tensor_parallel,
+        kv_heads=inputs.model.kv_heads,
+        sequence=plan.sequence_parallel,
+        experts=_expert_ranks(inputs) if structure.layer.experts else None,
+        context=ContextRanks(
+            ranks=plan.context_parallel, ring=plan.ring, gathered=plan.gathered, ulysses=plan.ulysses
+        ),
     )
     layer = decoder_layer(structure.layer, sizes)
     for rewrite in structure.rewrites:
@@ -276,6 +322,7 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         parameters={
             **{n: parameters_of(operators(g), inputs.precision) for n, g in sharded.items()},
             "head_matrix": parameters_of(operators(sharded["head"]), inputs.precision, named="head_weight"),
+            "experts": parameters_of(operators(sharded["layer"]), inputs.precision, labelled="experts"),
         },
     )
     if structure.layer.computation == "training":

@@ -60,8 +60,12 @@ class TaskColumns:
 class PlanColumns:
     """Degrees and sizes of the plan [1]; switches are 0 or 1.
 
-    Strides are the distance, in devices, of neighbours on an axis; ``collective_algorithm`` is a code
-    (:data:`simulator.collective_algorithms.ALGORITHMS`), 0 where the fastest one is taken.
+    ``ring``, ``gathered`` and ``ulysses`` say how context ranks meet in attention, all 0 on one of them.
+    ``gradient_ranks`` hold the same parameters: replicas times context ranks; ``zero_group`` of them share a sharded
+    copy. ``expert_copies`` are the ranks that hold the same part of the same experts; ``experts_apart`` is 1 where
+    these are not the ``gradient_ranks``. Strides are the distance, in devices, of neighbours on an axis;
+    ``collective_algorithm`` is a code (:data:`simulator.collective_algorithms.ALGORITHMS`), 0 where the fastest one
+    is taken.
     """
 
     devices: FloatArray
@@ -69,8 +73,19 @@ class PlanColumns:
     pipeline_parallel: FloatArray
     virtual_pipeline: FloatArray
     data_parallel: FloatArray
+    context_parallel: FloatArray
+    ring: FloatArray
+    gathered: FloatArray
+    ulysses: FloatArray
+    gradient_ranks: FloatArray
+    expert_parallel: FloatArray
+    expert_tensor_parallel: FloatArray
+    expert_imbalance: FloatArray
+    expert_copies: FloatArray
+    experts_apart: FloatArray
     micro_batch_size: FloatArray
     zero_stage: FloatArray
+    zero_group: FloatArray
     sequence_parallel: FloatArray
     recompute_core: FloatArray
     recompute_all: FloatArray
@@ -80,6 +95,7 @@ class PlanColumns:
     overlap_pipeline_p2p: FloatArray
     collective_algorithm: FloatArray
     tensor_stride: FloatArray
+    context_stride: FloatArray
     data_stride: FloatArray
     pipeline_stride: FloatArray
 
@@ -106,7 +122,8 @@ class DeviceColumns:
     """One accelerator: peaks of the compute types in use, memory, power, energy, kernel coefficients.
 
     ``units`` compute units [1] at ``clock_hz`` [Hz]; ``kernels`` holds by kernel family its coefficients by name [SI],
-    ``doubts`` the relative standard deviations of its times by size class, and the "common" part of them [1].
+    ``doubts`` the relative standard deviations of its times by size class, and the "common" part of them [1],
+    ``fitted_ranges`` the least and largest sizes that were fitted [1].
     """
 
     units: FloatArray
@@ -128,6 +145,7 @@ class DeviceColumns:
     supported: FloatArray
     kernels: Mapping[str, Mapping[str, FloatArray]]
     doubts: Mapping[str, Mapping[str, FloatArray]]
+    fitted_ranges: Mapping[str, Mapping[str, FloatArray]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

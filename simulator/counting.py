@@ -276,8 +276,10 @@ class Parameters:
     stored_bytes: FloatArray
 
 
-def parameters_of(operators: Sequence[Operator], precision: PrecisionColumns, named: str = "") -> Parameters:
-    """Parameters that operators hold, each tensor once, or one tensor by name; zero where there are none.
+def parameters_of(
+    operators: Sequence[Operator], precision: PrecisionColumns, named: str = "", labelled: str = ""
+) -> Parameters:
+    """Parameters that operators hold, each tensor once; one by name, or those with a label; zero where there are none.
 
     Sizes and widths broadcast; KeyError for a kind without width.
     """
@@ -286,7 +288,9 @@ def parameters_of(operators: Sequence[Operator], precision: PrecisionColumns, na
         tensor.name: tensor
         for op in operators
         for tensor in op.reads
-        if tensor.kind in WEIGHT_KINDS and named in ("", tensor.name)
+        if tensor.kind in WEIGHT_KINDS
+        and named in ("", tensor.name)
+        and (not labelled or any(part.label == labelled for extent in tensor.extents for part in extent))
     }
     return Parameters(
         count=sum((elements(t) for t in held.values()), ZERO),

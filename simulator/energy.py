@@ -110,7 +110,7 @@ def step_energy(
         If shapes do not broadcast.
     """
     plan, device, fabric = inputs.plan, inputs.device, inputs.fabric
-    ranks = plan.tensor_parallel * plan.data_parallel
+    ranks = plan.tensor_parallel * plan.gradient_ranks
     once = block_energy([optimizer], inputs) if optimizer is not None else (ZERO, ZERO, ZERO)
     network_once = once[2]
     if end is not None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.activations import SavedBytes, kept_bytes, saved_bytes
-from simulator.blocks import BlockCost, Blocks, OperatorCost, Structure, cost_blocks
+from simulator.blocks import BlockCost, Blocks, OperatorCost, Structure, cost_blocks, widest_last
 from simulator.columns import DeviceColumns, Inputs
 from simulator.counting import OPERATOR_KINDS
 from simulator.rules import at, rule
@@ -22,10 +22,11 @@ ZERO: FloatArray = np.zeros(1)
 class LayerTable:
     """Blocks of one micro-batch on one device; ``layer`` is one decoder layer.
 
-    Seconds [s] of each block and pass, the part of them that waits for tensor-parallel exchanges, what
+    Seconds [s] of each block and pass, the part of them that waits for tensor-parallel exchanges (and, in a layer, for
+    those of context and expert ranks), what
     they may be off by (`BlockCost`, both passes) [s^2, s], parameters
     [1] per tensor-parallel rank and the bytes of their weights [byte], bytes kept for the backward
-    pass [byte], and energy [J].
+    pass [byte], energy [J], and kernels of all blocks whose sizes lie outside what was fitted [1].
     """
 
     layer_forward_s: FloatArray
@@ -37,6 +38,8 @@ class LayerTable:
     layer_exchange_s: FloatArray
     embedding_exchange_s: FloatArray
     head_exchange_s: FloatArray
+    layer_context_s: FloatArray
+    layer_expert_s: FloatArray
     layer_variance_s2: FloatArray
     embedding_variance_s2: FloatArray
     head_variance_s2: FloatArray
@@ -44,10 +47,12 @@ class LayerTable:
     embedding_shared_s: FloatArray
     head_shared_s: FloatArray
     layer_parameters: FloatArray
+    expert_parameters: FloatArray
     embedding_parameters: FloatArray
     head_norm_parameters: FloatArray
     head_matrix_parameters: FloatArray
     layer_weight_bytes: FloatArray
+    expert_weight_bytes: FloatArray
     embedding_weight_bytes: FloatArray
     head_norm_weight_bytes: FloatArray
     head_matrix_weight_bytes: FloatArray
@@ -63,6 +68,7 @@ class LayerTable:
     ends_compute_j: FloatArray
     ends_memory_j: FloatArray
     ends_network_j: FloatArray
+    extrapolated_kernels: FloatArray
 
 
 @rule(
@@ -88,7 +94,7 @@ def block_energy(costs: Iterable[BlockCost], inputs: Inputs) -> tuple[FloatArray
     """Compute, memory and network energy of one micro-batch through some blocks, one device [J]."""
     compute, memory, network = ZERO, ZERO, ZERO
     for block in costs:
-        for c in block.operators:
+        for c in widest_last(block.operators, lambda cost: cost):
             per_flop = _joule_per_flop(inputs.device, c)
             compute = compute + switching_energy(amount=c.work.flop, j_per_unit=per_flop)
             memory = memory + switching_energy(
@@ -103,11 +109,11 @@ def block_energy(costs: Iterable[BlockCost], inputs: Inputs) -> tuple[FloatArray
     return compute, memory, network
 
 
-def _exchange_seconds(*costs: BlockCost) -> FloatArray:
+def _exchange_seconds(axis: str, *costs: BlockCost) -> FloatArray:
     total: FloatArray = ZERO
     for block in costs:
         for c in block.operators:
-            if c.operator.kind == "collective":
+            if c.operator.kind == "collective" and c.operator.axis == axis:
                 total = total + c.exposed_s
     return total
 
@@ -163,16 +169,20 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         embedding_backward_s=seconds("embedding"),
         head_forward_s=forward["head"].seconds,
         head_backward_s=seconds("head"),
-        layer_exchange_s=_exchange_seconds(*both["layer"]),
-        embedding_exchange_s=_exchange_seconds(*both["embedding"]),
-        head_exchange_s=_exchange_seconds(*both["head"]),
+        layer_exchange_s=_exchange_seconds("tensor", *both["layer"]),
+        embedding_exchange_s=_exchange_seconds("tensor", *both["embedding"]),
+        head_exchange_s=_exchange_seconds("tensor", *both["head"]),
+        layer_context_s=_exchange_seconds("context", *both["layer"]),
+        layer_expert_s=_exchange_seconds("expert", *both["layer"]),
         **{f"{n}_variance_s2": sum((b.variance_s2 for b in both[n]), ZERO) for n in both},
         **{f"{n}_shared_s": sum((b.shared_s for b in both[n]), ZERO) for n in both},
         layer_parameters=held["layer"].count,
+        expert_parameters=held["experts"].count,
         embedding_parameters=held["embedding"].count,
         head_norm_parameters=held["head"].count - held["head_matrix"].count,
         head_matrix_parameters=held["head_matrix"].count,
         layer_weight_bytes=held["layer"].stored_bytes,
+        expert_weight_bytes=held["experts"].stored_bytes,
         embedding_weight_bytes=held["embedding"].stored_bytes,
         head_norm_weight_bytes=held["head"].stored_bytes - held["head_matrix"].stored_bytes,
         head_matrix_weight_bytes=held["head_matrix"].stored_bytes,
@@ -188,6 +198,7 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         ends_compute_j=ends_j[0],
         ends_memory_j=ends_j[1],
         ends_network_j=ends_j[2],
+        extrapolated_kernels=sum((b.extrapolated for name in both for b in both[name]), ZERO),
     )
     return table, blocks
 

@@ -11,13 +11,21 @@ from simulator.blocks import BlockCost, Structure, cost_block
 from simulator.collectives import exchange, stage_message
 from simulator.columns import Inputs
 from simulator.counting import STATISTICS_BYTES
-from simulator.data_parallel import EndOfStep, end_of_step, exposed_exchange, replica_group, unit_exchanges
+from simulator.data_parallel import (
+    EndOfStep,
+    Replicas,
+    apart,
+    end_of_step,
+    exposed_exchange,
+    replica_group,
+    unit_exchanges,
+)
 from simulator.energy import Energy, step_energy
 from simulator.intervals import TimeDoubt, joined, stretched
 from simulator.layer_table import LayerTable
 from simulator.memory import Memory, memory, stage_parameters
 from simulator.pipeline import StageLayers, decode_period, exposed_p2p, pipeline_time, stage_layers
-from simulator.placement import Group, place
+from simulator.placement import place
 from simulator.rules import at, rule
 from simulator.stages import StageTimes, stage_times
 from simulator.utilisation import (
@@ -44,6 +52,8 @@ class Step:
     step_time_s: FloatArray
     compute_s: FloatArray
     tensor_parallel_s: FloatArray
+    context_parallel_s: FloatArray
+    expert_parallel_s: FloatArray
     data_parallel_s: FloatArray
     pipeline_p2p_s: FloatArray
     bubble_s: FloatArray
@@ -108,9 +118,9 @@ def _messages(inputs: Inputs, micro_batches: FloatArray, ways: float) -> Pipelin
     sequence parallelism keeps the shares (arXiv:2104.04473, section 4.1).
     """
     plan, fabric = inputs.plan, inputs.fabric
-    tokens = plan.micro_batch_size * inputs.task.query_length
+    tokens = plan.micro_batch_size * inputs.task.query_length / plan.context_parallel
     whole = tokens * inputs.model.hidden * inputs.precision.activation_communication
-    share, ranks = whole / plan.tensor_parallel, plan.tensor_parallel * plan.data_parallel
+    share, ranks = whole / plan.tensor_parallel, plan.tensor_parallel * plan.gradient_ranks
     with at("time.pipeline_p2p_s"):
         sent = stage_message(share, plan.pipeline_stride, plan.pipeline_parallel, fabric)
         tensor = place(plan.tensor_parallel, plan.tensor_stride, plan.devices, fabric)
@@ -145,7 +155,7 @@ class _Closing:
 
 
 def _closing(
-    inputs: Inputs, table: LayerTable, layers: StageLayers, stages: StageTimes, group: Group, *, tied: bool
+    inputs: Inputs, table: LayerTable, layers: StageLayers, stages: StageTimes, group: Replicas, *, tied: bool
 ) -> _Closing:
     plan = inputs.plan
     single = (plan.pipeline_parallel == 1).astype(np.float64)
@@ -153,7 +163,11 @@ def _closing(
     last = stage_parameters(table, layers.last, first=single, last=np.ones(1), tied=tied)
     middle = stage_parameters(table, layers.middle, first=ZERO, last=ZERO, tied=tied)
     held = np.maximum(np.maximum(first, middle), last)
-    end = end_of_step(inputs, held, group, tied_parameters=table.head_matrix_parameters if tied else ZERO)
+    most = np.maximum(np.maximum(layers.first, layers.middle), layers.last)
+    held, experts = apart(held, most * table.expert_parameters, inputs)
+    end = end_of_step(
+        inputs, held, experts, group, tied_parameters=table.head_matrix_parameters if tied else ZERO
+    )
     with at("time.data_parallel_s.gradients"):
         reduce_s = exposed_exchange(
             exchange_s=end.reduce.seconds,
@@ -171,7 +185,9 @@ def _closing(
             overlap=plan.overlap_param_gather,
             compute_share=inputs.fabric.inner.compute_share,
         )
-    owned = held / np.where(plan.zero_stage >= 1, plan.data_parallel, 1.0)
+    owned = held / np.where(plan.zero_stage >= 1, plan.zero_group, 1.0)
+    if np.any(experts):
+        owned = owned + experts / np.where(plan.zero_stage >= 1, plan.expert_copies, 1.0)
     # The master copy is fp32, as wide as statistics are.
     graph = optimizer_step(
         owned,
@@ -334,6 +350,10 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         )
     tensor_s = micro_batches * stages.at_slowest(stages.tensor_s)
     in_layer_s = micro_batches * stages.at_slowest(stages.data_s)
+    context_s, expert_s = (
+        micro_batches * stages.at_slowest(stages.n_layers) * layer_s if np.any(layer_s) else ZERO
+        for layer_s in (table.layer_context_s, table.layer_expert_s)
+    )
     tokens = task.batch * task.query_length
     mfu, hfu = _utilisation(structure, inputs, table, tokens, total)
     # pipeline_s less m times the slowest stage, in the form that is exactly zero for one stage.
@@ -347,8 +367,10 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         rate = token_rate(tokens=tokens, seconds=total)
     return Step(
         step_time_s=total,
-        compute_s=micro_batches * slowest - tensor_s - in_layer_s,
+        compute_s=micro_batches * slowest - tensor_s - in_layer_s - context_s - expert_s,
         tensor_parallel_s=tensor_s,
+        context_parallel_s=context_s,
+        expert_parallel_s=expert_s,
         data_parallel_s=in_layer_s + closing.reduce_s + closing.gather_s,
         pipeline_p2p_s=p2p_s,
         bubble_s=bubble_s,

@@ -362,6 +362,25 @@ CASES = [
     ("decode_period", {"sum_of_stages_s": 12, "slowest_stage_s": 3, "micro_batches": 8}, 24),
     # 10 s in 4 buckets: the first may start after 2 of 8 s, 6 s are hidden, 4 s are not
     ("exposed_exchange", BUCKETS, 4),
+    # 240 rows, a quarter more on the fullest rank; context ranks have half each, 2 of 4 tensor ranks share an expert
+    (
+        "rows_of_rank",
+        {
+            "routed_rows": 240,
+            "context_parallel": 2,
+            "tensor_parallel": 4,
+            "expert_tensor_parallel": 2,
+            "expert_imbalance": 1.25,
+        },
+        75,
+    ),  # fmt: skip
+    # four ranks: a sixteenth of the pairs in each of four kernels, a quarter, or all of them for fewer heads
+    ("pairs_per_kernel", {"pairs": 160, "context_parallel": 4, "ring": 1, "gathered": 0}, 10),
+    ("pairs_per_kernel", {"pairs": 160, "context_parallel": 4, "ring": 0, "gathered": 1}, 40),
+    ("pairs_per_kernel", {"pairs": 160, "context_parallel": 4, "ring": 0, "gathered": 0}, 160),
+    # three hops of 4 s beside the first three of four kernels of 3 s: each waits 1 s
+    ("exposed_ring", {"exchange_s": 12, "attention_s": 12, "context_parallel": 4}, 3),
+    ("exposed_ring", {"exchange_s": 12, "attention_s": 16, "context_parallel": 4}, 0),
     ("exposed_exchange", {**BUCKETS, "overlap": 0}, 10),
     # a long window: the last bucket, 2.5 s, stays
     ("exposed_exchange", {**BUCKETS, "window_s": 800}, 2.5),

@@ -6,8 +6,9 @@ a sweep evaluates it once per distinct combination.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from simulator.context_parallel import ContextRanks
 from simulator.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
 from simulator.doubt import Doubt, exchange_doubt, kernel_doubt
 from simulator.expert_parallel import ExpertRanks
+from simulator.fitted_ranges import outside_fit
 from simulator.kernels.models import KERNEL_MODELS
 from simulator.layer_exchange import layer_exchange
 from simulator.rules import at
@@ -34,6 +36,8 @@ from workloads.quantise import with_quantise_passes
 FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
 ONE: FloatArray = np.ones(1)
+ATTENTION = "attention"
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +79,7 @@ class BlockCost:
     """A block in one pass: operators in issue order and the block's time [s].
 
     ``variance_s2`` sums the squares of what each operator errs by on its own [s^2], ``shared_s`` what they err by
-    together [s], both as standard deviations.
+    together [s], both as standard deviations; ``extrapolated`` counts the kernels of sizes that nobody measured [1].
     """
 
     name: str
@@ -83,6 +87,7 @@ class BlockCost:
     seconds: FloatArray
     variance_s2: FloatArray
     shared_s: FloatArray
+    extrapolated: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,14 +208,29 @@ def cost_block(
         )
         for issue, work, t, seconds, shown in zip(issues, counted, times, busy, exposed, strict=True)
     ]
-    doubts = [t.doubt for t in times]
+    doubted = widest_last([(c, t.doubt) for c, t in zip(costs, times, strict=True)], lambda pair: pair[0])
     return BlockCost(
         name=name,
         operators=costs,
         seconds=total,
-        variance_s2=sum(((c.exposed_s * own) ** 2 for c, (own, _) in zip(costs, doubts, strict=True)), ZERO),
-        shared_s=sum((c.exposed_s * shared for c, (_, shared) in zip(costs, doubts, strict=True)), ZERO),
+        variance_s2=sum(((c.exposed_s * own) ** 2 for c, (own, _) in doubted), ZERO),
+        shared_s=sum((c.exposed_s * shared for c, (_, shared) in doubted), ZERO),
+        extrapolated=sum(
+            (
+                outside_fit(c.operator, OPERATOR_KINDS[c.operator.kind].family, inputs.device)
+                for c, _ in doubted
+            ),
+            ZERO,
+        ),
     )
+
+
+def widest_last(items: Sequence[Item], cost_of: Callable[[Item], OperatorCost]) -> list[Item]:
+    """Items in an order in which a sum over them is cheap: what attends to a context depends on it, all else does not.
+
+    The order is that of the operators otherwise, the same for one plan and for many. Raises nothing.
+    """
+    return sorted(items, key=lambda item: ATTENTION in cost_of(item).operator.kind)
 
 
 def layer_sizes(inputs: Inputs) -> LayerSizes:

@@ -7,7 +7,7 @@ is the case in which every field has length one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -122,7 +122,8 @@ class DeviceColumns:
     """One accelerator: peaks of the compute types in use, memory, power, energy, kernel coefficients.
 
     ``units`` compute units [1] at ``clock_hz`` [Hz]; ``kernels`` holds by kernel family its coefficients by name [SI],
-    ``doubts`` the relative standard deviations of its times by size class, and the "common" part of them [1].
+    ``doubts`` the relative standard deviations of its times by size class, and the "common" part of them [1],
+    ``fitted_ranges`` the least and largest sizes that were fitted [1].
     """
 
     units: FloatArray
@@ -144,6 +145,7 @@ class DeviceColumns:
     supported: FloatArray
     kernels: Mapping[str, Mapping[str, FloatArray]]
     doubts: Mapping[str, Mapping[str, FloatArray]]
+    fitted_ranges: Mapping[str, Mapping[str, FloatArray]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +174,8 @@ class TierColumns:
     per accelerator; ``axis_0`` to ``axis_2`` are the lengths of a torus or mesh, 1 elsewhere, and ``wrap`` is 1 where
     its ends are joined; ``block`` nodes share full bandwidth and leave their block at 1 / ``oversubscription`` of
     it; ``bridge`` accelerators share a host bridge of ``bridge_bytes_per_s`` (1 and infinite where there is none);
+    ``wired`` holds what the graph of a wired node gives to groups by kind, size and stride ("ring 4 2", "hops 4 2",
+    "all 4 2") [1];
     ``compute_share`` is the part of the compute units that a running exchange occupies.
     """
 
@@ -190,6 +194,7 @@ class TierColumns:
     compute_share: FloatArray
     j_per_byte: FloatArray
     algorithms: Mapping[str, AlgorithmColumns]
+    wired: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

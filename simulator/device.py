@@ -23,9 +23,11 @@ from simulator.evidence import (
     doubts_by_family,
     kernel_evidence,
     kernel_fit,
+    kernel_format,
 )
+from simulator.fitted_ranges import ranges_by_family
 from simulator.hardware_leaves import HardwareLeaves
-from simulator.kernels.models import KERNEL_MODELS, MATMUL_FAMILIES
+from simulator.kernels.models import KERNEL_MODELS
 from simulator.precision import DTYPE_BYTES, Precision
 from simulator.rules import rule
 
@@ -144,7 +146,7 @@ def _used_dtypes(machines: Machines) -> set[str]:
 
 
 def _kernels(machines: Machines) -> dict[str, dict[str, FloatArray]]:
-    """Coefficients by family: those of the matmul type for products, of the attention type for the rest."""
+    """Coefficients by family, those of the type or number format that each runs in."""
     leaves, columns = machines.leaves, {}
     shape = np.broadcast_shapes(leaves.index.shape, machines.precision_index.shape)
     calibrations = [calibration_of(system, machines.task) for system in leaves.systems]
@@ -153,10 +155,9 @@ def _kernels(machines: Machines) -> dict[str, dict[str, FloatArray]]:
         coefficients = np.ones((len(names), *shape))
         for s, system in enumerate(leaves.systems):
             for p, precision in enumerate(machines.precisions):
-                wanted = precision.matmul if family in MATMUL_FAMILIES else precision.attention
-                dtype = compute_dtype(system, wanted, machines.fallback) or wanted
+                ran = as_executed(precision, system, machines.fallback)
                 numbers = (
-                    kernel_fit(calibrations[s], family, dtype)[0].coefficients()
+                    kernel_fit(calibrations[s], family, kernel_format(family, ran))[0].coefficients()
                     if machines.fidelity == "calibrated"
                     else model.fit.ideal()
                 )
@@ -177,7 +178,7 @@ def _evidence(machines: Machines) -> tuple[list[dict[str, FamilyEvidence]], Inde
             ran = as_executed(precision, system, machines.fallback)
             found.append(
                 {
-                    **kernel_evidence(calibration, ran.matmul, ran.attention),
+                    **kernel_evidence(calibration, ran),
                     "collective_inner": collective_evidence([fabric.scale_up]),
                     "collective_outer": collective_evidence([fabric.scale_out]),
                 }
@@ -208,6 +209,7 @@ def device_columns(machines: Machines) -> DeviceColumns:
     peaks = {dtype: _peak(leaves, dtype) for dtype in used}
     energies = {dtype: leaves.get(f"accelerator.energy_per_flop.{dtype}") for dtype in used}
     matmul, attention = (_by_dtype(machines, c, peaks) for c in ("matmul", "attention"))
+    calibrated, evidence = machines.fidelity == "calibrated", _evidence(machines)
     return DeviceColumns(
         units=leaves.get("accelerator.units"),
         clock_hz=leaves.get("accelerator.clock"),
@@ -229,5 +231,6 @@ def device_columns(machines: Machines) -> DeviceColumns:
         memory_j_per_byte=leaves.get("accelerator.energy_per_memory_byte"),
         supported=(~np.isnan(matmul) & ~np.isnan(attention)).astype(np.float64),
         kernels=_kernels(machines),
-        doubts=doubts_by_family(machines.fidelity == "calibrated", *_evidence(machines)),
+        doubts=doubts_by_family(calibrated, *evidence),
+        fitted_ranges=ranges_by_family(calibrated, *evidence),
     )

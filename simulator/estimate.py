@@ -13,7 +13,7 @@ import numpy as np
 
 from hardware_specs.errors import Problem, ScenarioError
 from hardware_specs.kernel_fits import OPTIONAL, SIBLINGS
-from simulator.device import calibration_of, compute_dtype
+from simulator.device import as_executed, calibration_of, compute_dtype
 from simulator.evaluate import ENERGIES, TIMES, Detail, Totals, evaluate
 from simulator.evidence import FamilyEvidence, collective_evidence, kernel_evidence
 from simulator.fabric import fabric_calibration_of
@@ -170,7 +170,7 @@ def _kinds(partition: Partition) -> tuple[dict[str, str], dict[str, FamilyEviden
     if _one(partition.inputs.plan.devices) > _one(partition.inputs.fabric.accelerators_per_node):
         tiers.append(fabric.scale_out)
     evidence = {
-        **kernel_evidence(calibration, dtypes["matmul"], dtypes["attention"]),
+        **kernel_evidence(calibration, as_executed(precision, system, fallback)),
         "collective": collective_evidence(tiers),
     }
     return {**dtypes, "vector": "fp32"}, evidence

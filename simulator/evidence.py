@@ -13,6 +13,7 @@ from hardware_specs import CalibrationSpec, CollectiveFit, FitEvidence, load_cal
 from hardware_specs.kernel_fits.families import NumberFormat
 from simulator.kernels.models import KERNEL_MODELS, MATMUL_FAMILIES
 from simulator.kernels.size_classes import CLASSES
+from simulator.precision import DTYPE_BYTES, Precision
 
 __all__ = [
     "FamilyEvidence",
@@ -21,6 +22,7 @@ __all__ = [
     "family_evidence",
     "kernel_evidence",
     "kernel_fit",
+    "kernel_format",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -43,8 +45,14 @@ SIMILAR: dict[str, tuple[str, ...]] = {
     "nvfp4": ("fp4", "fp8", "any"),
     "int8_wo": ("bf16", "fp16", "any"),
     "int4_wo": ("bf16", "fp16", "any"),
+    "fp8_wo": ("int8_wo", "bf16", "fp16", "any"),
+    "fp8_cache": ("bf16", "fp16", "any"),
     "w4a16_mxfp4": ("int4_wo", "bf16", "fp16", "any"),
 }
+# Families with weights in them, and attention by what it reads.
+WEIGHT_FAMILIES = ("matmul", "grouped_matmul")
+DECODE_FAMILIES = ("attention_decode", "mla_decode")
+PREFILL_FAMILIES = ("attention_prefill", "mla_prefill")
 # Half-width of a central 90 % interval of a normal distribution, in standard deviations.
 DEVIATIONS = 1.6448536269514722
 # 90 % half-widths, in ln, below which no borrowed coefficient goes. Fits moved to a sibling type or device are off
@@ -107,14 +115,33 @@ def kernel_fit(calibration: CalibrationSpec, family: str, dtype: str) -> tuple[F
     return next(iter(fits.values())), False
 
 
-def kernel_evidence(calibration: CalibrationSpec, matmul: str, attention: str) -> dict[str, FamilyEvidence]:
-    """Evidence of every kernel family, for products in type ``matmul`` and the rest in type ``attention``.
+def kernel_format(family: str, ran: Precision) -> str:
+    """Type or number format whose coefficients a family takes under a precision; raises nothing.
+
+    Products with weights that are stored narrower than they multiply, and attention with a cache that is, are
+    kernels of their own: they widen what they read. Attention of one token is limited by the cache, and goes by
+    its type.
+    """
+    if family in WEIGHT_FAMILIES and DTYPE_BYTES[ran.weights] < DTYPE_BYTES[ran.matmul]:
+        return f"{ran.weights}_wo"
+    if family in MATMUL_FAMILIES:
+        return ran.matmul
+    if DTYPE_BYTES[ran.kv_cache] < DTYPE_BYTES[ran.attention]:
+        if family in DECODE_FAMILIES:
+            return ran.kv_cache
+        if family in PREFILL_FAMILIES:
+            return "fp8_cache"
+    return ran.attention
+
+
+def kernel_evidence(calibration: CalibrationSpec, ran: Precision) -> dict[str, FamilyEvidence]:
+    """Evidence of every kernel family under a precision as it is executed.
 
     Raises StopIteration if neither a calibration nor the family's sibling has a fit: the schema forbids that.
     """
     found = {}
     for family in KERNEL_MODELS:
-        fit, exact = kernel_fit(calibration, family, matmul if family in MATMUL_FAMILIES else attention)
+        fit, exact = kernel_fit(calibration, family, kernel_format(family, ran))
         found[family] = family_evidence(fit, exact)
     return found
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.activations import SavedBytes, kept_bytes, saved_bytes
-from simulator.blocks import BlockCost, Blocks, OperatorCost, Structure, cost_blocks
+from simulator.blocks import BlockCost, Blocks, OperatorCost, Structure, cost_blocks, widest_last
 from simulator.columns import DeviceColumns, Inputs
 from simulator.counting import OPERATOR_KINDS
 from simulator.rules import at, rule
@@ -26,7 +26,7 @@ class LayerTable:
     those of context and expert ranks), what
     they may be off by (`BlockCost`, both passes) [s^2, s], parameters
     [1] per tensor-parallel rank and the bytes of their weights [byte], bytes kept for the backward
-    pass [byte], and energy [J].
+    pass [byte], energy [J], and kernels of all blocks whose sizes lie outside what was fitted [1].
     """
 
     layer_forward_s: FloatArray
@@ -68,6 +68,7 @@ class LayerTable:
     ends_compute_j: FloatArray
     ends_memory_j: FloatArray
     ends_network_j: FloatArray
+    extrapolated_kernels: FloatArray
 
 
 @rule(
@@ -93,7 +94,7 @@ def block_energy(costs: Iterable[BlockCost], inputs: Inputs) -> tuple[FloatArray
     """Compute, memory and network energy of one micro-batch through some blocks, one device [J]."""
     compute, memory, network = ZERO, ZERO, ZERO
     for block in costs:
-        for c in block.operators:
+        for c in widest_last(block.operators, lambda cost: cost):
             per_flop = _joule_per_flop(inputs.device, c)
             compute = compute + switching_energy(amount=c.work.flop, j_per_unit=per_flop)
             memory = memory + switching_energy(
@@ -197,6 +198,7 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         ends_compute_j=ends_j[0],
         ends_memory_j=ends_j[1],
         ends_network_j=ends_j[2],
+        extrapolated_kernels=sum((b.extrapolated for name in both for b in both[name]), ZERO),
     )
     return table, blocks
 

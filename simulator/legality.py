@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware_specs.errors import Problem
+from simulator.collective_algorithms import ALGORITHMS
 from simulator.columns import FabricColumns, FloatArray, ModelColumns, PlanColumns, TaskColumns
 from simulator.shared_columns import dense
 
 BoolArray = NDArray[np.bool_]
+IN_SWITCH = float(ALGORITHMS.index("in_switch"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +130,19 @@ def _whole_nodes(c: Combination) -> BoolArray:
 )
 def _enough_devices(c: Combination) -> BoolArray:
     return c.plan.devices > c.fabric.max_devices
+
+
+@legality_rule(
+    "switch adds up",
+    lambda c: Problem(
+        path="plan.collective_algorithm",
+        value="in_switch",
+        rule="needs a switch that adds up, and that of the system's nodes does not",
+        fix="use auto or another algorithm, or set system.scale_up.in_switch_reduction",
+    ),
+)
+def _in_switch(c: Combination) -> BoolArray:
+    return (c.plan.collective_algorithm == IN_SWITCH) & (c.fabric.inner.in_switch == 0)
 
 
 @legality_rule(

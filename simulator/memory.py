@@ -301,7 +301,7 @@ def memory(
     ValueError
         If shapes do not broadcast.
     """
-    candidates = []
+    candidates, totals = [], []
     for stage in _stages(layers, inputs.plan.pipeline_parallel):
         first, last = stage.first, stage.last
         held, stored = np.broadcast_arrays(
@@ -314,9 +314,10 @@ def memory(
             else _inference(inputs, table, stage, held, stored)
         )
         owners["reserved"] = inputs.device.reserved_bytes
+        candidates.append(owners)
+        # A stage that does not exist needs nothing, so it is never the heaviest.
         present = (stage.layers > 0) | (stage.first > 0) | (stage.last > 0)
-        candidates.append({k: np.where(present, v, 0.0) for k, v in owners.items()})
-    totals = [sum((c[o] for o in OWNERS), ZERO) for c in candidates]
+        totals.append(np.where(present, sum((owners[o] for o in OWNERS), ZERO), 0.0))
     best, heaviest, chosen = totals[0], np.zeros_like(totals[0]), candidates[0]
     for number in (1, 2):
         heavier = totals[number] > best

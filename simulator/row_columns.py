@@ -18,6 +18,7 @@ import simulator.context_legality
 import simulator.expert_legality  # noqa: F401  both register rules of legality
 from hardware_specs import SystemSpec
 from hardware_specs.schema import GRIDS
+from simulator.axis_dependence import Dependence
 from simulator.axis_tables import Factor, Level, Rows, UndecidedError
 from simulator.columns import (
     DeviceColumns,
@@ -43,7 +44,7 @@ from simulator.scenario_columns import (
     precision_columns,
     task_columns,
 )
-from simulator.shared_columns import column_of, columns_of, dense, unknown_column
+from simulator.shared_columns import column_of, columns_of, dense, mapped, unknown_column
 from simulator.space import Space
 from simulator.variants import Graphical, SpaceVariants, Variants
 from workloads.decoder_graph import LayerStructure
@@ -271,14 +272,19 @@ class ColumnMaker:
         level = rows.level(mask) if mask else None
         positions = {i: rows.on_axis(i, level) for i in axes}
         key = (what, choice.graphical, *(p.tobytes() for p in positions.values()))
-        found = self._machines.get(key)
-        if found is None:
-            found = make(self._machines_at(choice, rows, mask, positions, what), level)
+        if key in self._machines:
+            found, needed = self._machines[key]
+        else:
+            found, needed = make(self._machines_at(choice, rows, mask, positions, what), level), {}
+            if level is not None and level.n <= KEPT_ROWS:
+                needed = _needed_axes(found, positions)
             if level is None or level.n <= KEPT_ROWS:
-                self._machines[key] = found
+                self._machines[key] = found, needed
             if len(self._machines) > MACHINES_KEPT:
                 self._machines.popitem(last=False)
-        return columns_of(rows, mask, found)
+        if not needed or level is None:
+            return columns_of(rows, mask, found)
+        return _narrowed(rows, level, found, needed)
 
     def _machines_at(
         self, choice: StructuralChoice, rows: Rows, mask: int, positions: dict[int, IndexArray], what: str
@@ -323,6 +329,44 @@ class ColumnMaker:
         return out
 
 
+def _needed_axes(made: Any, positions: dict[int, IndexArray]) -> dict[int, int]:
+    """Axes as bits that each array of a dataclass needs, by its id: most coefficients serve every precision."""
+    dependence = Dependence({axis: where for axis, where in positions.items() if len(where) > 1})
+    found: dict[int, int] = {}
+
+    def note(values: NDArray[Any]) -> NDArray[Any]:
+        if len(values) > 1:
+            found[id(values)] = dependence.mask(values)
+        return values
+
+    mapped(made, note)
+    return found
+
+
+def _narrowed(rows: Rows, level: Level, made: T, needed: dict[int, int]) -> T:
+    """Columns of arrays over a level, each on the axes that it needs."""
+    places: dict[int, IndexArray | None] = {}
+
+    def one(values: NDArray[Any]) -> Any:
+        if len(values) == 1:
+            return values
+        own = needed[id(values)]
+        if own == 0:
+            return values[:1]
+        if own not in places:
+            narrow = rows.level(own)
+            places[own] = None
+            index = rows.index(level, narrow.mask) if narrow.mask & ~level.mask == 0 else None
+            if index is not None:
+                place = np.zeros(narrow.n, dtype=np.int64)
+                place[index] = np.arange(level.n)
+                places[own] = place
+        at = places[own]
+        return column_of(rows, level.mask, values) if at is None else column_of(rows, own, values[at])
+
+    return mapped(made, one)
+
+
 def _task(chunk: RowValues, choice: StructuralChoice) -> tuple[TaskColumns, FloatArray]:
     """What a step processes, and tokens to generate [1]; an encoder keeps no keys and values."""
     task, output = task_columns(chunk, choice.graphical.kind)
@@ -338,8 +382,8 @@ def _unknown(rows: Rows, axes: Sequence[int]) -> Any:
 
 
 def _unknown_fabric(unknown: Any) -> FabricColumns:
-    names = [f.name for f in fields(TierColumns) if f.name != "algorithms"]
-    tier = TierColumns(**dict.fromkeys(names, unknown), algorithms={})
+    names = [f.name for f in fields(TierColumns) if f.name not in ("algorithms", "wired")]
+    tier = TierColumns(**dict.fromkeys(names, unknown), algorithms={}, wired={})
     return FabricColumns(accelerators_per_node=unknown, max_devices=unknown, inner=tier, outer=tier)
 
 

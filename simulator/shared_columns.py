@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from simulator.axis_tables import Level, Rows, UndecidedError
 
 C = TypeVar("C")
+FLOAT = np.dtype(np.float64)
 
 
 def column_of(rows: Rows, mask: int, values: NDArray[Any]) -> Any:
@@ -61,6 +62,70 @@ def _densified(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_densified(v) for v in value)
     return value
+
+
+def _common_mask(values: Sequence[Any], rows: Rows) -> tuple[int, bool] | None:
+    """Axes of columns and plain arrays together, and whether all are known.
+
+    None where a plain array has another shape than the rows.
+    """
+    mask, known = 0, True
+    for value in values:
+        if type(value) is SharedColumn:
+            mask |= value.mask
+            known = known and value.values is not None
+        elif isinstance(value, np.ndarray) and value.ndim and value.shape != (1,):
+            if value.shape != (rows.n,):
+                return None
+            mask = rows.all.mask
+    return mask, known
+
+
+def _applied(ufunc: np.ufunc, inputs: Sequence[Any], rows: Rows) -> Any:
+    """A ufunc of columns, numbers and plain arrays, on the combinations that they have between them."""
+    common = _common_mask(inputs, rows)
+    if common is None:
+        return ufunc(*_densified(inputs))
+    mask, known = common
+    if not known:
+        return SharedColumn(rows, mask, None)
+    level, args = None, []
+    for value in inputs:
+        if type(value) is SharedColumn:
+            if value.mask == mask:
+                value = value.values
+            else:
+                level = level or rows.level(mask)
+                value = value.at(level)
+        args.append(value)
+    return SharedColumn(rows, mask, ufunc(*args))
+
+
+def _operator(
+    ufunc: np.ufunc, *, keeps: float | None = None, empties: float | None = None, reflected: bool = False
+) -> Callable[..., Any]:
+    """An operator of columns: as the ufunc, without its detour through NumPy for the usual operands.
+
+    ``keeps`` is the other operand that changes nothing (zero that is added, one that is multiplied by), ``empties``
+    the one that leaves zero of every finite number.
+    """
+
+    def operator(self: SharedColumn, other: Any) -> Any:
+        values = self.values
+        if type(other) is SharedColumn:
+            if values is not None and self.mask == other.mask and other.values is not None:
+                return SharedColumn(self.rows, self.mask, ufunc(values, other.values))
+        elif values is not None and (type(other) is float or (type(other) is np.ndarray and other.size == 1)):
+            if keeps is not None and values.dtype is FLOAT:
+                if other == keeps:
+                    return self
+                if empties is not None and other == empties and np.isfinite(values).all():
+                    return np.zeros(1)
+            made = ufunc(other, values) if reflected else ufunc(values, other)
+            return SharedColumn(self.rows, self.mask, made)
+        return _applied(ufunc, (other, self) if reflected else (self, other), self.rows)
+
+    return operator
 
 
 class SharedColumn(NDArrayOperatorsMixin):
@@ -173,29 +238,25 @@ class SharedColumn(NDArrayOperatorsMixin):
         return getattr(self.dense(), name)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        rows = self.rows
         if method != "__call__" or ufunc.nout != 1:
             return getattr(ufunc, method)(*_densified(inputs), **_densified_options(options))
+        if not options:
+            return _applied(ufunc, inputs, self.rows)
         where, out = options.get("where", True), options.pop("out", None)
         if where is not True:
             inputs = (*inputs, where)
-        mask, known = 0, True
-        for value in inputs:
-            if type(value) is SharedColumn:
-                mask |= value.mask
-                known = known and value.values is not None
-            elif isinstance(value, np.ndarray) and value.ndim and value.shape != (1,):
-                if value.shape != (rows.n,):
-                    dense_out = {} if out is None else {"out": _densified(out)}
-                    return ufunc(*_densified(inputs), **_densified_options(options), **dense_out)
-                mask = rows.all.mask
+        common = _common_mask(inputs, self.rows)
+        if common is None:
+            dense_out = {} if out is None else {"out": _densified(out)}
+            return ufunc(*_densified(inputs), **_densified_options(options), **dense_out)
+        mask, known = common
         if not known:
-            return SharedColumn(rows, mask, None)
+            return SharedColumn(self.rows, mask, None)
         if out is not None:
             return self._into(out[0], ufunc, inputs, where, mask)
-        level = rows._levels.get(mask) or rows.level(mask)
+        level = self.rows.level(mask)
         values = ufunc(*[v.at(level) if type(v) is SharedColumn else v for v in inputs], **options)
-        return SharedColumn(rows, mask, values)
+        return SharedColumn(self.rows, mask, values)
 
     def _into(
         self, out: Any, ufunc: np.ufunc, inputs: tuple[Any, ...], where: Any, mask: int
@@ -213,6 +274,24 @@ class SharedColumn(NDArrayOperatorsMixin):
         values = np.array(np.broadcast_to(before, (level.n,)))
         ufunc(*args[:-1], out=values, where=args[-1])
         return SharedColumn(self.rows, mask, values)
+
+    __add__ = _operator(np.add, keeps=0.0)
+    __radd__ = _operator(np.add, keeps=0.0, reflected=True)
+    __sub__ = _operator(np.subtract, keeps=0.0)
+    __rsub__ = _operator(np.subtract, reflected=True)
+    __mul__ = _operator(np.multiply, keeps=1.0, empties=0.0)
+    __rmul__ = _operator(np.multiply, keeps=1.0, empties=0.0, reflected=True)
+    __truediv__ = _operator(np.true_divide, keeps=1.0)
+    __rtruediv__ = _operator(np.true_divide, reflected=True)
+    __pow__ = _operator(np.power)
+    __lt__ = _operator(np.less)
+    __le__ = _operator(np.less_equal)
+    __gt__ = _operator(np.greater)
+    __ge__ = _operator(np.greater_equal)
+    __eq__ = _operator(np.equal)
+    __ne__ = _operator(np.not_equal)
+    __and__ = _operator(np.bitwise_and)
+    __or__ = _operator(np.bitwise_or)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         handler = _HANDLERS.get(function)
@@ -244,6 +323,25 @@ def _together(values: Sequence[Any]) -> tuple[Rows, int, Level | None] | None:
     return rows, mask, rows.level(mask) if known else None
 
 
+def _is_float(value: Any) -> bool:
+    return type(value) is float or (isinstance(value, (SharedColumn, np.ndarray)) and value.dtype is FLOAT)
+
+
+def _taken_everywhere(condition: Any, a: Any, b: Any) -> Any:
+    """The branch that all rows take, which may depend on fewer axes than the condition; None if there is none."""
+    if not (_is_float(a) and _is_float(b)):
+        return None
+    if a is not b:
+        holds = condition._known() if type(condition) is SharedColumn else np.asarray(condition)
+        if holds.dtype != bool:
+            return None
+        if not holds.all():
+            if holds.any():
+                return None
+            a = b
+    return np.full(1, a) if type(a) is float else a
+
+
 def _where(condition: Any, *branches: Any) -> Any:
     found = _together((condition, *branches))
     if found is None or len(branches) != 2:
@@ -251,6 +349,9 @@ def _where(condition: Any, *branches: Any) -> Any:
     rows, mask, level = found
     if level is None:
         return SharedColumn(rows, mask, None)
+    taken = _taken_everywhere(condition, *branches)
+    if taken is not None:
+        return taken
     c, a, b = (v.at(level) if type(v) is SharedColumn else v for v in (condition, *branches))
     return SharedColumn(rows, mask, np.where(c, a, b))
 

@@ -54,6 +54,8 @@ NumberFormat = Literal[
     "fp8_block",  # fp8, a scale for each block of 128 x 128
     "int8_wo",  # weights alone in 8 bits
     "int4_wo",  # weights alone in 4 bits
+    "fp8_wo",  # weights alone in fp8
+    "fp8_cache",  # products in 16 bits with keys and values that are read from fp8
     "w4a16_mxfp4",
     "w4a8_mxfp4_mxfp8",
     "nvfp4",

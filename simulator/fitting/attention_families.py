@@ -30,6 +30,9 @@ def _wanted(
     of = next(d for d in ATTENTION_DEVICES if d.table == device)
     if latent and len(stacks) > 1:
         stacks = LATENT_STACKS[phase]
+    elif (phase, dtype, kv_dtype) == ("prefill", "bf16", "fp8") and len(stacks) > 1:
+        # Others widen the cache; TensorRT-LLM narrows the queries, which is attention in 8 bits.
+        stacks = [name for name in stacks if name != "trtllm"]
     return AttentionRows(
         device=of, phase=phase, dtype=dtype, kv_dtype=kv_dtype, stacks=tuple(stacks), latent=latent
     )
@@ -41,7 +44,7 @@ def _is_useful(rows: AttentionRows) -> bool:
     if rows.phase == "decode":
         return not narrow
     has = load_accelerator(rows.device.accelerator).matmul_flop_per_unit_clock
-    return (narrow and "fp8" in has) or (not narrow and rows.kv_dtype == "bf16")
+    return "fp8" in has if narrow else rows.compute_dtype == "bf16"
 
 
 def fit_attention_of(folder: Path, device: str, stacks: Sequence[str], task: Task) -> list[FittedAttention]:

@@ -205,7 +205,7 @@ def fit_attention_rows(folder: Tables, rows: AttentionRows) -> FittedAttention:
     Returns
     -------
     FittedAttention
-        Keyed by the type of the products (prefill) or of the cache (decode).
+        Keyed by the number format that the kernel runs in.
 
     Raises
     ------
@@ -222,8 +222,7 @@ def fit_attention_rows(folder: Tables, rows: AttentionRows) -> FittedAttention:
         f"kernels_attention, {rows.device.table}, {what}{phase}, {rows.dtype} over {rows.kv_dtype}: {names}"
     )
     fit = (fit_prefill if rows.phase == "prefill" else fit_decode)(samples, source=source)
-    dtype = rows.compute_dtype if rows.phase == "prefill" else rows.kv_dtype
-    return FittedAttention(family=samples.family, dtype=dtype, fit=fit, samples=samples)
+    return FittedAttention(family=samples.family, dtype=rows.key, fit=fit, samples=samples)
 
 
 def stack_rows(rows: AttentionRows, stacks: Sequence[str]) -> list[AttentionRows]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from hardware_specs import load_accelerator
 from simulator.fitting.devices import of_device
 from simulator.fitting.fit_gemm import fit_gemm
-from simulator.fitting.measured_gemm import GEMM_FORMATS
+from simulator.fitting.measured_gemm import GEMM_FORMATS, format_key
 from simulator.fitting.measured_kernels import Tables, read_table
 from simulator.fitting.rows import Families
 
-__all__ = ["CALIBRATION_TYPES", "gemm_families"]
+__all__ = ["LEFT_AWAY", "gemm_families"]
 
-# What a calibration calls a format of the table, where that differs.
-CALIBRATION_TYPES: Mapping[str, str] = {"sq": "int8"}
 EAGER_ONLY = ("fp32",)
 # vLLM's rows in block formats reused one copy of the weights, and ran from the host, which took 57 us or more for each.
 LEFT_AWAY = (("fp8_block", "vllm"),)
@@ -43,16 +41,15 @@ def gemm_families(folder: Tables, accelerator: str, stacks: Sequence[str]) -> Fa
         If the table is missing.
     """
     frame = of_device(read_table(folder, "kernels_gemm"), accelerator)
-    units = load_accelerator(accelerator).matmul_flop_per_unit_clock
+    board = load_accelerator(accelerator)
     families: Families = {"matmul": {}, "quantise": {}}
-    for dtype, form in GEMM_FORMATS.items():
+    for dtype in GEMM_FORMATS:
         timed = set(frame.framework[frame.dtype == dtype])
         chosen = [stack for stack in stacks if stack in timed and (dtype, stack) not in LEFT_AWAY]
-        # Without units for a format, its rows are of weights that are only stored in it.
-        if not chosen or dtype in EAGER_ONLY or form.compute not in units:
+        name = format_key(board, dtype)
+        if not chosen or dtype in EAGER_ONLY or name is None:
             continue
         found = fit_gemm(folder, accelerator, dtype, chosen)
-        name = CALIBRATION_TYPES.get(dtype, dtype)
         families["matmul"][name] = found.gemm
         if found.quantise is not None:
             families["quantise"][name] = found.quantise

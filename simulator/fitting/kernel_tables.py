@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 from hardware_specs.schema import AcceleratorSpec
 from simulator.fitting.fit_gemm import QUANTISE, gemm_seconds
 from simulator.fitting.fit_moe import DISPATCH, GROUPED, moe_layer_seconds
-from simulator.fitting.gemm_families import CALIBRATION_TYPES
+from simulator.fitting.gemm_families import LEFT_AWAY
 from simulator.fitting.measured_attention import AttentionDevice, AttentionRows, attention_samples
-from simulator.fitting.measured_gemm import GEMM_FORMATS, gemm_samples
+from simulator.fitting.measured_gemm import GEMM_FORMATS, format_key, gemm_samples
 from simulator.fitting.measured_moe import MOE_FORMATS, MoeRows, moe_rows
 from simulator.fitting.measured_streaming import EAGER_READS, eager_samples
 from simulator.fitting.rows import BoolArray, FloatArray, TextArray
@@ -89,7 +90,9 @@ def with_defaults(frame: pd.DataFrame) -> pd.DataFrame:
     return filled
 
 
-def sampled_rows(kind: str, frame: pd.DataFrame, accelerator: AcceleratorSpec) -> Iterator[SampledRows]:
+def sampled_rows(
+    kind: str, frame: pd.DataFrame, accelerator: AcceleratorSpec, *, clean: bool = True
+) -> Iterator[SampledRows]:
     """Rows of one device by family and type.
 
     Parameters
@@ -100,6 +103,8 @@ def sampled_rows(kind: str, frame: pd.DataFrame, accelerator: AcceleratorSpec) -
         Its rows of one device, in the columns of that kind.
     accelerator : AcceleratorSpec
         The device.
+    clean : bool
+        Leave rows away that beat the memory, as a fit must.
 
     Yields
     ------
@@ -116,8 +121,8 @@ def sampled_rows(kind: str, frame: pd.DataFrame, accelerator: AcceleratorSpec) -
     plain["device"] = accelerator.name
     tables = {kind: plain.reset_index(drop=True)}
     places = plain.index.to_numpy(dtype=np.int64)
-    readers = {
-        "kernels_attention": _attention,
+    readers: Mapping[str, Callable[..., Iterator[SampledRows]]] = {
+        "kernels_attention": partial(_attention, clean=clean),
         "kernels_elementwise": _elementwise,
         "kernels_gemm": _products,
         "kernels_moe": _experts,
@@ -139,7 +144,7 @@ def _of_samples(samples: KernelSamples, dtype: str, places: NDArray[np.int64]) -
 
 
 def _attention(
-    tables: Mapping[str, pd.DataFrame], accelerator: AcceleratorSpec, places: NDArray[np.int64]
+    tables: Frames, accelerator: AcceleratorSpec, places: Places, *, clean: bool
 ) -> Iterator[SampledRows]:
     frame = tables["kernels_attention"]
     device = AttentionDevice(table=accelerator.name, accelerator=accelerator.name)
@@ -149,9 +154,9 @@ def _attention(
             device=device, phase=phase, dtype=dtype, kv_dtype=kv_dtype, stacks=(stack,), latent=kind == "mla"
         )
         if _has(accelerator, rows.compute_dtype):
-            samples = attention_samples(tables, rows)
+            samples = attention_samples(tables, rows, clean=clean)
             if len(samples):
-                yield _of_samples(samples, rows.compute_dtype if phase == "prefill" else kv_dtype, places)
+                yield _of_samples(samples, rows.key, places)
 
 
 def _has(accelerator: AcceleratorSpec, dtype: str) -> bool:
@@ -203,17 +208,17 @@ def _products(tables: Frames, accelerator: AcceleratorSpec, places: Places) -> I
     for stack in _distinct(frame, "framework"):
         for dtype in _distinct(frame, "dtype"):
             form = GEMM_FORMATS.get(dtype)
-            if form is None:
+            if form is None or (dtype, stack) in LEFT_AWAY:
                 continue
             for family in ("matmul", "batched_matmul"):
                 try:
                     samples = gemm_samples(tables, accelerator.name, dtype, (stack,), family=family)
                 except (KeyError, ValueError):
                     continue  # no such row, or no units for the type
-                yield _of_products(samples, dtype, places)
+                yield _of_products(samples, format_key(accelerator, dtype) or dtype, places)
 
 
-def _of_products(samples: KernelSamples, dtype: str, places: Places) -> SampledRows:
+def _of_products(samples: KernelSamples, key: str, places: Places) -> SampledRows:
     quantised = bool(samples.inputs["quantise_bytes"].any())
 
     def predict(found: Coefficients) -> FloatArray:
@@ -222,7 +227,7 @@ def _of_products(samples: KernelSamples, dtype: str, places: Places) -> SampledR
 
     return SampledRows(
         families=(samples.family, "quantise") if quantised else (samples.family,),
-        dtype=CALIBRATION_TYPES.get(dtype, dtype),
+        dtype=key,
         numbers=places[samples.row],
         measured_s=samples.measured_s,
         size_class=samples.size_class,

@@ -97,6 +97,17 @@ class AttentionRows:
         has = load_accelerator(self.device.accelerator).matmul_flop_per_unit_clock
         return "fp8" if narrow and self.kv_dtype == "fp8" and "fp8" in has else self.dtype
 
+    @property
+    def key(self) -> str:
+        """Name in a calibration: the type of the cache for tokens, of the products for prompts.
+
+        Prompts whose products are wider than the cache that they read are apart.
+        """
+        if self.phase != "prefill":
+            return self.kv_dtype
+        widened = BYTES[self.kv_dtype] < BYTES[self.compute_dtype]
+        return "fp8_cache" if widened else self.compute_dtype
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MlaForm:
@@ -216,7 +227,7 @@ def _layouts(frame: pd.DataFrame) -> Iterable[str]:
     return (f"{heads}/{kv_heads}/{dim}" for heads, kv_heads, dim in columns)
 
 
-def attention_samples(folder: Tables, rows: AttentionRows) -> KernelSamples:
+def attention_samples(folder: Tables, rows: AttentionRows, *, clean: bool = True) -> KernelSamples:
     """Samples of attention kernels; whole head layouts (heads, key heads, width) form a group.
 
     Parameters
@@ -225,12 +236,13 @@ def attention_samples(folder: Tables, rows: AttentionRows) -> KernelSamples:
         Where the tables are.
     rows : AttentionRows
         Which rows.
+    clean : bool
+        Leave rows of single tokens away that beat the memory unmarked (`beats_memory`).
 
     Returns
     -------
     KernelSamples
-        Rows marked as above the memory's peak are left away; so are rows of single tokens that beat it
-        unmarked (`beats_memory`). Of repeated keys of latent attention the quickest stays.
+        Rows marked as above the memory's peak are left away. Of repeated keys of latent attention the quickest stays.
 
     Raises
     ------
@@ -257,7 +269,7 @@ def attention_samples(folder: Tables, rows: AttentionRows) -> KernelSamples:
         rounding_s=np.zeros(len(frame)),
         row=frame.row.to_numpy(dtype=np.int64),
     )
-    return samples.where(~beats_memory(samples))
+    return samples.where(~beats_memory(samples)) if clean else samples
 
 
 def beats_memory(samples: KernelSamples) -> BoolArray:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from hardware_specs import AcceleratorSpec, load_accelerator
+from hardware_specs.kernel_fits.families import NumberFormat
 from hardware_specs.schema import dense_peak_flop_per_s
 from simulator.fitting.devices import of_device
 from simulator.fitting.measured_kernels import Tables, read_table
@@ -19,7 +20,15 @@ from simulator.kernels.size_classes import matmul_class
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["GEMM_FORMATS", "NARROW_SIDE", "GemmFormat", "gemm_samples", "narrow", "product_figures"]
+__all__ = [
+    "GEMM_FORMATS",
+    "NARROW_SIDE",
+    "GemmFormat",
+    "format_key",
+    "gemm_samples",
+    "narrow",
+    "product_figures",
+]
 
 NARROW_SIDE = 512  # smaller n or k are rare in a sharded language model, and half of the rows
 WIDE_BYTES = 2.0  # of activations before they are quantised
@@ -98,6 +107,18 @@ def _format_on(board: AcceleratorSpec, dtype: str) -> GemmFormat:
         output_bytes=wide.output_bytes,
         compute=wide.compute,
     )
+
+
+def format_key(board: AcceleratorSpec, dtype: str) -> str | None:
+    """What a calibration calls a format of the table on a device; None where it has no name for it.
+
+    Without units for a format, its rows are of weights that are only stored in it. Raises KeyError for an unknown
+    format.
+    """
+    if GEMM_FORMATS[dtype].compute in board.matmul_flop_per_unit_clock:
+        return "int8" if dtype == "sq" else dtype
+    stored = f"{dtype}_wo"
+    return stored if stored in get_args(NumberFormat) else None
 
 
 def narrow(samples: KernelSamples) -> BoolArray:

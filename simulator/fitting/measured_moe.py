@@ -30,6 +30,7 @@ __all__ = [
     "dealt_load",
     "moe_device",
     "moe_rows",
+    "without_false_gates",
 ]
 
 # Names in the table -> names in the catalog.
@@ -144,19 +145,20 @@ def _groups(frame: pd.DataFrame) -> TextArray:
     return np.array(shapes, dtype=np.str_)
 
 
-def _gated(frame: pd.DataFrame, table: pd.DataFrame) -> BoolArray:
-    """Whether experts have two matrices in front of the activation.
+def without_false_gates(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with ``gated`` false for every layer shape that a row of the same device says has no gate.
 
     Only TensorRT-LLM's rows say that a shape has not. vLLM's and SGLang's of the same models say that it has, but
     72 of them would then beat the memory's peak; so the table's word for a shape holds for all stacks of the
     devices on which a row says so. On the others, older releases, layers of these shapes take the time of three
-    matrices.
+    matrices. The whole table is needed: one stack's rows do not show it. Raises KeyError if a column is missing.
     """
     says_plain = table[~table.gated.astype(bool)]
     known = set(zip(says_plain.device, _shapes(says_plain), strict=True))
-    given = frame.gated.to_numpy(dtype=np.bool_)
-    plain = [pair in known for pair in zip(frame.device, _shapes(frame), strict=True)]
-    return given & ~np.array(plain, dtype=np.bool_)
+    plain = np.array(
+        [pair in known for pair in zip(table.device, _shapes(table), strict=True)], dtype=np.bool_
+    )
+    return table.assign(gated=table.gated.to_numpy(dtype=np.bool_) & ~plain)
 
 
 def _dealt_below(
@@ -228,7 +230,7 @@ def moe_rows(folder: Tables, device: str, dtype: str, *, stack: str = "", kernel
     KeyError
         If the format is not known.
     """
-    table = read_table(folder, "kernels_moe")
+    table = without_false_gates(read_table(folder, "kernels_moe"))
     chosen = (table.device == device) & (table.dtype == dtype) & table.framework.str.startswith(stack)
     frame = table[chosen & table.kernel.str.contains(kernel, regex=False)]
     tokens, tensor_ranks = _column(frame, "tokens"), _column(frame, "moe_tp")
@@ -244,7 +246,7 @@ def moe_rows(folder: Tables, device: str, dtype: str, *, stack: str = "", kernel
         topk=_column(frame, "topk"),
         experts=_column(frame, "experts"),
         ranks=_column(frame, "moe_ep"),
-        up_width=np.where(_gated(frame, table), 2.0, 1.0) * ffn,
+        up_width=np.where(frame.gated, 2.0, 1.0) * ffn,
         rows=load.rows,
         experts_hit=load.experts_hit,
         measured_s=_column(frame, "latency_us") * 1e-6,

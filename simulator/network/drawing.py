@@ -11,7 +11,17 @@ from simulator.network.topology_graph import LinkGraph, device_nodes
 
 __all__ = ["picture_rows"]
 
-HEIGHTS = {"device": 0.0, "bridge": 1.0, "switch": 1.0, "host": 2.0, "nic": 2.2, "leaf": 3.2, "spine": 4.2}
+HEIGHTS = {
+    "device": 0.0,
+    "idle": 0.0,
+    "bridge": 1.0,
+    "switch": 1.0,
+    "wire": 1.0,
+    "host": 2.0,
+    "nic": 2.2,
+    "leaf": 3.2,
+    "spine": 4.2,
+}
 OBLIQUE, LIFT = 0.35, 0.2  # how far the second axis of a torus leans, and the third one rises
 
 
@@ -53,7 +63,7 @@ def _layers(graph: LinkGraph, system: SystemSpec) -> dict[tuple[Any, ...], tuple
     """Devices in a row, or a circle per node where they are joined directly; what joins them above its middle."""
     devices = device_nodes(graph)
     node = int(system.accelerators_per_node.value)
-    direct = system.scale_up.topology in ("fully_connected", "ring")
+    direct = system.scale_up.topology in ("fully_connected", "ring", "wired")
     places: dict[tuple[Any, ...], tuple[float, float]] = {}
     for device in devices:
         k, within = divmod(int(device[1]), node)
@@ -64,7 +74,7 @@ def _layers(graph: LinkGraph, system: SystemSpec) -> dict[tuple[Any, ...], tuple
             places[device] = (k * (node + 1) + node / 2 + radius * across, -radius + radius * up)
         else:
             places[device] = (k * (node + 1) + within, HEIGHTS["device"])
-    for kind in ("bridge", "switch", "host", "nic", "leaf", "spine"):
+    for kind in ("idle", "bridge", "switch", "wire", "host", "nic", "leaf", "spine"):
         for one in sorted((n for n in graph if n[0] == kind), key=str):
             below = [places[n] for n in graph.predecessors(one) if n in places]
             across = sum(x for x, _ in below) / max(len(below), 1)

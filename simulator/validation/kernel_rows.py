@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,9 @@ from hardware_specs import (
     load_calibration,
 )
 from simulator.evidence import family_evidence, kernel_fit
-from simulator.fitting.kernel_tables import SampledRows, sampled_rows
+from simulator.fitting.gemm_families import LEFT_AWAY
+from simulator.fitting.kernel_tables import SampledRows, sampled_rows, with_defaults
+from simulator.fitting.measured_moe import without_false_gates
 from simulator.kernels.models import KERNEL_MODELS
 from simulator.validation.cases import Case
 from simulator.validation.measured_table import Row
@@ -30,17 +33,21 @@ if TYPE_CHECKING:
 __all__ = ["kernel_scores", "stack_calibration"]
 
 FloatArray = NDArray[np.float64]
+# Seconds of a row (predicted, low, high, of the units alone), and its size class.
+_Found = tuple[list[float], str]
 SERVING = "-serving"
+MEMORY_EFFICIENCIES = ("memory_efficiency", "read_efficiency", "write_efficiency")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Predicted:
-    """Seconds of some rows of a table and their intervals [s]."""
+    """Seconds of some rows of a table, their intervals, and what the units alone need at their peak [s]."""
 
     numbers: NDArray[np.int64]
     seconds: FloatArray
     low_s: FloatArray
     high_s: FloatArray
+    compute_floor_s: FloatArray
     size_class: Sequence[str]
 
 
@@ -67,12 +74,10 @@ def _table(rows: Sequence[Row]) -> pd.DataFrame:
 
 def _predicted(part: SampledRows, calibration: CalibrationSpec, fidelity: str) -> _Predicted:
     calibrated = fidelity == "calibrated"
+    ideal = {family: KERNEL_MODELS[family].fit.ideal() for family in part.families}
     fits = {family: kernel_fit(calibration, family, part.dtype) for family in part.families}
     seconds = part.predict(
-        {
-            family: fit.coefficients() if calibrated else KERNEL_MODELS[family].fit.ideal()
-            for family, (fit, _) in fits.items()
-        }
+        {family: fit.coefficients() if calibrated else ideal[family] for family, (fit, _) in fits.items()}
     )
     if calibrated:
         seconds = seconds + fits[part.families[0]][0].timing_s
@@ -85,6 +90,7 @@ def _predicted(part: SampledRows, calibration: CalibrationSpec, fidelity: str) -
         seconds=seconds,
         low_s=seconds * np.exp(-half),
         high_s=seconds * np.exp(half),
+        compute_floor_s=part.predict({family: _free_memory(named) for family, named in ideal.items()}),
         size_class=[
             f"{name}, left out" if out and fitted else str(name)
             for name, out in zip(part.size_class, part.left_out, strict=True)
@@ -92,17 +98,25 @@ def _predicted(part: SampledRows, calibration: CalibrationSpec, fidelity: str) -
     )
 
 
+def _free_memory(coefficients: Mapping[str, float]) -> dict[str, float]:
+    """Coefficients by name under which reading and writing take no time."""
+    return {name: math.inf if name in MEMORY_EFFICIENCIES else value for name, value in coefficients.items()}
+
+
 def _parts(kind: str, frame: pd.DataFrame, fidelity: str) -> Iterator[tuple[str, _Predicted]]:
     """Predictions by device and stack, with the text of the device."""
     frame = frame.assign(framework=frame.get("framework", "unstated"))
     frame["framework"] = frame["framework"].fillna("unstated")
+    if kind == "kernels_moe":
+        # Rows of other stacks show which layers have no gate, so before the stacks part.
+        frame = without_false_gates(with_defaults(frame))
     for (device, framework), rows in frame.groupby(["device", "framework"], sort=False):
         named = find_device(str(device))
         if named is None:
             continue
         accelerator = load_accelerator(named.accelerator)
         calibration = stack_calibration(accelerator.name, str(framework))
-        for part in sampled_rows(kind, rows, accelerator):
+        for part in sampled_rows(kind, rows, accelerator, clean=fidelity != "bound"):
             yield str(device), _predicted(part, calibration, fidelity)
 
 
@@ -132,15 +146,15 @@ def kernel_scores(kind: str, rows: Sequence[Row], fidelity: str) -> list[Score]:
         Without pandas.
     """
     frame = _table(rows)
-    found: dict[int, tuple[float, float, float, str]] = {}
+    found: dict[int, _Found] = {}
     for _, done in _parts(kind, frame, fidelity):
-        values = zip(done.numbers, done.seconds, done.low_s, done.high_s, done.size_class, strict=True)
-        for number, seconds, low, high, size in values:
-            found[int(number)] = (float(seconds), float(low), float(high), size)
+        times = np.stack([done.seconds, done.low_s, done.high_s, done.compute_floor_s], axis=1)
+        for number, row_s, size in zip(done.numbers, times.tolist(), done.size_class, strict=True):
+            found[int(number)] = (row_s, size)
     return [_score(row, found.get(place)) for place, row in enumerate(rows)]
 
 
-def _score(row: Row, found: tuple[float, float, float, str] | None) -> Score:
+def _score(row: Row, found: _Found | None) -> Score:
     measured = (row.number_of("latency_us") or 0.0) * 1e-6
     case = Case(
         id=row.name,
@@ -148,7 +162,7 @@ def _score(row: Row, found: tuple[float, float, float, str] | None) -> Score:
         device=row.text("device"),
         stack=" ".join(filter(None, (row.text("framework"), row.text("version")))),
         dtype=row.text("dtype"),
-        size_class=found[3] if found else "unknown",
+        size_class=found[1] if found else "unknown",
         assumed="",
         quantities=(),
         kind="kernel",
@@ -156,8 +170,9 @@ def _score(row: Row, found: tuple[float, float, float, str] | None) -> Score:
     keys: dict[str, Any] = {"case": case, "quantity": _quantity(row), "unit": "s", "measured": measured}
     if found is None:
         return Score(**keys, predicted=None, skipped_because=_why_not(row))
-    low, high = (None if np.isnan(v) else v for v in found[1:3])
-    return Score(**keys, predicted=found[0], skipped_because="", low=low, high=high)
+    predicted, *others = found[0]
+    low, high, floor = (None if math.isnan(value) else value for value in others)
+    return Score(**keys, predicted=predicted, skipped_because="", low=low, high=high, compute_floor_s=floor)
 
 
 def _quantity(row: Row) -> str:
@@ -174,4 +189,9 @@ def _why_not(row: Row) -> str:
         return f"device {row.text('device')!r} is not in the catalog"
     if row.text("quality").startswith("suspect"):
         return f"quality {row.text('quality')}"
-    return "not clean (faster than the memory), a type without units on the device, or an operator without a model"
+    if (row.text("dtype"), row.text("framework")) in LEFT_AWAY and "m" in row.cells:
+        return "a product that was timed from the host, which takes longer than the product"
+    return (
+        "not clean (faster than the memory, or a slower repeat), a type without units on the device, "
+        "or an operator without a model"
+    )

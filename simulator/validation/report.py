@@ -13,6 +13,7 @@ from hardware_specs.errors import Problem, ScenarioError
 from simulator.validation.cases import Case, parse_assumptions
 from simulator.validation.eager_model_rows import eager_model_case
 from simulator.validation.energy_rows import energy_case
+from simulator.validation.floor import FloorViolation, floor_violations
 from simulator.validation.kernel_kinds import KERNEL_KINDS
 from simulator.validation.kernel_rows import kernel_scores
 from simulator.validation.layer_rows import layer_cases
@@ -50,11 +51,14 @@ class Validation:
     ----------
     table : str
         Kind of table.
+    fidelity : str
+        What it was predicted with.
     scores : tuple of Score
         Every quantity of every row, scored or skipped, in the order of the file.
     """
 
     table: str
+    fidelity: str
     scores: tuple[Score, ...]
 
     def groups(self) -> list[dict[str, Any]]:
@@ -62,12 +66,22 @@ class Validation:
         return group_scores(self.scores)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; ``llmsim validate --format json`` prints exactly this. Errors are fractions [1]."""
-        return {
+        """Plain data; ``llmsim validate --format json`` prints exactly this. Errors are fractions [1].
+
+        Under ``bound`` the key "floor_violations" is added.
+        """
+        out: dict[str, Any] = {
             "table": self.table,
             "groups": self.groups(),
             "rows": [entry.to_dict() for entry in self.scores],
         }
+        if self.fidelity == "bound":
+            out["floor_violations"] = [found.to_dict() for found in self.floor_violations()]
+        return out
+
+    def floor_violations(self) -> list[FloorViolation]:
+        """Rows that beat the lower bound, with the likely cause; none where another fidelity was asked for."""
+        return floor_violations(self.scores) if self.fidelity == "bound" else []
 
     def scored(self) -> list[Score]:
         """Rows that have a prediction."""
@@ -158,10 +172,11 @@ def validate(
     read = read_table(Path(path), table)
     if read.kind.name in KERNEL_KINDS:
         chosen = _chosen(read.rows, sources)
-        return Validation(table=read.kind.name, scores=tuple(kernel_scores(read.kind.name, chosen, fidelity)))
+        kernels = tuple(kernel_scores(read.kind.name, chosen, fidelity))
+        return Validation(table=read.kind.name, fidelity=fidelity, scores=kernels)
     assumptions = parse_assumptions(assume or {}, read.kind)
     cases = _CASES[read.kind.name](_chosen(read.rows, sources), assumptions)
     ready = [case for case in cases if case.scenario]
     predictions = dict(zip((id(case) for case in ready), predict(ready, fidelity), strict=True))
     scores = [entry for case in cases for entry in score(case, predictions.get(id(case)))]
-    return Validation(table=read.kind.name, scores=tuple(scores))
+    return Validation(table=read.kind.name, fidelity=fidelity, scores=tuple(scores))

@@ -23,7 +23,10 @@ STEP_COLUMNS = ("step_time_s", "time_per_output_token_s", "time_to_first_token_s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """One quantity of one row: measured, predicted and its interval [``unit``], or why it is skipped."""
+    """One quantity of one row: measured, predicted and its interval [``unit``], or why it is skipped.
+
+    ``compute_floor_s`` is the time that the units of a single kernel need at their peak [s], under ``bound``.
+    """
 
     case: Case
     quantity: str
@@ -33,6 +36,7 @@ class Score:
     skipped_because: str
     low: float | None = None
     high: float | None = None
+    compute_floor_s: float | None = None
 
     @property
     def inside(self) -> bool | None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from simulator.validation.floor import MEANING
 from simulator.validation.scoring import Score, coverage, source_prefix, statistics
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from simulator.validation.floor import FloorViolation
     from simulator.validation.report import Validation
 
 __all__ = ["summary_tables"]
 
 WORST_ROWS = 10
 PERCENT = 100.0
+MEBIBYTE = 2**20
 ERRORS = ("mape", "median_ape", "bias", "p90_ape")
 
 
@@ -65,6 +69,8 @@ def _groups(validation: Validation, quantity: str) -> Table:
         family = " ".join((source_prefix(case), case.device, case.dtype))
         part = case.size_class + (f" ({case.assumed})" if case.assumed else "")
         families.setdefault(family, {}).setdefault(part, []).append(entry)
+    for part, found in _overall(scores).items():
+        _add(table, part, found, style="bold")
     for family, parts in families.items():
         shown = {part: found for part, found in parts.items() if any(not s.skipped_because for s in found)}
         if len(shown) > 1:
@@ -74,6 +80,16 @@ def _groups(validation: Validation, quantity: str) -> Table:
         for part, found in shown.items():
             _add(table, f"  {part}" if len(shown) > 1 else f"{family}, {part}", found)
     return table
+
+
+def _overall(scores: Sequence[Score]) -> dict[str, list[Score]]:
+    """Scored rows that are fitted and those that are left out, where a calibration knows both."""
+    parts: dict[str, list[Score]] = {"all rows, fitted": [], "all rows, left out": []}
+    for entry in scores:
+        if not entry.skipped_because:
+            out = entry.case.size_class.endswith("left out")
+            parts["all rows, left out" if out else "all rows, fitted"].append(entry)
+    return parts if all(parts.values()) else {}
 
 
 def _number(value: float | None, unit: str) -> str:
@@ -110,6 +126,36 @@ def _skips(validation: Validation) -> Table:
     return table
 
 
+def _floor(found: Sequence[FloorViolation]) -> list[Table]:
+    """Rows faster than the bound: how many of each device and kind have which cause, and the fastest."""
+    from rich.text import Text
+
+    causes: dict[tuple[str, ...], Counter[str]] = {}
+    for v in found:
+        case = v.score.case
+        causes.setdefault((case.device, case.stack, v.score.quantity), Counter())[v.cause] += 1
+    counts = _table(
+        f"rows faster than the bound: {len(found)}", ["device", "stack", "quantity"], list(MEANING)
+    )
+    counts.caption = "\n".join(f"{cause}: {meaning}" for cause, meaning in MEANING.items())
+    counts.caption_justify = "left"
+    for kind, n in causes.items():
+        counts.add_row(*(Text(word) for word in kind), *(str(n[cause]) for cause in MEANING))
+    title = f"fastest {min(WORST_ROWS, len(found))} of {len(found)}"
+    fastest = _table(title, ["row", "quantity", "cause", "limit"], ["measured", "bound", "not moved"])
+    for v in found[:WORST_ROWS]:
+        fastest.add_row(
+            Text(v.score.case.id),
+            v.score.quantity,
+            v.cause,
+            v.limit,
+            _number(v.score.measured, "s"),
+            _number(v.score.predicted, "s"),
+            _number(v.missing_bytes / MEBIBYTE if v.missing_bytes else None, "MiB"),
+        )
+    return [counts, fastest]
+
+
 def summary_tables(validation: Validation) -> list[RenderableType]:
     """Tables for a terminal.
 
@@ -122,12 +168,14 @@ def summary_tables(validation: Validation) -> list[RenderableType]:
     -------
     list of renderables
         For each quantity its groups with scored rows (the title says scored of total), then the worst rows,
-        then the skipped rows by reason. Raises nothing.
+        under ``bound`` the rows that beat it, then the skipped rows by reason. Raises nothing.
     """
     quantities = dict.fromkeys(entry.quantity for entry in validation.scores)
     out: list[RenderableType] = [_groups(validation, quantity) for quantity in quantities]
     if validation.scored():
         out.append(_worst(validation))
+    if validation.floor_violations():
+        out += _floor(validation.floor_violations())
     if validation.skip_counts():
         out.append(_skips(validation))
     return out

@@ -89,6 +89,8 @@ def training_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
     notes = notes_of(row.text("notes"))
     _not_modelled(reader)
     keys = machine_keys(reader)
+    if framework is not None and keys.get("system") in framework.calibrations:
+        keys["system.calibration"] = framework.calibrations[keys["system"]]
     keys.update(degrees(reader))
     sequence = reader.need_count("seq_len")
     model = model_of(reader, sequence)

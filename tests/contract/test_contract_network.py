@@ -200,6 +200,16 @@ def _system(**changes):
     return data
 
 
+def _wired(*pairs):
+    """Four accelerators with two ports each on these links."""
+    changes = {"topology": "wired", "links": "2", "in_switch_reduction": False}
+    changes["wiring"] = [{"between": pair} for pair in pairs]
+    return {
+        **_system(**{f"scale_up__{key}": value for key, value in changes.items()}),
+        "accelerators_per_node": "4",
+    }
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
@@ -246,6 +256,13 @@ def _system(**changes):
             "bridge_bandwidth",
         ),
         (_system(scale_up__rails="2"), "is for rail_optimised"),
+        (_wired([0, 1], [2, 3]), "is disconnected: no way from accelerator 0 to 2, 3"),
+        (_wired([0, 1], [1, 2], [2, 3], [0, 9]), "9: is no accelerator of this node: they are 0 to 3"),
+        (_wired([0, 1], [1, 2], [2, 3], [3, 3]), "joins a place with itself"),
+        (_wired(*[[0, 1]] * 3, [1, 2], [2, 3]), "gives accelerator 0 3 links, but links are 2"),
+        (_wired(), "is disconnected"),
+        (_system(scale_up__topology="wired", scale_up__in_switch_reduction=False), "is needed by wired"),
+        (_system(scale_up__wiring=[{"between": [0, 1]}]), "is for wired, not for switch"),
         (_system(fabric_calibration="no-such"), None),
     ],
 )

@@ -43,6 +43,7 @@ BROKEN = {
     "torus slice is listed": [
         training(system="tpu-v5p", devices=24, plan__tensor_parallel=12, task__global_batch_size=16)
     ],
+    "switch adds up": [training(plan__collective_algorithm="in_switch")],
     "tensor divides heads": [training(plan__tensor_parallel=5, plan__pipeline_parallel=1, devices=5)],
     "tensor fits kv heads": [
         training(model="llama-3.1-70b", plan__tensor_parallel=32, devices=64)

@@ -259,6 +259,22 @@ CASES = [
         {"length_0": 4, "length_1": 4, "length_2": 1, "links_0": 2, "links_1": 2, "links_2": 2},
         0.5 * (0.375 + 0.375 / 4),
     ),
+    # pairs two apart on 6 x 4: half of the message each way round, 2 messages of a shift by 2 and 2 of the one back
+    # on a link: 1/2 x (2 + 2) / 2
+    (
+        "off_axis_load",
+        {"ranks": 2, "stride": 2, "axis_0": 6, "axis_1": 4, "axis_2": 1, "wrap": 1},
+        1.0,
+    ),
+    # groups of 4 neighbours on an open 3 x 4: a shift by 1 moves by 1 or, carried, back by 2, both ways: 2; on the
+    # second axis by 0 or 1: 2. Back by 3: nothing on the first axis, 1 on the second: 2. 3/8 x (2 + 2)
+    (
+        "off_axis_load",
+        {"ranks": 4, "stride": 1, "axis_0": 3, "axis_1": 4, "axis_2": 1, "wrap": 0},
+        1.5,
+    ),
+    # a ring of links of 25 GB/s both ways round: half of the bytes on each
+    ("wired_bandwidth", {"link_bytes_per_s": 25e9, "width": 2}, 50e9),
     # 2 nodes of 4 share a block that has a quarter of the bandwidth to leave by
     ("block_share", {"members": 2, "nodes": 4, "oversubscription": 4, "other_groups": 0}, 0.5),
     ("block_share", {"members": 2, "nodes": 4, "oversubscription": 4, "other_groups": 2}, 0.25),

@@ -201,12 +201,12 @@ def _states(
     plan = inputs.plan
     dense, experts = apart(parameters, stage.layers * table.expert_parameters, inputs)
     dense_bytes, expert_bytes = apart(weight_bytes, stage.layers * table.expert_weight_bytes, inputs)
-    dense, dense_bytes = np.broadcast_arrays(dense, dense_bytes)
-    owners = _sharded_states(inputs, dense, dense_bytes, plan.zero_group)
+    held, held_bytes = np.broadcast_arrays(dense, dense_bytes)
+    owners = _sharded_states(inputs, held, held_bytes, plan.zero_group)
     if not np.any(experts):
         return owners
-    experts, expert_bytes = np.broadcast_arrays(experts, expert_bytes)
-    of_experts = _sharded_states(inputs, experts, expert_bytes, plan.expert_copies)
+    held, held_bytes = np.broadcast_arrays(experts, expert_bytes)
+    of_experts = _sharded_states(inputs, held, held_bytes, plan.expert_copies)
     return {owner: size + of_experts[owner] for owner, size in owners.items()}
 
 

@@ -18,7 +18,6 @@ import simulator.context_legality
 import simulator.expert_legality  # noqa: F401  both register rules of legality
 from hardware_specs import SystemSpec
 from hardware_specs.schema import GRIDS
-from simulator.axis_dependence import Dependence
 from simulator.axis_tables import Factor, Level, Rows, UndecidedError
 from simulator.columns import (
     DeviceColumns,
@@ -34,6 +33,7 @@ from simulator.device import Fidelity, Machines, as_executed, device_columns
 from simulator.fabric import fabric_columns
 from simulator.hardware_leaves import HardwareLeaves, Override
 from simulator.legality import Combination
+from simulator.narrowed_columns import narrowed, needed_axes
 from simulator.precision import Precision
 from simulator.row_values import RowValues, renumbered
 from simulator.scenario import AXES
@@ -44,7 +44,7 @@ from simulator.scenario_columns import (
     precision_columns,
     task_columns,
 )
-from simulator.shared_columns import column_of, columns_of, dense, mapped, unknown_column
+from simulator.shared_columns import column_of, columns_of, dense, unknown_column
 from simulator.space import Space
 from simulator.variants import Graphical, SpaceVariants, Variants
 from workloads.decoder_graph import LayerStructure
@@ -277,14 +277,14 @@ class ColumnMaker:
         else:
             found, needed = make(self._machines_at(choice, rows, mask, positions, what), level), {}
             if level is not None and level.n <= KEPT_ROWS:
-                needed = _needed_axes(found, positions)
+                needed = needed_axes(found, positions)
             if level is None or level.n <= KEPT_ROWS:
                 self._machines[key] = found, needed
             if len(self._machines) > MACHINES_KEPT:
                 self._machines.popitem(last=False)
         if not needed or level is None:
             return columns_of(rows, mask, found)
-        return _narrowed(rows, level, found, needed)
+        return narrowed(rows, level, found, needed)
 
     def _machines_at(
         self, choice: StructuralChoice, rows: Rows, mask: int, positions: dict[int, IndexArray], what: str
@@ -327,44 +327,6 @@ class ColumnMaker:
         for name in SIZES:
             out[f"model.{name}"] = getattr(c.model, name)
         return out
-
-
-def _needed_axes(made: Any, positions: dict[int, IndexArray]) -> dict[int, int]:
-    """Axes as bits that each array of a dataclass needs, by its id: most coefficients serve every precision."""
-    dependence = Dependence({axis: where for axis, where in positions.items() if len(where) > 1})
-    found: dict[int, int] = {}
-
-    def note(values: NDArray[Any]) -> NDArray[Any]:
-        if len(values) > 1:
-            found[id(values)] = dependence.mask(values)
-        return values
-
-    mapped(made, note)
-    return found
-
-
-def _narrowed(rows: Rows, level: Level, made: T, needed: dict[int, int]) -> T:
-    """Columns of arrays over a level, each on the axes that it needs."""
-    places: dict[int, IndexArray | None] = {}
-
-    def one(values: NDArray[Any]) -> Any:
-        if len(values) == 1:
-            return values
-        own = needed[id(values)]
-        if own == 0:
-            return values[:1]
-        if own not in places:
-            narrow = rows.level(own)
-            places[own] = None
-            index = rows.index(level, narrow.mask) if narrow.mask & ~level.mask == 0 else None
-            if index is not None:
-                place = np.zeros(narrow.n, dtype=np.int64)
-                place[index] = np.arange(level.n)
-                places[own] = place
-        at = places[own]
-        return column_of(rows, level.mask, values) if at is None else column_of(rows, own, values[at])
-
-    return mapped(made, one)
 
 
 def _task(chunk: RowValues, choice: StructuralChoice) -> tuple[TaskColumns, FloatArray]:

@@ -27,7 +27,14 @@ from hardware_specs.figure import Dimension, Figure
 from hardware_specs.figure_table import figure_dimension, figures, to_mapping, with_figures
 from hardware_specs.kernel_fits import FitEvidence, KernelFamily, KernelFits
 from hardware_specs.lint import LintWarning, detect_kind, lint
-from hardware_specs.schema import AcceleratorSpec, FabricSpec, SliceSpec, SystemSpec, dense_peak_flop_per_s
+from hardware_specs.schema import (
+    AcceleratorSpec,
+    FabricSpec,
+    SliceSpec,
+    SystemSpec,
+    WireSpec,
+    dense_peak_flop_per_s,
+)
 from hardware_specs.strict_yaml import load_yaml, parse_yaml
 from hardware_specs.units import (
     TIME_EXPONENT,
@@ -59,6 +66,7 @@ __all__ = [
     "SliceSpec",
     "SpecError",
     "SystemSpec",
+    "WireSpec",
     "calibration_for",
     "catalog_hash",
     "dense_peak_flop_per_s",

@@ -13,6 +13,7 @@ from hardware_specs.catalog_files import as_path, catalog_file, find_file, looks
 from hardware_specs.errors import Problem, SpecError, shorten
 from hardware_specs.fabric_calibration import FabricCalibrationSpec
 from hardware_specs.schema import AcceleratorSpec, SystemSpec
+from hardware_specs.stack_rates import StackRatesSpec, rated
 from hardware_specs.strict_yaml import load_yaml, parse_yaml
 from hardware_specs.validation import build
 
@@ -134,13 +135,13 @@ def load_calibration(source: Source | CalibrationSpec) -> CalibrationSpec:
     if isinstance(source, CalibrationSpec):
         return source
     if isinstance(source, Mapping):
-        return build(CalibrationSpec, source, path="calibration")
+        return _build_calibration(source, path="calibration")
     path = as_path(source, "calibration")
     if path is not None:
         try:
             status = path.stat()
         except OSError:
-            return build(CalibrationSpec, load_yaml(path))  # which says what is wrong with the file
+            return _build_calibration(load_yaml(path))  # which says what is wrong with the file
         return _calibration_file(path, (status.st_mtime_ns, status.st_size))
     return _catalog_calibration(str(source))
 
@@ -242,6 +243,8 @@ def catalog_hash(name: str) -> str:
         files = [catalog_file("accelerator", name)]
     elif name in list_calibrations():
         files = [catalog_file("calibration", name)]
+        below = load_yaml(files[0]).get("like")
+        files += [catalog_file("calibration", str(below))] if below else []
     elif name in list_fabric_calibrations():
         files = [catalog_file("fabric calibration", name)]
     else:
@@ -299,12 +302,23 @@ def _catalog_system(name: str) -> SystemSpec:
 @lru_cache(maxsize=16)
 def _calibration_file(path: Path, state: tuple[int, int]) -> CalibrationSpec:
     """A calibration of the user's, which every estimate asks for several times; ``state`` tells a changed file."""
-    return build(CalibrationSpec, load_yaml(path))
+    return _build_calibration(load_yaml(path))
 
 
 @lru_cache(maxsize=256)
 def _catalog_calibration(name: str) -> CalibrationSpec:
-    return build(CalibrationSpec, load_yaml(find_file("calibration", name)))
+    return _build_calibration(load_yaml(find_file("calibration", name)))
+
+
+def _build_calibration(data: Mapping[str, Any], *, path: str = "") -> CalibrationSpec:
+    """Coefficients of kernels, or a stack's rates over those of another calibration."""
+    if "like" not in data:
+        return build(CalibrationSpec, data, path=path)
+    spec = build(StackRatesSpec, data, path=path)
+    if "like" in load_yaml(find_file("calibration", spec.like)):
+        rule, fix = "is itself a stack's rates", "name the calibration that those are over"
+        raise SpecError([Problem(path=f"{path}.like".lstrip("."), value=spec.like, rule=rule, fix=fix)])
+    return rated(_catalog_calibration(spec.like), spec)
 
 
 @lru_cache(maxsize=256)

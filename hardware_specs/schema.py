@@ -22,6 +22,7 @@ __all__ = [
     "Spec",
     "SystemSpec",
     "Topology",
+    "WireSpec",
     "dense_peak_flop_per_s",
 ]
 
@@ -36,8 +37,10 @@ Topology = Literal[
     "fat_tree",
     "rail_optimised",
     "dragonfly",
+    "wired",
 ]
 MOST_DIMENSIONS = 3
+MOST_WIRED = 32
 GRIDS = ("torus", "mesh")
 SWITCHED = ("switch", "fat_tree", "rail_optimised", "dragonfly")
 BETWEEN_BLOCKS = ("fat_tree", "rail_optimised", "dragonfly")
@@ -121,6 +124,21 @@ class AcceleratorSpec(Spec):
             yield _rule("reserved_memory", f"{self.reserved_memory.value / 1e9:g} GB", rule)
 
 
+class WireSpec(Spec):
+    """Links between two places of a node: accelerators are numbers from 0, any other name is a switch."""
+
+    between: Annotated[list[int | str], Field(min_length=2, max_length=2)] = Field(
+        description="both ends, such as [0, 1] or [0, switch-a]"
+    )
+    links: Annotated[int, Field(ge=1)] = Field(default=1, description="links side by side")
+
+    @property
+    def ends(self) -> tuple[int | str, int | str]:
+        """Both ends."""
+        one, other = self.between
+        return one, other
+
+
 class FabricSpec(Spec):
     """Links of one tier. Bandwidth is that of one link in one direction.
 
@@ -157,6 +175,7 @@ class FabricSpec(Spec):
     shape: list[Annotated[int, Field(ge=1)]] | None = Field(
         default=None, description="torus and mesh only: accelerators along each dimension"
     )
+    wiring: list[WireSpec] | None = Field(default=None, description="wired only: every link of a node")
 
     def broken_rules(self) -> Iterator[Problem]:
         """Keys of another topology, odd links, a reduction without a switch; raises nothing."""
@@ -175,6 +194,9 @@ class FabricSpec(Spec):
         if self.in_switch_reduction and self.topology not in SWITCHED:
             rule = f"a {self.topology} has no switch that could reduce"
             yield _rule("in_switch_reduction", "true", rule, "write false")
+        if (self.wiring is None) == (self.topology == "wired"):
+            rule = "is needed by wired" if self.wiring is None else f"is for wired, not for {self.topology}"
+            yield _rule("wiring", "", rule, "list links as {between: [0, 1]}, or remove the key")
         yield from self._misplaced("rails", ("rail_optimised",))
         yield from self._misplaced("nodes_per_block", BETWEEN_BLOCKS)
         yield from self._misplaced("accelerators_per_bridge", ("host",))
@@ -264,6 +286,8 @@ class SystemSpec(Spec):
             yield _rule(
                 "scale_up.links", f"{up.links.value:g}", rule, "give a link per peer, or another topology"
             )
+        if up.wiring is not None:
+            yield from _broken_wiring(up.wiring, int(per_node), up.links.value)
         if up.topology in BETWEEN_BLOCKS and up.topology != "fat_tree":
             yield _rule(
                 "scale_up.topology", up.topology, "joins nodes, not accelerators", "write it in scale_out"
@@ -274,7 +298,7 @@ class SystemSpec(Spec):
             yield _rule("scale_up.accelerators_per_bridge", f"{bridge.value:g}", rule)
         if out is None:
             return
-        if out.topology in (*GRIDS, "host"):
+        if out.topology in (*GRIDS, "host", "wired"):
             rule = "joins accelerators of one node or slice, not nodes"
             yield _rule("scale_out.topology", out.topology, rule, f"write {', '.join(SWITCHED)} or ring")
         if out.rails is not None and (out.links.value % out.rails.value or per_node % out.rails.value):
@@ -283,6 +307,40 @@ class SystemSpec(Spec):
                 "takes the same number of both"
             )
             yield _rule("scale_out.rails", f"{out.rails.value:g}", rule, "use a common divisor")
+
+
+def _broken_wiring(wiring: list[WireSpec], per_node: int, links: float) -> Iterator[Problem]:
+    """Ends that are not there, accelerators with too many links, and those that no link leads to."""
+    path = "scale_up.wiring"
+    if per_node > MOST_WIRED:
+        rule = f"is for nodes of at most {MOST_WIRED} accelerators, and this one has {per_node}"
+        yield _rule(path, "[...]", rule, "use another topology")
+        return
+    ports = dict.fromkeys(range(per_node), 0)
+    island: dict[int | str, set[int | str]] = {i: {i} for i in range(per_node)}
+    for k, wire in enumerate(wiring):
+        one, other = wire.ends
+        missing = [end for end in (one, other) if isinstance(end, int) and end not in ports]
+        for end in missing:
+            rule = f"is no accelerator of this node: they are 0 to {per_node - 1}"
+            yield _rule(f"{path}[{k}].between", str(end), rule, "use one of these, or a name for a switch")
+        if one == other:
+            yield _rule(f"{path}[{k}].between", str(one), "joins a place with itself", "name two places")
+        if missing:
+            continue
+        for place in {one, other}:
+            if isinstance(place, int):
+                ports[place] += wire.links
+        joined = island.setdefault(one, {one}) | island.setdefault(other, {other})
+        island.update(dict.fromkeys(joined, joined))
+    for accelerator, used in ports.items():
+        if used > links:
+            rule = f"gives accelerator {accelerator} {used} links, but links are {links:g}"
+            yield _rule(path, "[...]", rule, "remove some, or raise links")
+    apart = [str(i) for i in range(per_node) if i not in island[0]]
+    if apart:
+        rule = f"is disconnected: no way from accelerator 0 to {', '.join(apart[:5])}"
+        yield _rule(path, "[...]", rule, "add the links that join them")
 
 
 def dense_peak_flop_per_s(accelerator: AcceleratorSpec, dtype: str) -> float:

@@ -6,21 +6,25 @@ a sweep evaluates it once per distinct combination.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.collectives import exchange
 from simulator.columns import DeviceColumns, Inputs
+from simulator.context_parallel import ContextRanks
 from simulator.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
 from simulator.doubt import Doubt, exchange_doubt, kernel_doubt
+from simulator.expert_parallel import ExpertRanks
+from simulator.fitted_ranges import outside_fit
 from simulator.kernels.models import KERNEL_MODELS
-from simulator.placement import place
+from simulator.layer_exchange import layer_exchange
 from simulator.rules import at
 from simulator.sharding import ShardDegrees, shard
 from simulator.streams import issue_order, longest_path
+from simulator.tensor_exchanges import TensorExchanges
 from workloads.attention import AttentionShape
 from workloads.backward_pass import backward
 from workloads.compression import GraphRewrite
@@ -32,6 +36,10 @@ from workloads.quantise import with_quantise_passes
 FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
 ONE: FloatArray = np.ones(1)
+ATTENTION = "attention"
+# A layer in front of those with experts.
+DENSE_LAYER = "dense_layer"
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +81,7 @@ class BlockCost:
     """A block in one pass: operators in issue order and the block's time [s].
 
     ``variance_s2`` sums the squares of what each operator errs by on its own [s^2], ``shared_s`` what they err by
-    together [s], both as standard deviations.
+    together [s], both as standard deviations; ``extrapolated`` counts the kernels of sizes that nobody measured [1].
     """
 
     name: str
@@ -81,6 +89,7 @@ class BlockCost:
     seconds: FloatArray
     variance_s2: FloatArray
     shared_s: FloatArray
+    extrapolated: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +122,7 @@ class OperatorTime:
     doubt: Doubt
 
 
-def operator_time(operator: Operator, work: Work, inputs: Inputs) -> OperatorTime:
+def operator_time(operator: Operator, work: Work, inputs: Inputs, exchanges: TensorExchanges) -> OperatorTime:
     """Time of one execution of an operator.
 
     Raises KeyError if the device has no coefficients for the operator's kernel family.
@@ -122,17 +131,16 @@ def operator_time(operator: Operator, work: Work, inputs: Inputs) -> OperatorTim
     if family == "view":
         return OperatorTime(seconds=ZERO, inner_bytes=ZERO, outer_bytes=ZERO, doubt=(ZERO, ZERO))
     if family == "collective":
-        group = place(
-            inputs.plan.tensor_parallel, inputs.plan.tensor_stride, inputs.plan.devices, inputs.fabric
-        )
-        done = exchange(
-            operator.collective, work.message_bytes, group, inputs.fabric, inputs.plan.collective_algorithm
+        done = (
+            exchanges.of(operator.collective, work.message_bytes)
+            if operator.axis == "tensor"
+            else layer_exchange(operator, work.message_bytes, inputs)
         )
         return OperatorTime(
             seconds=done.seconds,
             inner_bytes=done.inner_bytes,
             outer_bytes=done.outer_bytes,
-            doubt=exchange_doubt(done, inputs.device),
+            doubt=exchange_doubt(work.message_bytes, done.outer_bytes > 0, inputs.device),
         )
     return OperatorTime(
         seconds=KERNEL_MODELS[family].seconds(operator, work, _peak(inputs.device, operator), inputs),
@@ -151,7 +159,9 @@ def _scaled(work: Work, scale: FloatArray) -> Work:
     )
 
 
-def cost_block(name: str, graph: Graph, inputs: Inputs) -> BlockCost:
+def cost_block(
+    name: str, graph: Graph, inputs: Inputs, exchanges: TensorExchanges | None = None
+) -> BlockCost:
     """Count, rate and compose one sharded block.
 
     Parameters
@@ -162,6 +172,8 @@ def cost_block(name: str, graph: Graph, inputs: Inputs) -> BlockCost:
         Sharded, in issue order.
     inputs : Inputs
         Columns that broadcast against the graph's sizes.
+    exchanges : TensorExchanges, optional
+        Collectives that other blocks of the same rows share.
 
     Returns
     -------
@@ -173,6 +185,7 @@ def cost_block(name: str, graph: Graph, inputs: Inputs) -> BlockCost:
     NotImplementedError
         If an operator kind has no counting rule.
     """
+    exchanges = exchanges or TensorExchanges(inputs)
     issues = issue_order(graph)
     counted: list[Work] = []
     times: list[OperatorTime] = []
@@ -180,7 +193,7 @@ def cost_block(name: str, graph: Graph, inputs: Inputs) -> BlockCost:
     for op in (issue.operator for issue in issues):
         with at(f"operators.{prefix}.{op.name}"):
             work = count(op, inputs.precision)
-            times.append(operator_time(op, work, inputs))
+            times.append(operator_time(op, work, inputs, exchanges))
         counted.append(_scaled(work, op.scale))
     busy = [t.seconds * issue.operator.scale for t, issue in zip(times, issues, strict=True)]
     total, exposed = longest_path(
@@ -197,14 +210,29 @@ def cost_block(name: str, graph: Graph, inputs: Inputs) -> BlockCost:
         )
         for issue, work, t, seconds, shown in zip(issues, counted, times, busy, exposed, strict=True)
     ]
-    doubts = [t.doubt for t in times]
+    doubted = widest_last([(c, t.doubt) for c, t in zip(costs, times, strict=True)], lambda pair: pair[0])
     return BlockCost(
         name=name,
         operators=costs,
         seconds=total,
-        variance_s2=sum(((c.exposed_s * own) ** 2 for c, (own, _) in zip(costs, doubts, strict=True)), ZERO),
-        shared_s=sum((c.exposed_s * shared for c, (_, shared) in zip(costs, doubts, strict=True)), ZERO),
+        variance_s2=sum(((c.exposed_s * own) ** 2 for c, (own, _) in doubted), ZERO),
+        shared_s=sum((c.exposed_s * shared for c, (_, shared) in doubted), ZERO),
+        extrapolated=sum(
+            (
+                outside_fit(c.operator, OPERATOR_KINDS[c.operator.kind].family, inputs.device)
+                for c, _ in doubted
+            ),
+            ZERO,
+        ),
     )
+
+
+def widest_last(items: Sequence[Item], cost_of: Callable[[Item], OperatorCost]) -> list[Item]:
+    """Items in an order in which a sum over them is cheap: what attends to a context depends on it, all else does not.
+
+    The order is that of the operators otherwise, the same for one plan and for many. Raises nothing.
+    """
+    return sorted(items, key=lambda item: ATTENTION in cost_of(item).operator.kind)
 
 
 def layer_sizes(inputs: Inputs) -> LayerSizes:
@@ -217,6 +245,10 @@ def layer_sizes(inputs: Inputs) -> LayerSizes:
         topk=model.topk,
         moe_ffn=model.moe_ffn,
         shared_ffn=model.shared_ffn,
+        query_rank=model.query_rank,
+        kv_rank=model.kv_rank,
+        rope_dim=model.rope_dim,
+        value_dim=model.value_dim,
         vocab=model.vocab,
         positions=model.positions,
         token_types=model.token_types,
@@ -229,6 +261,19 @@ def layer_sizes(inputs: Inputs) -> LayerSizes:
             head_dim=model.head_dim,
             window=model.window,
         ),
+    )
+
+
+def _expert_ranks(inputs: Inputs) -> ExpertRanks:
+    """How experts are split: with sequence parallelism each tensor rank routes its own tokens, if rows leave it."""
+    plan = inputs.plan
+    shards = plan.sequence_parallel * plan.experts_apart * (plan.tensor_parallel > 1)
+    return ExpertRanks(
+        ranks=plan.expert_parallel,
+        parts=plan.expert_tensor_parallel,
+        imbalance=plan.expert_imbalance,
+        takes_shards=shards,
+        gathers_rows=shards * (plan.expert_tensor_parallel > 1),
     )
 
 
@@ -252,16 +297,25 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
     NotImplementedError
         If an operator kind has no counting or backward rule.
     """
-    sizes, plan = layer_sizes(inputs), inputs.plan
+    sizes, plan, exchanges = layer_sizes(inputs), inputs.plan, TensorExchanges(inputs)
     degrees = ShardDegrees(
-        tensor=plan.tensor_parallel, kv_heads=inputs.model.kv_heads, sequence=plan.sequence_parallel
+        tensor=plan.tensor_parallel,
+        kv_heads=inputs.model.kv_heads,
+        sequence=plan.sequence_parallel,
+        experts=_expert_ranks(inputs) if structure.layer.experts else None,
+        context=ContextRanks(
+            ranks=plan.context_parallel, ring=plan.ring, gathered=plan.gathered, ulysses=plan.ulysses
+        ),
     )
-    layer = decoder_layer(structure.layer, sizes)
+    layers = {"layer": decoder_layer(structure.layer, sizes)}
+    if structure.layer.first_dense:
+        plain = replace(structure.layer, experts=False, shared_experts=False)
+        layers[DENSE_LAYER] = decoder_layer(plain, sizes)
     for rewrite in structure.rewrites:
-        layer = rewrite(layer)
+        layers = {name: rewrite(layer) for name, layer in layers.items()}
     whole = {
         "embedding": embedding(structure.layer, sizes),
-        "layer": layer,
+        **layers,
         "head": head(structure.layer, sizes),
     }
 
@@ -271,12 +325,13 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
 
     sharded = {name: finished(graph) for name, graph in whole.items()}
     done = Blocks(
-        forward={n: cost_block(f"{n}.forward", g, inputs) for n, g in sharded.items()},
+        forward={n: cost_block(f"{n}.forward", g, inputs, exchanges) for n, g in sharded.items()},
         backward={},
         forward_operators={n: operators(g) for n, g in sharded.items()},
         parameters={
             **{n: parameters_of(operators(g), inputs.precision) for n, g in sharded.items()},
             "head_matrix": parameters_of(operators(sharded["head"]), inputs.precision, named="head_weight"),
+            "experts": parameters_of(operators(sharded["layer"]), inputs.precision, labelled="experts"),
         },
     )
     if structure.layer.computation == "training":
@@ -284,9 +339,9 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         several = inputs.task.batch > plan.data_parallel * plan.micro_batch_size
         accumulates = several.astype(np.float64) if structure.layer.eager else ONE
         for name, graph in whole.items():
-            again = (plan.recompute_core, plan.recompute_all) if name == "layer" else (None, None)
+            again = (plan.recompute_core, plan.recompute_all) if name in layers else (None, None)
             turned = finished(
                 backward(graph, recompute_core=again[0], recompute_all=again[1], accumulates=accumulates)
             )
-            done.backward[name] = cost_block(f"{name}.backward", turned, inputs)
+            done.backward[name] = cost_block(f"{name}.backward", turned, inputs, exchanges)
     return done

@@ -7,7 +7,7 @@ is the case in which every field has length one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,7 +24,10 @@ def column(values: ArrayLike) -> FloatArray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelColumns:
-    """Sizes of the model [1]; ``window`` is infinite without a sliding window, sizes of experts 0 without any."""
+    """Sizes of the model [1].
+
+    ``window`` is infinite without a sliding window, sizes of experts and of latents are 0 without any.
+    """
 
     n_layers: FloatArray
     hidden: FloatArray
@@ -33,6 +36,11 @@ class ModelColumns:
     topk: FloatArray
     moe_ffn: FloatArray
     shared_ffn: FloatArray
+    first_dense: FloatArray
+    query_rank: FloatArray
+    kv_rank: FloatArray
+    rope_dim: FloatArray
+    value_dim: FloatArray
     vocab: FloatArray
     positions: FloatArray
     token_types: FloatArray
@@ -60,8 +68,12 @@ class TaskColumns:
 class PlanColumns:
     """Degrees and sizes of the plan [1]; switches are 0 or 1.
 
-    Strides are the distance, in devices, of neighbours on an axis; ``collective_algorithm`` is a code
-    (:data:`simulator.collective_algorithms.ALGORITHMS`), 0 where the fastest one is taken.
+    ``ring``, ``gathered`` and ``ulysses`` say how context ranks meet in attention, all 0 on one of them.
+    ``gradient_ranks`` hold the same parameters: replicas times context ranks; ``zero_group`` of them share a sharded
+    copy. ``expert_copies`` are the ranks that hold the same part of the same experts; ``experts_apart`` is 1 where
+    these are not the ``gradient_ranks``. Strides are the distance, in devices, of neighbours on an axis;
+    ``collective_algorithm`` is a code (:data:`simulator.collective_algorithms.ALGORITHMS`), 0 where the fastest one
+    is taken.
     """
 
     devices: FloatArray
@@ -69,8 +81,19 @@ class PlanColumns:
     pipeline_parallel: FloatArray
     virtual_pipeline: FloatArray
     data_parallel: FloatArray
+    context_parallel: FloatArray
+    ring: FloatArray
+    gathered: FloatArray
+    ulysses: FloatArray
+    gradient_ranks: FloatArray
+    expert_parallel: FloatArray
+    expert_tensor_parallel: FloatArray
+    expert_imbalance: FloatArray
+    expert_copies: FloatArray
+    experts_apart: FloatArray
     micro_batch_size: FloatArray
     zero_stage: FloatArray
+    zero_group: FloatArray
     sequence_parallel: FloatArray
     recompute_core: FloatArray
     recompute_all: FloatArray
@@ -81,6 +104,7 @@ class PlanColumns:
     free_gradients: FloatArray
     collective_algorithm: FloatArray
     tensor_stride: FloatArray
+    context_stride: FloatArray
     data_stride: FloatArray
     pipeline_stride: FloatArray
 
@@ -107,7 +131,8 @@ class DeviceColumns:
     """One accelerator: peaks of the compute types in use, memory, power, energy, kernel coefficients.
 
     ``units`` compute units [1] at ``clock_hz`` [Hz]; ``kernels`` holds by kernel family its coefficients by name [SI],
-    ``doubts`` the relative standard deviations of its times by size class, and the "common" part of them [1].
+    ``doubts`` the relative standard deviations of its times by size class, and the "common" part of them [1],
+    ``fitted_ranges`` the least and largest sizes that were fitted [1].
     """
 
     units: FloatArray
@@ -129,6 +154,7 @@ class DeviceColumns:
     supported: FloatArray
     kernels: Mapping[str, Mapping[str, FloatArray]]
     doubts: Mapping[str, Mapping[str, FloatArray]]
+    fitted_ranges: Mapping[str, Mapping[str, FloatArray]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +183,8 @@ class TierColumns:
     per accelerator; ``axis_0`` to ``axis_2`` are the lengths of a torus or mesh, 1 elsewhere, and ``wrap`` is 1 where
     its ends are joined; ``block`` nodes share full bandwidth and leave their block at 1 / ``oversubscription`` of
     it; ``bridge`` accelerators share a host bridge of ``bridge_bytes_per_s`` (1 and infinite where there is none);
+    ``wired`` holds what the graph of a wired node gives to groups by kind, size and stride ("ring 4 2", "hops 4 2",
+    "all 4 2") [1];
     ``compute_share`` is the part of the compute units that a running exchange occupies.
     """
 
@@ -175,6 +203,7 @@ class TierColumns:
     compute_share: FloatArray
     j_per_byte: FloatArray
     algorithms: Mapping[str, AlgorithmColumns]
+    wired: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from simulator.evidence import (
     kernel_fit,
     kernel_format,
 )
+from simulator.fitted_ranges import ranges_by_family
 from simulator.hardware_leaves import HardwareLeaves
 from simulator.kernels.models import KERNEL_MODELS
 from simulator.precision import DTYPE_BYTES, Precision
@@ -208,6 +209,7 @@ def device_columns(machines: Machines) -> DeviceColumns:
     peaks = {dtype: _peak(leaves, dtype) for dtype in used}
     energies = {dtype: leaves.get(f"accelerator.energy_per_flop.{dtype}") for dtype in used}
     matmul, attention = (_by_dtype(machines, c, peaks) for c in ("matmul", "attention"))
+    calibrated, evidence = machines.fidelity == "calibrated", _evidence(machines)
     return DeviceColumns(
         units=leaves.get("accelerator.units"),
         clock_hz=leaves.get("accelerator.clock"),
@@ -229,5 +231,6 @@ def device_columns(machines: Machines) -> DeviceColumns:
         memory_j_per_byte=leaves.get("accelerator.energy_per_memory_byte"),
         supported=(~np.isnan(matmul) & ~np.isnan(attention)).astype(np.float64),
         kernels=_kernels(machines),
-        doubts=doubts_by_family(machines.fidelity == "calibrated", *_evidence(machines)),
+        doubts=doubts_by_family(calibrated, *evidence),
+        fitted_ranges=ranges_by_family(calibrated, *evidence),
     )

@@ -13,13 +13,12 @@ from simulator.axis_tables import Factor
 from simulator.blocks import Blocks, Structure
 from simulator.columns import Inputs, TaskColumns, take
 from simulator.intervals import TimeDoubt, bounds, joined
-from simulator.layer_cache import LayerCache
+from simulator.layer_cache import FEW_BLOCKS, LayerCache
 from simulator.layer_table import LayerTable, layer_table
-from simulator.memory import OWNERS, memory
+from simulator.memory import OWNERS
 from simulator.partition import Partition, Splitter
-from simulator.pipeline import stage_layers
 from simulator.shared_columns import dense, mapped
-from simulator.step import Step, compose, micro_batches_per_replica
+from simulator.step import Step, compose
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
@@ -27,6 +26,8 @@ IndexArray = NDArray[np.int64]
 TIMES = (
     "compute_s",
     "tensor_parallel_s",
+    "context_parallel_s",
+    "expert_parallel_s",
     "data_parallel_s",
     "pipeline_p2p_s",
     "bubble_s",
@@ -35,7 +36,6 @@ TIMES = (
 ENERGIES = ("static_j", "compute_j", "memory_j", "network_j", "host_j")
 # Decode time is smooth in the context, so few Gauss-Legendre nodes integrate any number of steps.
 DECODE_NODES = 5
-ROUNDING = 1e-9
 # Blocks are kept for later chunks where at least this many rows can share each.
 WORTH_KEEPING = 4
 
@@ -44,7 +44,8 @@ WORTH_KEEPING = 4
 class Totals:
     """Results by row, each an array [s, byte, J, 1]; ``times`` sum to ``step_time_s``, owners to the peak.
 
-    The doubts say what the step, the first token and an output token may be off by [s].
+    The doubts say what the step, the first token and an output token may be off by [s]; ``extrapolated_kernels`` counts
+    the kernels of one pass whose sizes lie outside what their coefficients were fitted on [1].
     """
 
     step_time_s: FloatArray
@@ -64,6 +65,7 @@ class Totals:
     step_doubt: TimeDoubt
     first_token_doubt: TimeDoubt
     output_token_doubt: TimeDoubt
+    extrapolated_kernels: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,7 @@ class Detail:
     tied: bool
 
 
-def _totals(partition: Partition, step: Step) -> Totals:
+def _totals(partition: Partition, table: LayerTable, step: Step) -> Totals:
     kind = partition.graphical.kind
     nothing = np.full(1, np.nan)
     return Totals(
@@ -99,6 +101,8 @@ def _totals(partition: Partition, step: Step) -> Totals:
         step_doubt=step.doubt,
         first_token_doubt=step.doubt,
         output_token_doubt=step.doubt,
+        extrapolated_kernels=table.extrapolated_kernels
+        + (step.optimizer.extrapolated if step.optimizer is not None else 0.0),
     )
 
 
@@ -145,6 +149,12 @@ def _sum_steps(first: FloatArray, steps: FloatArray, weights: FloatArray) -> Flo
     return first + np.sum(np.broadcast_to(steps, (shape[0] * shape[1],)).reshape(shape) * weights, axis=0)
 
 
+def _most(values: FloatArray, weights: FloatArray) -> FloatArray:
+    """Largest value over the nodes that stand for any step, by row."""
+    by_node = np.broadcast_to(values, (weights.size,)).reshape(weights.shape)
+    return np.max(np.where(weights > 0, by_node, 0.0), axis=0)
+
+
 def _generation(partition: Partition, prefill: Totals) -> tuple[Totals, Detail]:
     structure, inputs, weights = _decode_inputs(partition)
     # Contexts make every row distinct: nothing is shared.
@@ -188,6 +198,7 @@ def _generation(partition: Partition, prefill: Totals) -> tuple[Totals, Detail]:
             independent_s=decode_doubt.independent_s / np.maximum(n_steps, 1.0),
             shared_s=decode_doubt.shared_s / np.maximum(n_steps, 1.0),
         ),
+        extrapolated_kernels=prefill.extrapolated_kernels + _most(table.extrapolated_kernels, weights),
     )
     return generated, Detail(
         name="decode", blocks=blocks, table=table, step=step, weight=weights, tied=structure.layer.tied
@@ -214,7 +225,7 @@ def evaluate(partition: Partition) -> tuple[Totals, list[Detail]]:
     """
     table, blocks = layer_table(partition.structure, partition.inputs)
     step = compose(partition.structure, partition.inputs, table)
-    totals = _totals(partition, step)
+    totals = _totals(partition, table, step)
     name = partition.graphical.kind if partition.graphical.kind != "generation" else "prefill"
     details = [
         Detail(
@@ -236,13 +247,14 @@ def _dense_totals(totals: Totals) -> Totals:
     return mapped(totals, dense)
 
 
-def _table(partition: Partition, cache: LayerCache, splitter: Splitter) -> LayerTable:
+def layer_columns(partition: Partition, cache: LayerCache, splitter: Splitter) -> LayerTable:
     """Blocks of every row, from ``cache`` where they were evaluated before."""
 
     def table_of(positions: list[IndexArray], n: int) -> LayerTable:
         own = positions[: len(splitter.space.axes)]
         few = splitter.partition(partition.choice, np.arange(n), [Factor(range(len(own)), own)])
-        return layer_table(few.structure, few.inputs)[0]
+        inputs = mapped(few.inputs, dense) if n <= FEW_BLOCKS else few.inputs
+        return layer_table(few.structure, inputs)[0]
 
     key, rows = partition.layer_key, partition.rows
     if math.prod(rows.lengths[axis] for axis in key.axes) * WORTH_KEEPING > splitter.space.n_rows:
@@ -258,67 +270,11 @@ def evaluate_totals(partition: Partition, cache: LayerCache, splitter: Splitter)
 
     ``splitter`` is the one that made the partition: it makes the rows that new blocks are evaluated on.
     """
-    table = _table(partition, cache, splitter)
-    totals = _totals(partition, compose(partition.structure, partition.inputs, table))
+    table = layer_columns(partition, cache, splitter)
+    totals = _totals(partition, table, compose(partition.structure, partition.inputs, table))
     if partition.graphical.kind == "generation":
         return _generation(partition, _dense_totals(totals))[0]
     return totals
-
-
-def promising(
-    partition: Partition, cache: LayerCache, splitter: Splitter, limit_s: float
-) -> tuple[Partition | None, int]:
-    """The rows worth timing: those that fit in memory, and whose least time is no more than a limit.
-
-    Parameters
-    ----------
-    partition, cache, splitter
-        As for :func:`evaluate_totals`.
-    limit_s : float
-        Step time above which a row is of no interest [s].
-
-    Returns
-    -------
-    tuple
-        The rows as a partition, None if there are none, and how many fit in memory [1].
-
-    Raises
-    ------
-    NotImplementedError
-        If an operator kind lacks a rule.
-    """
-    inputs, structure = partition.inputs, partition.structure
-    table = _table(partition, cache, splitter)
-    micro_batches = micro_batches_per_replica(inputs)
-    needed = memory(
-        inputs,
-        table,
-        stage_layers(inputs.model.n_layers, inputs.plan.pipeline_parallel),
-        micro_batches,
-        tied=structure.layer.tied,
-        training=structure.layer.computation == "training",
-    )
-    wanted = needed.peak_bytes <= inputs.device.memory_capacity_bytes
-    n_fit = int(np.broadcast_to(dense(wanted), (partition.rows.n,)).sum())
-    if np.isfinite(limit_s):
-        wanted = wanted & (least_step_time(inputs, table, micro_batches) <= limit_s)
-    chosen = np.flatnonzero(np.broadcast_to(dense(wanted), (partition.rows.n,)))
-    if len(chosen) == partition.rows.n:
-        return partition, n_fit
-    return (splitter.restricted(partition, chosen) if len(chosen) else None), n_fit
-
-
-def least_step_time(inputs: Inputs, table: LayerTable, micro_batches: FloatArray) -> FloatArray:
-    """Time that a step takes at least [s]: every micro-batch passes all layers, spread evenly over the stages.
-
-    No stage is faster than the mean, and exchanges, bubble and optimizer come on top. Broadcasts; raises nothing.
-    """
-    ends = (
-        table.embedding_forward_s + table.embedding_backward_s + table.head_forward_s + table.head_backward_s
-    )
-    layers = inputs.model.n_layers * (table.layer_forward_s + table.layer_backward_s)
-    # A hair less: sums in another order may differ in their last digit.
-    return micro_batches * (layers + ends) / inputs.plan.pipeline_parallel * (1.0 - ROUNDING)
 
 
 def step_bounds(totals: Totals, partition: Partition) -> dict[str, FloatArray]:
@@ -350,6 +306,7 @@ RESULT_COLUMNS = (
     *(f"{owner}_bytes" for owner in OWNERS),
     "energy_j",
     "average_power_w_per_device",
+    "extrapolated_kernels",
     "feasible",
 )
 
@@ -375,6 +332,7 @@ def totals_columns(totals: Totals, partition: Partition) -> dict[str, FloatArray
         **{f"{owner}_bytes": totals.memory[owner] for owner in OWNERS},
         "energy_j": totals.energy_j,
         "average_power_w_per_device": power / devices,
+        "extrapolated_kernels": totals.extrapolated_kernels,
         "feasible": totals.feasible,
     }
     return {name: found[name] for name in RESULT_COLUMNS}

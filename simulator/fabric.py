@@ -12,6 +12,7 @@ from hardware_specs import (
     AlgorithmFit,
     CollectiveFit,
     FabricCalibrationSpec,
+    FabricSpec,
     SystemSpec,
     fabric_calibration_for,
 )
@@ -19,6 +20,7 @@ from hardware_specs.schema import GRIDS
 from simulator.columns import AlgorithmColumns, FabricColumns, TierColumns
 from simulator.device import Machines, TaskClass
 from simulator.hardware_leaves import HardwareLeaves
+from simulator.network.wired_node import wired_figures
 from simulator.placement import TOPOLOGIES
 
 FloatArray = NDArray[np.float64]
@@ -110,6 +112,18 @@ def _ideal(offered: FloatArray, hop_s: FloatArray) -> AlgorithmColumns:
     )
 
 
+def _wired(leaves: HardwareLeaves, fabrics: Sequence[FabricSpec]) -> dict[str, FloatArray]:
+    """What the graphs of wired nodes give to groups, by kind, size and stride [1]; empty where no node is wired."""
+    if not any(fabric.wiring for fabric in fabrics):
+        return {}
+    found = [
+        wired_figures(system.accelerators_per_node.value, fabric) if fabric.wiring else {}
+        for system, fabric in zip(leaves.systems, fabrics, strict=True)
+    ]
+    names = sorted({name for one in found for name in one})
+    return {name: leaves.each([one.get(name, 1.0) for one in found]) for name in names}
+
+
 def _tier(machines: Machines, side: str, fits: Sequence[CollectiveFit], torus: Torus) -> TierColumns:
     leaves = machines.leaves
     # A system without an outer tier never uses it: harmless figures stand in.
@@ -135,6 +149,7 @@ def _tier(machines: Machines, side: str, fits: Sequence[CollectiveFit], torus: T
         ),
         j_per_byte=leaves.get(f"{side}.energy_per_byte", 0.0),
         algorithms=_algorithms(machines, side, fits),
+        wired=_wired(leaves, fabrics),
     )
 
 

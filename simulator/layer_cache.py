@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.axis_dependence import Dependence
 from simulator.axis_tables import Level, Rows
 from simulator.layer_table import LayerTable
 from simulator.shared_columns import SharedColumn, column_of, dense
@@ -16,6 +17,8 @@ FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 NAMES = tuple(f.name for f in fields(LayerTable))
 
+# Up to this many blocks are evaluated as plain arrays: where each is short, asking which axes it needs costs more.
+FEW_BLOCKS = 4096
 # Beyond this many blocks per structure nothing is kept any more (a sweep over hardware figures, say).
 MAX_KEPT = 200_000
 
@@ -24,14 +27,13 @@ MAX_KEPT = 200_000
 class _Kept:
     """Blocks of one structure: sorted codes, a column of values each by name, and the axes each depends on.
 
-    ``varies`` are the axes on which the kept blocks differ, ``at`` the position of the first one on every axis.
+    ``positions`` are those of the blocks on each axis.
     """
 
     codes: IndexArray
     values: dict[str, FloatArray]
     masks: dict[str, int]
-    varies: int
-    at: dict[int, int]
+    positions: dict[int, IndexArray]
 
 
 @dataclass(slots=True)
@@ -120,12 +122,16 @@ def _representatives(rows: Rows, level: Level | None) -> IndexArray:
 def _made(codes: IndexArray, axes: Sequence[int], positions: list[IndexArray], table: LayerTable) -> _Kept:
     n = len(codes)
     columns = {name: getattr(table, name) for name in NAMES}
-    everything = sum(1 << i for i in axes)
+    dependence = Dependence(dict(zip(axes, (positions[i] for i in axes), strict=True)))
     masks = {}
     for name, column in columns.items():
-        # A plain array that is not of length one may depend on anything.
-        masks[name] = column.mask if isinstance(column, SharedColumn) else everything * (len(column) > 1)
-        if masks[name] & ~everything:
+        if isinstance(column, SharedColumn):
+            masks[name] = column.mask
+        elif len(column) == 1:
+            masks[name] = 0
+        else:
+            masks[name] = dependence.mask(column) if n <= FEW_BLOCKS else dependence.everything
+        if masks[name] & ~dependence.everything:
             raise NotImplementedError(
                 f"{name} depends on an axis that is not among those that blocks depend on"
             )
@@ -133,27 +139,25 @@ def _made(codes: IndexArray, axes: Sequence[int], positions: list[IndexArray], t
         codes=codes,
         values={name: np.broadcast_to(dense(c), (n,)) for name, c in columns.items()},
         masks=masks,
-        varies=sum(1 << i for i in axes if np.any(positions[i] != positions[i][0])),
-        at={i: int(positions[i][0]) for i in axes},
+        positions={i: positions[i] for i in axes},
     )
 
 
 def _joined(one: _Kept, other: _Kept) -> _Kept:
-    """Both, in order of code. What is constant on either side but not over both may depend on that axis."""
+    """Both, in order of code, each column on the axes that it depends on in all of them."""
     codes = np.concatenate([one.codes, other.codes])
     order = np.argsort(codes, kind="stable")
-    either = one.varies | other.varies
-    for axis, position in one.at.items():
-        if position != other.at[axis]:
-            either |= 1 << axis
-    unseen = either & ~(one.varies & other.varies)
-    return _Kept(
-        codes=codes[order],
-        values={name: np.concatenate([one.values[name], other.values[name]])[order] for name in NAMES},
-        masks={name: one.masks[name] | other.masks[name] | unseen for name in NAMES},
-        varies=either,
-        at=one.at,
-    )
+    positions = {i: np.concatenate([p, other.positions[i]])[order] for i, p in one.positions.items()}
+    found = _Kept(codes=codes[order], values={}, masks={}, positions=positions)
+    dependence = Dependence(positions)
+    for name in NAMES:
+        values = np.concatenate([one.values[name], other.values[name]])[order]
+        mask = one.masks[name] | other.masks[name]
+        # What is constant here and there need not be so over both, and a rule may look at an axis in one of them only.
+        if mask != dependence.everything and not dependence.follows(values, mask):
+            mask = dependence.everything
+        found.values[name], found.masks[name] = values, mask
+    return found
 
 
 def _spread(kept: _Kept, rows: Rows, mask: int, level: Level | None, at: IndexArray) -> LayerTable:
@@ -171,7 +175,8 @@ def _spread(kept: _Kept, rows: Rows, mask: int, level: Level | None, at: IndexAr
             if narrow.mask & level.mask != narrow.mask:
                 own = mask
             else:
-                index = rows.index(level, own)
+                # Of the whole table, which may be that of more axes: every entry of it is used.
+                index = rows.index(level, narrow.mask)
                 place = at
                 if index is not None:
                     place = np.zeros(narrow.n, dtype=np.int64)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from simulator.activations import micro_batches_in_flight
 from simulator.columns import Inputs
+from simulator.data_parallel import apart
 from simulator.layer_table import LayerTable
 from simulator.pipeline import StageLayers
 from simulator.rules import at, rule
@@ -173,7 +174,7 @@ def _unsharded_bytes(inputs: Inputs, table: LayerTable, stage: _Stage) -> FloatA
     embedding = weights * table.embedding_weight_bytes + gradients * table.embedding_parameters
     head = weights * table.head_matrix_weight_bytes + gradients * table.head_matrix_parameters
     largest = np.maximum(layer, np.maximum(stage.first * embedding, stage.last * head))
-    return np.where(plan.data_parallel > 1, largest, 0.0)
+    return np.where(np.maximum(plan.zero_group, plan.expert_copies * plan.experts_apart) > 1, largest, 0.0)
 
 
 def _stages(layers: StageLayers, pipeline: FloatArray) -> list[_Stage]:
@@ -188,12 +189,12 @@ def _stages(layers: StageLayers, pipeline: FloatArray) -> list[_Stage]:
 
 
 def _sharded_states(
-    inputs: Inputs, parameters: FloatArray, weight_bytes: FloatArray
+    inputs: Inputs, parameters: FloatArray, weight_bytes: FloatArray, ranks: FloatArray
 ) -> dict[str, FloatArray]:
+    """Weights, gradients and optimizer states of parameters that ``ranks`` share a copy of [byte]."""
     precision, plan = inputs.precision, inputs.plan
     # A stage may be empty of layers; an empty one has no mean width.
     mean_width = np.divide(weight_bytes, parameters, out=np.zeros_like(weight_bytes), where=parameters > 0)
-    ranks = plan.data_parallel
     owners = (
         ("weights", mean_width, 3),
         ("gradients", precision.gradients, 2),
@@ -210,6 +211,22 @@ def _sharded_states(
     return out
 
 
+def _states(
+    inputs: Inputs, table: LayerTable, stage: _Stage, parameters: FloatArray, weight_bytes: FloatArray
+) -> dict[str, FloatArray]:
+    """States of a stage; those of experts that fewer ranks hold alike are shared among fewer."""
+    plan = inputs.plan
+    dense, experts = apart(parameters, stage.layers * table.expert_parameters, inputs)
+    dense_bytes, expert_bytes = apart(weight_bytes, stage.layers * table.expert_weight_bytes, inputs)
+    held, held_bytes = np.broadcast_arrays(dense, dense_bytes)
+    owners = _sharded_states(inputs, held, held_bytes, plan.zero_group)
+    if not np.any(experts):
+        return owners
+    held, held_bytes = np.broadcast_arrays(experts, expert_bytes)
+    of_experts = _sharded_states(inputs, held, held_bytes, plan.expert_copies)
+    return {owner: size + of_experts[owner] for owner, size in owners.items()}
+
+
 def _training(
     inputs: Inputs,
     table: LayerTable,
@@ -219,7 +236,7 @@ def _training(
     micro_batches: FloatArray,
 ) -> dict[str, FloatArray]:
     plan = inputs.plan
-    owners = _sharded_states(inputs, parameters, weight_bytes)
+    owners = _states(inputs, table, stage, parameters, weight_bytes)
     with at("memory.activations_bytes"):
         owners["activations"] = activation_bytes(
             in_flight=micro_batches_in_flight(
@@ -307,7 +324,7 @@ def memory(
     ValueError
         If shapes do not broadcast.
     """
-    candidates = []
+    candidates, totals = [], []
     for stage in _stages(layers, inputs.plan.pipeline_parallel):
         first, last = stage.first, stage.last
         held, stored = np.broadcast_arrays(
@@ -320,9 +337,10 @@ def memory(
             else _inference(inputs, table, stage, held, stored)
         )
         owners["reserved"] = inputs.device.reserved_bytes
+        candidates.append(owners)
+        # A stage that does not exist needs nothing, so it is never the heaviest.
         present = (stage.layers > 0) | (stage.first > 0) | (stage.last > 0)
-        candidates.append({k: np.where(present, v, 0.0) for k, v in owners.items()})
-    totals = [sum((c[o] for o in OWNERS), ZERO) for c in candidates]
+        totals.append(np.where(present, sum((owners[o] for o in OWNERS), ZERO), 0.0))
     best, heaviest, chosen = totals[0], np.zeros_like(totals[0]), candidates[0]
     for number in (1, 2):
         heavier = totals[number] > best

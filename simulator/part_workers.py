@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ def write_parts(
     space, folder : Space, SweepFolder
         The sweep, from :func:`simulator.sweep_parts.open_folder`.
     workers : int
-        Processes on this machine [1]; 1 writes the parts here. With a scheduler "local": of the local cluster.
+        Processes on this machine, this one included [1]. With a scheduler "local": of the local cluster.
     scheduler : str, optional
         Address of a dask scheduler whose workers see the folder under the same path, or "local".
     progress : callable, optional
@@ -57,11 +58,14 @@ def write_parts(
         stop - start for start, stop in (folder.span(i) for i in range(folder.n_parts) if i not in {*todo})
     )
 
+    lock = threading.Lock()
+
     def add(rows: int) -> None:
         nonlocal done
-        done += rows
-        if progress is not None:
-            progress(done)
+        with lock:
+            done += rows
+            if progress is not None:
+                progress(done)
 
     add(0)
     if not todo:
@@ -72,9 +76,12 @@ def write_parts(
         return
     tries = dict.fromkeys(todo, 0)
     while todo:
-        make = _processes(workers) if scheduler is None else _cluster(scheduler, workers)
-        with make as executor:
-            _round(executor, space, folder, todo, add)
+        if scheduler is None:
+            with _processes(workers - 1) as others:
+                _shared_out(others, workers - 1, space, folder, todo, add)
+        else:
+            with _cluster(scheduler, workers) as executor:
+                _handed_out(executor, space, folder, todo, add)
         left = folder.missing()
         if left and not len(left) < len(todo):
             for number in left:
@@ -97,14 +104,58 @@ def _given_up(folder: SweepFolder, left: list[int]) -> ScenarioError:
     )
 
 
-def _round(
+def _shared_out(
+    others: futures.Executor,
+    n_others: int,
+    space: Space,
+    folder: SweepFolder,
+    todo: list[int],
+    add: Callable[[int], None],
+) -> None:
+    """Write parts here and in other processes, each taking the next one; those whose worker died stay missing.
+
+    This process starts at once: the others load the engine first.
+    """
+    waiting = deque(todo)
+
+    def work(write: Callable[[int], int | None]) -> None:
+        try:
+            while waiting:
+                try:
+                    number = waiting.popleft()
+                except IndexError:  # another thread was quicker
+                    return
+                rows = write(number)
+                if rows is None:
+                    return
+                add(rows)
+        except BaseException:
+            waiting.clear()
+            raise
+
+    def elsewhere(number: int) -> int | None:
+        """Rows gone through; None if the process died."""
+        try:
+            return others.submit(write_part, space, folder, number).result()
+        except Exception as error:
+            if isinstance(error, LlmsimError) or not _worker_died(error):
+                raise
+            return None
+
+    with futures.ThreadPoolExecutor(n_others) as threads:
+        ends = [threads.submit(work, elsewhere) for _ in range(n_others)]
+        work(lambda number: write_part(space, folder, number))
+    for end in ends:
+        end.result()
+
+
+def _handed_out(
     executor: Any, space: Space, folder: SweepFolder, todo: list[int], add: Callable[[int], None]
 ) -> None:
-    """Hand out parts once; those whose worker died stay missing."""
+    """Hand parts to a cluster once; those whose worker died stay missing."""
     running = {executor.submit(write_part, space, folder, number) for number in todo}
-    wait = getattr(executor, "as_completed", futures.as_completed)
     try:
-        for one in wait(running):
+        for one in futures.as_completed(running):
             try:
                 add(one.result())
             except LlmsimError:

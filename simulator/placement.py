@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from simulator.columns import FabricColumns, TierColumns
 from simulator.rules import rule
-from simulator.torus_rings import all_to_all_load, extents, ring_hops, ring_load
+from simulator.torus_rings import (
+    all_to_all_load,
+    along_axes,
+    extents,
+    off_axis_all_to_all_load,
+    off_axis_hops,
+    off_axis_load,
+    ring_hops,
+    ring_load,
+)
 
 FloatArray = NDArray[np.float64]
 
@@ -27,10 +36,11 @@ TOPOLOGIES = (
     "mesh",
     "rail_optimised",
     "dragonfly",
+    "wired",
 )
-FULLY_CONNECTED, RING, TORUS, MESH, RAIL_OPTIMISED, DRAGONFLY = (
+FULLY_CONNECTED, RING, TORUS, MESH, RAIL_OPTIMISED, DRAGONFLY, WIRED = (
     float(TOPOLOGIES.index(t))
-    for t in ("fully_connected", "ring", "torus", "mesh", "rail_optimised", "dragonfly")
+    for t in ("fully_connected", "ring", "torus", "mesh", "rail_optimised", "dragonfly", "wired")
 )
 NO_BRIDGE: FloatArray = np.full(1, np.inf)
 
@@ -130,7 +140,8 @@ def rank_bandwidth(
     Notes
     -----
     Links of a fully connected node are spread evenly over its peers, several to each where there are more. On a
-    torus the rate is what a multi-ring over its axes comes to.
+    torus the rate is what a multi-ring over its axes comes to, or two rings in the order of the numbers where the group
+    lies across axes.
     """
     peers = np.maximum(accelerators_per_node - 1.0, 1.0)
     usable = np.where(
@@ -140,7 +151,14 @@ def rank_bandwidth(
     )
     grid = on_grid(topology, axis_0)
     if np.any(grid):
-        load = ring_load(extents(ranks, stride, (axis_0, axis_1, axis_2), wrap))
+        axes = (axis_0, axis_1, axis_2)
+        load = ring_load(extents(ranks, stride, axes, wrap))
+        across = grid & ~along_axes(ranks, stride, axes)
+        if np.any(across):
+            bound = off_axis_load(
+                ranks=ranks, stride=stride, axis_0=axis_0, axis_1=axis_1, axis_2=axis_2, wrap=wrap
+            )
+            load = np.where(across, bound, load)
         # A group that leaves the torus, or of one rank, extends along nothing: it still has a link to leave by.
         on_torus = np.where(load > 0, (ranks - 1.0) / ranks / np.where(load > 0, load, 1.0), 1.0)
         usable = np.where(grid, np.minimum(links, on_torus), usable)
@@ -150,8 +168,8 @@ def rank_bandwidth(
 def tier_bandwidth(
     tier: TierColumns, ranks: FloatArray, stride: FloatArray, accelerators: FloatArray
 ) -> FloatArray:
-    """:func:`rank_bandwidth` of a tier that joins ``accelerators`` [1] directly."""
-    return rank_bandwidth(
+    """:func:`rank_bandwidth` of a tier that joins ``accelerators`` [1] directly, or what its wiring gives."""
+    rate = rank_bandwidth(
         ranks=ranks,
         stride=stride,
         accelerators_per_node=accelerators,
@@ -163,6 +181,37 @@ def tier_bandwidth(
         axis_2=tier.axis_2,
         wrap=tier.wrap,
     )
+    if not tier.wired:
+        return rate
+    width = wired_figure(tier, "ring", ranks, stride)
+    return np.where(
+        tier.topology == WIRED, wired_bandwidth(link_bytes_per_s=tier.link_bytes_per_s, width=width), rate
+    )
+
+
+@rule(
+    symbol="W",
+    formula="b k, k = 1/(most bytes on one link per byte that a rank sends)",
+    unit="B/s",
+    source="the busiest link of a node sets the pace of the groups that run on it side by side",
+)
+def wired_bandwidth(*, link_bytes_per_s: FloatArray, width: FloatArray) -> FloatArray:
+    """One-way bandwidth of one rank on links that were declared one by one [byte/s].
+
+    ``width`` counts the links of ``link_bytes_per_s`` [byte/s] that a rank has to itself, as its traffic and that of
+    all other groups lie on the shortest ways [1]. Broadcasts; raises nothing.
+    """
+    return link_bytes_per_s * width
+
+
+def wired_figure(tier: TierColumns, what: str, ranks: FloatArray, stride: FloatArray) -> FloatArray:
+    """A figure that was found on the graph of a wired node for groups of this size and stride; 1 for any other [1]."""
+    found: FloatArray = np.ones(1)
+    for name, value in tier.wired.items():
+        kind, size, apart = name.split()
+        if kind == what:
+            found = np.where((ranks == float(size)) & (stride == float(apart)), value, found)
+    return found
 
 
 @rule(
@@ -226,8 +275,14 @@ def place(ranks: FloatArray, stride: FloatArray, devices: FloatArray, fabric: Fa
     hops = inner - 1.0
     if np.any(tier.axis_0 > 1):
         grid = on_grid(tier.topology, tier.axis_0)
-        along = ring_hops(extents(inner, stride, (tier.axis_0, tier.axis_1, tier.axis_2), tier.wrap))
+        axes = (tier.axis_0, tier.axis_1, tier.axis_2)
+        along = ring_hops(extents(inner, stride, axes, tier.wrap))
+        across = grid & ~along_axes(inner, stride, axes)
+        if np.any(across):
+            along = np.where(across, off_axis_hops(inner, stride, axes, tier.wrap), along)
         hops = np.where(grid, np.where(along > 0, along, hops), hops)
+    if tier.wired:
+        hops = np.where(tier.topology == WIRED, hops * wired_figure(tier, "hops", inner, stride), hops)
     bridged = np.any(np.isfinite(tier.bridge_bytes_per_s))
     return Group(
         ranks=ranks,
@@ -252,10 +307,16 @@ def all_to_all_bandwidth(group: Group, fabric: FabricColumns) -> tuple[FloatArra
     share = np.maximum(n - 1.0, 0.0) / n
     grid = on_grid(tier.topology, tier.axis_0)
     if np.any(grid):
-        load = all_to_all_load(extents(n, group.stride, (tier.axis_0, tier.axis_1, tier.axis_2), tier.wrap))
+        axes = (tier.axis_0, tier.axis_1, tier.axis_2)
+        load = all_to_all_load(extents(n, group.stride, axes, tier.wrap))
+        load = np.where(along_axes(n, group.stride, axes), load, share * off_axis_all_to_all_load(axes))
         inside = np.where(
             grid & (load > 0), share / np.where(load > 0, load, 1.0) * tier.link_bytes_per_s, inside
         )
+    if tier.wired:
+        width = wired_figure(tier, "all", n, group.stride)
+        wide = wired_bandwidth(link_bytes_per_s=tier.link_bytes_per_s, width=width)
+        inside = np.where(tier.topology == WIRED, wide, inside)
     outer = fabric.outer
     nodes_apart = np.maximum(group.stride / fabric.accelerators_per_node, 1.0)
     across = tier_bandwidth(outer, group.outer, nodes_apart, group.outer)

@@ -14,13 +14,15 @@ from hardware_specs.errors import InfeasibleError, Problem, ScenarioError, near_
 from simulator.axes import is_sweep
 from simulator.best_rows import BestRows, Objective
 from simulator.conditions import Condition, holds, parse_condition
-from simulator.evaluate import RESULT_COLUMNS, evaluate_totals, promising, totals_columns
+from simulator.evaluate import RESULT_COLUMNS, evaluate_totals, totals_columns
 from simulator.feasibility import GB
+from simulator.freed_memory import keep_freed_memory
 from simulator.layer_cache import LayerCache
 from simulator.legal_rows import LegalRows
 from simulator.named_spaces import COUNTED, named_space
-from simulator.partition import Splitter
+from simulator.partition import Partition, Splitter
 from simulator.plan_reasons import reasons_by_rank
+from simulator.pruning import promising
 from simulator.querying import HEADROOM
 from simulator.scenario import Scenario
 from simulator.scenario_reading import mapping_from
@@ -43,6 +45,7 @@ OBJECTIVES: Mapping[str, tuple[str, float]] = {
     "memory_headroom": (HEADROOM, -1.0),
     "micro_batch": ("micro_batch_size", -1.0),
 }
+SEED_ROWS = 4096
 # What people ask for and the catalog has no figures for.
 WITHOUT_FIGURES = {
     "cost": "a price per device and hour",
@@ -275,18 +278,29 @@ def search_space(
         raise ScenarioError(
             [Problem(path="top", value=str(top), rule="must be at least 1", fix="use 1 or more")]
         )
+    keep_freed_memory()
     splitter, cache, best = Splitter(space), LayerCache(), BestRows(wanted, top)
     legal, n_legal, n_fit, n_timed = LegalRows(splitter), 0, 0, 0
-    bounded = [o.column for o in wanted] == ["step_time_s"]
+
+    def time(partition: Partition, rows: NDArray[np.int64]) -> int:
+        """Look at some rows of a chunk; how many these are."""
+        if len(rows):
+            some = partition if len(rows) == partition.rows.n else splitter.restricted(partition, rows)
+            columns = totals_columns(evaluate_totals(some, cache, splitter), some)
+            columns[HEADROOM] = columns["capacity_bytes"] - columns["peak_bytes"]
+            best.add(some.numbers, columns, _allowed(columns, conditions, some.rows.n))
+        return len(rows)
+
     for partition in legal.partitions(0, space.n_rows, CHUNK_ROWS):
         n_legal += partition.rows.n
-        rest, fit = promising(partition, cache, splitter, best.limit() if bounded else np.inf)
-        n_fit += fit
-        if rest is not None:
-            n_timed += rest.rows.n
-            columns = totals_columns(evaluate_totals(rest, cache, splitter), rest)
-            columns[HEADROOM] = columns["capacity_bytes"] - columns["peak_bytes"]
-            best.add(rest.numbers, columns, _allowed(columns, conditions, rest.rows.n))
+        chunk = promising(partition, cache, splitter, wanted[0] if len(wanted) == 1 else None)
+        n_fit += int(chunk.fits.sum())
+        seed = np.zeros(0, dtype=np.int64)
+        if len(wanted) == 1 and not np.isfinite(best.limit()):
+            # The most promising rows first: what the best of them cost leaves out most of the others.
+            seed = chunk.first(SEED_ROWS)
+            n_timed += time(partition, seed)
+        n_timed += time(partition, np.setdiff1d(chunk.rows(best.limit()), seed, assume_unique=True))
         if progress is not None:
             progress(int(partition.numbers[-1]) + 1)
     if n_legal == 0:

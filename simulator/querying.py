@@ -5,7 +5,7 @@ The rows are the table ``rows``; DuckDB reads only the columns that a question n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 TABLE = "rows"
+# Rows that are looked at together for a front: they fit into the processor's cache.
+BATCH_ROWS = 2**17
+# Rows of the first front that others are compared with before they are fetched.
+PIVOTS = 8
 # What is better when larger; everything else is better when smaller.
 LARGER_IS_BETTER = ("tokens_per_s", "tokens_per_s_per_device", "mfu", "hfu", "memory_headroom_bytes")
 HEADROOM = "memory_headroom_bytes"
@@ -78,11 +82,17 @@ def query(path: str | Path, sql: str) -> pd.DataFrame:
     SpecError
         If there is no sweep at the path, or DuckDB does not understand the question.
     """
+    answer: pd.DataFrame = _answered(path, sql, lambda result: result.df())
+    return answer
+
+
+def _answered(path: str | Path, sql: str, fetched: Callable[[Any], Any]) -> Any:
+    """An answer as it is wanted."""
     import duckdb
 
     connection = _connection(Path(path))
     try:
-        answer: pd.DataFrame = connection.execute(sql).df()
+        return fetched(connection.execute(sql))
     except duckdb.Error as error:
         first = str(error).strip().split("\n")[0]
         rule = f"is not understood: {shorten(first)}"
@@ -92,7 +102,11 @@ def query(path: str | Path, sql: str) -> pd.DataFrame:
         raise _refuse("SQL", sql, rule, fix) from None
     finally:
         connection.close()
-    return answer
+
+
+def _arrays(path: str | Path, sql: str) -> dict[str, NDArray[Any]]:
+    """Columns of an answer without missing values; SpecError as :func:`query`."""
+    return _answered(path, sql, lambda result: result.fetchnumpy())
 
 
 def columns_of_sweep(path: str | Path) -> list[str]:
@@ -156,25 +170,60 @@ def pareto(path: str | Path, objectives: Sequence[str], where: str = "feasible")
     finite = " AND ".join(f"isfinite({_quoted(n)})" for n in names)
     known = columns_of_sweep(path)
     number = f", {ROW}" if ROW in known else ""
-    values = query(path, f"SELECT {listed}{number} FROM {TABLE} WHERE ({where}) AND {finite}")
     order = ", ".join(_order(n) for n in names)
-    if values.empty:
+    signs = np.array([-1.0 if n in LARGER_IS_BETTER else 1.0 for n in names])
+    ask = f"SELECT {listed}{number} FROM {TABLE} WHERE ({where}) AND {finite}"
+    front, numbers = _front_of(path, f"{ask} LIMIT {BATCH_ROWS}", names, signs)
+    # Rows that one of the first ones beats never leave the database.
+    middle = np.argsort(
+        np.sum((front - front.min(axis=0, initial=0.0)) / _width(front), axis=1), kind="stable"
+    )
+    worse = [
+        " AND ".join(_no_better(n, v) for n, v in zip(names, front[i] * signs, strict=True)) for i in middle
+    ]
+    rest = _front_of(path, ask + "".join(f" AND NOT ({text})" for text in worse[:PIVOTS]), names, signs)
+    front, numbers = np.concatenate([front, rest[0]]), np.concatenate([numbers, rest[1]])
+    chosen_rows = pareto_front(front)
+    if not len(chosen_rows):
         return query(path, f"SELECT * FROM {TABLE} LIMIT 0")
-    signs = [-1.0 if n in LARGER_IS_BETTER else 1.0 for n in names]
-    costs = [values[n].to_numpy(dtype=np.float64) * sign for n, sign in zip(names, signs, strict=True)]
-    front = values.iloc[pareto_front(np.stack(costs, axis=1))]
     if number:
         # Row numbers are in order, so that only the blocks that hold these are read.
-        rows = ", ".join(str(int(row)) for row in front[ROW])
+        rows = ", ".join(str(int(row)) for row in numbers[chosen_rows])
         return query(path, f"SELECT * FROM {TABLE} WHERE {ROW} IN ({rows}) ORDER BY {order}")
     rows = ", ".join(
-        "(" + ", ".join(f"{float(v)!r}::DOUBLE" for v in row) + ")" for row in front[names].to_numpy()
+        "(" + ", ".join(f"{float(v)!r}::DOUBLE" for v in row) + ")" for row in front[chosen_rows] * signs
     )
     chosen = (
         f"SELECT * FROM {TABLE} WHERE ({where}) AND ({listed}) IN ({rows}) "
         f"QUALIFY row_number() OVER (PARTITION BY {listed}) = 1 ORDER BY {order}"
     )
     return query(path, chosen)
+
+
+def _width(costs: FloatArray) -> FloatArray:
+    """Range of each column, one where it has none."""
+    wide: FloatArray = np.ptp(costs, axis=0) if len(costs) else np.zeros(costs.shape[1])
+    return np.where(wide > 0, wide, 1.0)
+
+
+def _no_better(name: str, value: float) -> str:
+    return f"{_quoted(name)} {'<=' if name in LARGER_IS_BETTER else '>='} {float(value)!r}::DOUBLE"
+
+
+def _front_of(
+    path: str | Path, sql: str, names: Sequence[str], signs: FloatArray
+) -> tuple[FloatArray, NDArray[np.int64]]:
+    """Costs on the front of an answer, and their row numbers where it has them."""
+    values = _arrays(path, sql)
+    front, numbers = np.zeros((0, len(names))), np.zeros(0, dtype=np.int64)
+    for start in range(0, len(values[names[0]]), BATCH_ROWS):
+        # What is left of a batch is little, and so is what is left of all of them.
+        here = slice(start, start + BATCH_ROWS)
+        costs = np.stack([values[n][here].astype(np.float64, copy=False) for n in names], axis=1) * signs
+        own = pareto_front(costs)
+        front = np.concatenate([front, costs[own]])
+        numbers = np.concatenate([numbers, values[ROW][here][own] if ROW in values else own])
+    return front, numbers
 
 
 def pareto_front(costs: FloatArray) -> NDArray[np.int64]:

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+import simulator.context_legality
+import simulator.expert_legality  # noqa: F401  both register rules of legality
 from hardware_specs import SystemSpec
 from hardware_specs.schema import GRIDS
 from simulator.axis_tables import Factor, Level, Rows, UndecidedError
@@ -31,6 +33,7 @@ from simulator.device import Fidelity, Machines, as_executed, device_columns
 from simulator.fabric import fabric_columns
 from simulator.hardware_leaves import HardwareLeaves, Override
 from simulator.legality import Combination
+from simulator.narrowed_columns import narrowed, needed_axes
 from simulator.precision import Precision
 from simulator.row_values import RowValues, renumbered
 from simulator.scenario import AXES
@@ -161,15 +164,14 @@ class ColumnMaker:
             eager=column(float(choice.graphical.eager)),
             inference_only=self._inference_only(choice, rows),
             learned_positions=learned,
-            context_parallel=chunk.number("plan.context_parallel", 1.0),
-            expert_parallel=chunk.number("plan.expert_parallel", 1.0),
+            unfused=column(float(not choice.graphical.flash)),
             uneven_stages=chunk.number("plan.uneven_stages", 0.0),
         )
 
-    def tensor_innermost(self) -> bool:
-        """Whether ranks of a tensor-parallel group are neighbours in every row of the space; raises nothing."""
-        orders, _ = self._values(self.rows([], 0)).raw("plan.placement", AXES[0])
-        return all(order.replace(",", " ").split()[0] == AXES[0] for order in orders)
+    def layers_innermost(self) -> bool:
+        """Whether tensor and context ranks are next to each other in every row of the space; raises nothing."""
+        orders, _ = self._values(self.rows([], 0)).raw("plan.placement", " ".join(AXES))
+        return all({*order.replace(",", " ").split()[:2]} == {*AXES[:2]} for order in orders)
 
     def condition(self, number: int, rows: Rows, combination: Combination) -> Any:
         """Where a condition of the sweep holds, as a column; ScenarioError if it names something that is no column."""
@@ -270,14 +272,19 @@ class ColumnMaker:
         level = rows.level(mask) if mask else None
         positions = {i: rows.on_axis(i, level) for i in axes}
         key = (what, choice.graphical, *(p.tobytes() for p in positions.values()))
-        found = self._machines.get(key)
-        if found is None:
-            found = make(self._machines_at(choice, rows, mask, positions, what), level)
+        if key in self._machines:
+            found, needed = self._machines[key]
+        else:
+            found, needed = make(self._machines_at(choice, rows, mask, positions, what), level), {}
+            if level is not None and level.n <= KEPT_ROWS:
+                needed = needed_axes(found, positions)
             if level is None or level.n <= KEPT_ROWS:
-                self._machines[key] = found
+                self._machines[key] = found, needed
             if len(self._machines) > MACHINES_KEPT:
                 self._machines.popitem(last=False)
-        return columns_of(rows, mask, found)
+        if not needed or level is None:
+            return columns_of(rows, mask, found)
+        return narrowed(rows, level, found, needed)
 
     def _machines_at(
         self, choice: StructuralChoice, rows: Rows, mask: int, positions: dict[int, IndexArray], what: str
@@ -337,8 +344,8 @@ def _unknown(rows: Rows, axes: Sequence[int]) -> Any:
 
 
 def _unknown_fabric(unknown: Any) -> FabricColumns:
-    names = [f.name for f in fields(TierColumns) if f.name != "algorithms"]
-    tier = TierColumns(**dict.fromkeys(names, unknown), algorithms={})
+    names = [f.name for f in fields(TierColumns) if f.name not in ("algorithms", "wired")]
+    tier = TierColumns(**dict.fromkeys(names, unknown), algorithms={}, wired={})
     return FabricColumns(accelerators_per_node=unknown, max_devices=unknown, inner=tier, outer=tier)
 
 

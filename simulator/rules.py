@@ -114,6 +114,11 @@ def rule(*, symbol: str, formula: str, unit: str, source: str) -> Callable[[Call
     return register
 
 
+def is_recording() -> bool:
+    """Whether calls are noted now: each place then makes its own, even where another one made the same before."""
+    return bool(_active)
+
+
 @contextmanager
 def at(path: str) -> Iterator[None]:
     """Name the place (as in ``Estimate.to_dict()``) that the rules called inside belong to."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from simulator.axis_tables import Level, Rows, UndecidedError
 
 C = TypeVar("C")
+FLOAT = np.dtype(np.float64)
 
 
 def column_of(rows: Rows, mask: int, values: NDArray[Any]) -> Any:
@@ -61,6 +62,70 @@ def _densified(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_densified(v) for v in value)
     return value
+
+
+def _common_mask(values: Sequence[Any], rows: Rows) -> tuple[int, bool] | None:
+    """Axes of columns and plain arrays together, and whether all are known.
+
+    None where a plain array has another shape than the rows.
+    """
+    mask, known = 0, True
+    for value in values:
+        if type(value) is SharedColumn:
+            mask |= value.mask
+            known = known and value.values is not None
+        elif isinstance(value, np.ndarray) and value.ndim and value.shape != (1,):
+            if value.shape != (rows.n,):
+                return None
+            mask = rows.all.mask
+    return mask, known
+
+
+def _applied(ufunc: np.ufunc, inputs: Sequence[Any], rows: Rows) -> Any:
+    """A ufunc of columns, numbers and plain arrays, on the combinations that they have between them."""
+    common = _common_mask(inputs, rows)
+    if common is None:
+        return ufunc(*_densified(inputs))
+    mask, known = common
+    if not known:
+        return SharedColumn(rows, mask, None)
+    level, args = None, []
+    for value in inputs:
+        if type(value) is SharedColumn:
+            if value.mask == mask:
+                value = value.values
+            else:
+                level = level or rows.level(mask)
+                value = value.at(level)
+        args.append(value)
+    return SharedColumn(rows, mask, ufunc(*args))
+
+
+def _operator(
+    ufunc: np.ufunc, *, keeps: float | None = None, empties: float | None = None, reflected: bool = False
+) -> Callable[..., Any]:
+    """An operator of columns: as the ufunc, without its detour through NumPy for the usual operands.
+
+    ``keeps`` is the other operand that changes nothing (zero that is added, one that is multiplied by), ``empties``
+    the one that leaves zero of every finite number.
+    """
+
+    def operator(self: SharedColumn, other: Any) -> Any:
+        values = self.values
+        if type(other) is SharedColumn:
+            if values is not None and self.mask == other.mask and other.values is not None:
+                return SharedColumn(self.rows, self.mask, ufunc(values, other.values))
+        elif values is not None and (type(other) is float or (type(other) is np.ndarray and other.size == 1)):
+            if keeps is not None and values.dtype is FLOAT:
+                if other == keeps:
+                    return self
+                if empties is not None and other == empties and np.isfinite(values).all():
+                    return np.zeros(1)
+            made = ufunc(other, values) if reflected else ufunc(values, other)
+            return SharedColumn(self.rows, self.mask, made)
+        return _applied(ufunc, (other, self) if reflected else (self, other), self.rows)
+
+    return operator
 
 
 class SharedColumn(NDArrayOperatorsMixin):
@@ -173,29 +238,25 @@ class SharedColumn(NDArrayOperatorsMixin):
         return getattr(self.dense(), name)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        rows = self.rows
         if method != "__call__" or ufunc.nout != 1:
             return getattr(ufunc, method)(*_densified(inputs), **_densified_options(options))
+        if not options:
+            return _applied(ufunc, inputs, self.rows)
         where, out = options.get("where", True), options.pop("out", None)
         if where is not True:
             inputs = (*inputs, where)
-        mask, known = 0, True
-        for value in inputs:
-            if type(value) is SharedColumn:
-                mask |= value.mask
-                known = known and value.values is not None
-            elif isinstance(value, np.ndarray) and value.ndim and value.shape != (1,):
-                if value.shape != (rows.n,):
-                    dense_out = {} if out is None else {"out": _densified(out)}
-                    return ufunc(*_densified(inputs), **_densified_options(options), **dense_out)
-                mask = rows.all.mask
+        common = _common_mask(inputs, self.rows)
+        if common is None:
+            dense_out = {} if out is None else {"out": _densified(out)}
+            return ufunc(*_densified(inputs), **_densified_options(options), **dense_out)
+        mask, known = common
         if not known:
-            return SharedColumn(rows, mask, None)
+            return SharedColumn(self.rows, mask, None)
         if out is not None:
             return self._into(out[0], ufunc, inputs, where, mask)
-        level = rows._levels.get(mask) or rows.level(mask)
+        level = self.rows.level(mask)
         values = ufunc(*[v.at(level) if type(v) is SharedColumn else v for v in inputs], **options)
-        return SharedColumn(rows, mask, values)
+        return SharedColumn(self.rows, mask, values)
 
     def _into(
         self, out: Any, ufunc: np.ufunc, inputs: tuple[Any, ...], where: Any, mask: int
@@ -214,8 +275,28 @@ class SharedColumn(NDArrayOperatorsMixin):
         ufunc(*args[:-1], out=values, where=args[-1])
         return SharedColumn(self.rows, mask, values)
 
+    __add__ = _operator(np.add, keeps=0.0)
+    __radd__ = _operator(np.add, keeps=0.0, reflected=True)
+    __sub__ = _operator(np.subtract, keeps=0.0)
+    __rsub__ = _operator(np.subtract, reflected=True)
+    __mul__ = _operator(np.multiply, keeps=1.0, empties=0.0)
+    __rmul__ = _operator(np.multiply, keeps=1.0, empties=0.0, reflected=True)
+    __truediv__ = _operator(np.true_divide, keeps=1.0)
+    __rtruediv__ = _operator(np.true_divide, reflected=True)
+    __pow__ = _operator(np.power)
+    __lt__ = _operator(np.less)
+    __le__ = _operator(np.less_equal)
+    __gt__ = _operator(np.greater)
+    __ge__ = _operator(np.greater_equal)
+    __eq__ = _operator(np.equal)
+    __ne__ = _operator(np.not_equal)
+    __and__ = _operator(np.bitwise_and)
+    __or__ = _operator(np.bitwise_or)
+
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        handler = _HANDLERS.get(function)
+        from simulator.column_functions import HANDLERS  # which make columns themselves
+
+        handler = HANDLERS.get(function)
         if handler is not None:
             found = handler(*args, **kwargs)
             if found is not NotImplemented:
@@ -225,102 +306,3 @@ class SharedColumn(NDArrayOperatorsMixin):
 
 def _densified_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _densified(value) for name, value in options.items()}
-
-
-def _together(values: Sequence[Any]) -> tuple[Rows, int, Level | None] | None:
-    """What columns and plain arrays have in common: rows, all axes, their table (None if not known)."""
-    rows = next(v.rows for v in values if type(v) is SharedColumn)
-    mask, known = 0, True
-    for value in values:
-        if type(value) is SharedColumn:
-            mask |= value.mask
-            known = known and value.values is not None
-        else:
-            shape = np.shape(value)
-            if shape == (rows.n,) and rows.n > 1:
-                mask = rows.all.mask
-            elif shape not in ((), (1,)):
-                return None
-    return rows, mask, rows.level(mask) if known else None
-
-
-def _where(condition: Any, *branches: Any) -> Any:
-    found = _together((condition, *branches))
-    if found is None or len(branches) != 2:
-        return NotImplemented
-    rows, mask, level = found
-    if level is None:
-        return SharedColumn(rows, mask, None)
-    c, a, b = (v.at(level) if type(v) is SharedColumn else v for v in (condition, *branches))
-    return SharedColumn(rows, mask, np.where(c, a, b))
-
-
-def _select(conditions: Any, choices: Any, default: Any = 0) -> Any:
-    """The first choice whose condition holds, as nested choices of two."""
-    found = default
-    for condition, choice in zip(reversed(conditions), reversed(choices), strict=True):
-        found = np.where(condition, choice, found)
-    return found
-
-
-def _like(make: Callable[..., Any]) -> Callable[..., Any]:
-    def handler(column: Any, *args: Any, **kwargs: Any) -> Any:
-        return column._share(make(column._known(), *args, **kwargs))
-
-    return handler
-
-
-def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
-    def handler(*args: Any, **kwargs: Any) -> Any:
-        found = None if kwargs else _together(args)
-        if found is None:
-            return NotImplemented
-        rows, mask, level = found
-        if level is None:
-            return SharedColumn(rows, mask, None)
-        return SharedColumn(
-            rows, mask, function(*(v.at(level) if type(v) is SharedColumn else v for v in args))
-        )
-
-    return handler
-
-
-def _reduced(function: Callable[..., Any]) -> Callable[..., Any]:
-    def handler(column: Any, *args: Any, **kwargs: Any) -> Any:
-        if args or kwargs or type(column) is not SharedColumn:
-            return NotImplemented
-        return function(column._known())
-
-    return handler
-
-
-def _broadcast_arrays(*values: Any) -> Any:
-    """Columns broadcast when they meet; arrays of length one become columns without axes."""
-    if _together(values) is None:
-        return NotImplemented
-    return values
-
-
-def _broadcast_to(column: Any, shape: Any, subok: bool = False) -> Any:
-    if type(column) is SharedColumn and shape == column.shape:
-        return column
-    return NotImplemented
-
-
-_HANDLERS: dict[Any, Callable[..., Any]] = {
-    np.where: _where,
-    np.select: _select,
-    np.clip: _elementwise(np.clip),
-    np.round: _elementwise(np.round),
-    np.nan_to_num: _elementwise(np.nan_to_num),
-    np.zeros_like: _like(np.zeros_like),
-    np.ones_like: _like(np.ones_like),
-    np.full_like: _like(np.full_like),
-    np.any: _reduced(np.any),
-    np.all: _reduced(np.all),
-    np.max: _reduced(np.max),
-    np.min: _reduced(np.min),
-    np.broadcast_arrays: _broadcast_arrays,
-    np.broadcast_to: _broadcast_to,
-    np.atleast_1d: lambda column: column if type(column) is SharedColumn else NotImplemented,
-}

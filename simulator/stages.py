@@ -14,6 +14,7 @@ from simulator.pipeline import StageLayers
 from simulator.streams import chain_of, layer_chain
 
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 ZERO: FloatArray = np.zeros(1)
 
 
@@ -25,16 +26,20 @@ class StageTimes:
     """Seconds of one micro-batch by kind of stage [s], three arrays each: first, middle, last.
 
     ``forward_s`` and ``backward_s`` contain the exposed exchanges; ``tensor_s`` and ``data_s`` are the parts of
-    both passes that wait for tensor-parallel and for data-parallel exchanges; ``total_s`` is forward and backward,
-    ``sum_s`` that of all stages.
+    both passes that wait for tensor-parallel and for data-parallel exchanges, ``n_layers`` the layers [1];
+    ``total_s`` is forward and backward, ``sum_s`` that of all stages. ``first_slowest`` says where no stage is slower
+    than the first, ``middle_slower`` where the last one is no slower than the middle.
     """
 
     forward_s: ByStage
     backward_s: ByStage
     tensor_s: ByStage
     data_s: ByStage
+    n_layers: ByStage
     total_s: ByStage
     sum_s: FloatArray
+    first_slowest: BoolArray
+    middle_slower: BoolArray
 
     def slowest_s(self) -> FloatArray:
         """Time of the slowest stage [s]."""
@@ -47,9 +52,7 @@ class StageTimes:
 
     def at_slowest(self, values: ByStage) -> FloatArray:
         """The one of three ``values`` that belongs to the slowest stage."""
-        first, middle, last = self.total_s
-        rest = np.where(middle >= last, values[1], values[2])
-        return np.where(first >= np.maximum(middle, last), values[0], rest)
+        return np.where(self.first_slowest, values[0], np.where(self.middle_slower, values[1], values[2]))
 
     def least(self, values: ByStage) -> FloatArray:
         """Smallest of three ``values`` over the kinds of stage that exist; raises nothing."""
@@ -75,6 +78,8 @@ def _exposed(
     n_layers: FloatArray, chain: Chain, layer_s: FloatArray, exchange_s: FloatArray, inputs: Inputs
 ) -> FloatArray:
     """What the exchanges of ``n_layers`` layers add to their own time [s]: waiting, and units taken from kernels."""
+    if not np.any(exchange_s):
+        return ZERO
     # Without an exchange the difference is rounding, and would show as a row of the operator table.
     waiting = np.where(exchange_s > 0, np.maximum(chain_of(n_layers, chain) - n_layers * layer_s, 0.0), 0.0)
     hidden = np.maximum(n_layers * exchange_s - waiting, 0.0)
@@ -185,6 +190,9 @@ def stage_times(
         backward_s=backward[:3],
         tensor_s=tensor[:3],
         data_s=data[:3],
+        n_layers=(layers.first, layers.middle, layers.last),
         total_s=(total[0], total[1], total[2]),
         sum_s=sum((c * t for c, t in zip(counts, total, strict=True)), ZERO),
+        first_slowest=total[0] >= np.maximum(total[1], total[2]),
+        middle_slower=total[1] >= total[2],
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hardware_specs.errors import Problem, ScenarioError
 from simulator.evaluate import evaluate_totals, totals_columns
+from simulator.freed_memory import keep_freed_memory
 from simulator.layer_cache import LayerCache
 from simulator.legal_rows import LegalRows
 from simulator.partition import Splitter
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 FITS, DOES_NOT_FIT = "fits", "peak_bytes is above capacity_bytes"
-CHUNK_ROWS = 262_144
+CHUNK_ROWS = 2**19
 FIRST_ROWS = 2**22
+FEW_ROWS = 2**16
 
 
 @dataclass(slots=True)
@@ -151,6 +153,8 @@ def run_rows(
 
     ``splitter`` is of the space, ``cache`` holds the blocks that earlier ranges have evaluated.
     """
+    if stop - start > FEW_ROWS:
+        keep_freed_memory()
     legal, before = LegalRows(splitter), cache.n_evaluated
     table = ResultTable(min(stop - start, FIRST_ROWS))
     for partition in legal.partitions(start, stop, CHUNK_ROWS):

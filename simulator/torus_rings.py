@@ -55,6 +55,73 @@ def extents(ranks: FloatArray, stride: FloatArray, axes: Axes, wrap: FloatArray)
     )
 
 
+def along_axes(ranks: FloatArray, stride: FloatArray, axes: Axes) -> NDArray[np.bool_]:
+    """Where a group fills whole parts of axes, so that its rings run along them; elsewhere it lies across borders."""
+    aligned = np.ones(1, dtype=bool)
+    below: FloatArray = np.ones(1)
+    for axis in axes:
+        below = below * axis
+        for reach in (stride, stride * ranks):
+            aligned = aligned & ((np.mod(reach, below) == 0) | (np.mod(below, reach) == 0))
+    return aligned
+
+
+def _shift(distance: FloatArray, axes: Axes, wrap: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Load of the busiest link if all devices send to the one ``distance`` further, and the most hops of one [1].
+
+    On an axis a message moves by its digit of the distance, or by one more where lower digits carry. A line whose ends
+    are joined takes the shorter way; one that is open carries those that come back as well. Both ways are counted
+    together, as rings run in both directions at once.
+    """
+    busiest, hops = np.zeros(1), np.zeros(1)
+    below: FloatArray = np.ones(1)
+    for axis in axes:
+        digit = np.mod(np.floor(distance / below), axis)
+        carried = np.where(np.mod(distance, below) > 0, np.mod(digit + 1.0, axis), digit)
+        near, far = (np.minimum(d, axis - d) for d in (digit, carried))
+        same_way = (2.0 * np.maximum(digit, carried) <= axis) | (2.0 * np.minimum(digit, carried) >= axis)
+        closed = np.where(same_way | (carried == digit), np.maximum(near, far), near + far)
+        back = [np.where(d > 0, np.maximum(d, axis - d), 0.0) for d in (digit, carried)]
+        busiest = np.maximum(busiest, np.where(wrap > 0, closed, 2.0 * np.maximum(near, far)))
+        hops = hops + np.where(wrap > 0, np.maximum(near, far), np.maximum(back[0], back[1]))
+        below = below * axis
+    return busiest, hops
+
+
+@rule(
+    symbol="w",
+    formula="(n - 1)/(2 n) (D(s) + D((n - 1) s)), D the most messages of a shift on one link",
+    unit="1",
+    source="every device sends to the next of its group, or from the last back to the first; axis after axis a link of "
+    "a torus is crossed by at most as many messages of a shift as the shift is long on that axis",
+)
+def off_axis_load(
+    *,
+    ranks: FloatArray,
+    stride: FloatArray,
+    axis_0: FloatArray,
+    axis_1: FloatArray,
+    axis_2: FloatArray,
+    wrap: FloatArray,
+) -> FloatArray:
+    """Most bytes through a link of a ring reduce-scatter, per byte of the message, where groups lie across axes [1].
+
+    Two rings through the ranks in order of their numbers, one each way round; all groups of the plan's axis run at
+    once. An upper bound: never faster than flows that share the links. ``ranks`` that are ``stride`` apart [1] on a
+    torus of ``axis_0`` x ``axis_1`` x ``axis_2`` [1], with its ends joined where ``wrap`` is 1. Broadcasts; zero for
+    one rank; raises nothing.
+    """
+    axes = (axis_0, axis_1, axis_2)
+    forth, back = _shift(stride, axes, wrap)[0], _shift((ranks - 1.0) * stride, axes, wrap)[0]
+    return (ranks - 1.0) / (2.0 * ranks) * (forth + back)
+
+
+def off_axis_hops(ranks: FloatArray, stride: FloatArray, axes: Axes, wrap: FloatArray) -> FloatArray:
+    """Hops of one pass of those rings, each exchange as long as the longest one [1]."""
+    forth, back = _shift(stride, axes, wrap)[1], _shift((ranks - 1.0) * stride, axes, wrap)[1]
+    return (ranks - 1.0) * np.maximum(forth, back)
+
+
 def _phases(order: tuple[int, ...], e: Extents) -> list[FloatArray]:
     """Time of each phase of the part that visits axes in an order, per byte of the part and of link bandwidth."""
     left: FloatArray = np.ones(1)
@@ -110,6 +177,11 @@ def ring_load(e: Extents) -> FloatArray:
 def ring_hops(e: Extents) -> FloatArray:
     """Dependent exchanges of one pass: each axis is a ring of its own [1]."""
     return e.lengths[0] + e.lengths[1] + e.lengths[2] - 3.0
+
+
+def off_axis_all_to_all_load(axes: Axes) -> FloatArray:
+    """The same bound of an all-to-all, per byte that a rank sends: half of the longest axis, there and back [1]."""
+    return np.maximum(np.maximum(axes[0], axes[1]), axes[2])
 
 
 def all_to_all_load(e: Extents) -> FloatArray:

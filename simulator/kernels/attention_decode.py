@@ -148,10 +148,11 @@ def _units_time(
     tiles = np.ceil(kv_length / kv_tile)
     start_s = task_s + np.minimum(group, TASK_ROWS) * per_query_s
     tile_s = kv_tile * per_token_s
-    best = np.maximum(1.0, tasks / units) * (start_s + tiles * tile_s)
+    rounds = tasks / units
+    best = np.maximum(1.0, rounds) * (start_s + tiles * tile_s)
     for splits in SPLITS:
-        parts = np.minimum(splits, tiles)
-        part_s = np.maximum(1.0, tasks * parts / units) * (start_s + np.ceil(tiles / splits) * tile_s)
-        part_s = part_s + combine[0] + combine[1] * splits
-        best = np.where(splits <= combine[2], np.minimum(best, part_s), best)
+        # What depends on few axes is put together first.
+        combined_s = np.where(splits <= combine[2], combine[0] + combine[1] * splits, np.inf)
+        part_s = start_s + np.ceil(tiles / splits) * tile_s
+        best = np.minimum(best, np.maximum(1.0, rounds * np.minimum(splits, tiles)) * part_s + combined_s)
     return best

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.kernels.smooth_maximum import powered
 from simulator.rules import rule
 
 FloatArray = NDArray[np.float64]
@@ -90,7 +91,7 @@ def streaming_time(
     """
     read = read_bytes / read_efficiency
     if np.any(rereads):  # of the families only norms and softmax: powers are the dear part of the rule
-        longer = (row_bytes / resident_row_bytes) ** row_sharpness
+        longer = powered(row_bytes / resident_row_bytes, row_sharpness)
         read = read * (1.0 + rereads * (1.0 - 1.0 / (1.0 + longer)))
     memory_s = (read + written_bytes / write_efficiency) / bandwidth_bytes_per_s
     if np.any(spill):

@@ -10,7 +10,7 @@ import numpy as np
 from simulator.network.max_min_flows import Flow, Routes, max_min_rates
 from simulator.network.played_rounds import Branches, Round
 
-__all__ = ["Replayed", "link_seconds", "replay"]
+__all__ = ["Replayed", "replay"]
 
 DONE_FRACTION = 1e-9  # of a flow's bytes that may be left by rounding
 
@@ -121,12 +121,3 @@ def replay(processes: Sequence[Sequence[Round | Branches]], routes: Routes) -> R
             del flows[i], owner[i], left[i]
         for k in sorted(touched):
             start_round(k)
-
-
-def link_seconds(messages: Round, routes: Routes) -> float:
-    """Time of the busiest link when all messages are under way at once, cut small and pipelined [s]."""
-    load = np.zeros(len(routes.bytes_per_s))
-    for source, target, size in messages:
-        for link, share in routes.between(source, target)[0]:
-            load[link] += size * share
-    return float(np.max(load / routes.bytes_per_s)) if messages else 0.0

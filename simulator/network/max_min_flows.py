@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from simulator.network.topology_graph import LinkGraph
 
-__all__ = ["Flow", "Routes", "max_min_rates"]
+__all__ = ["Flow", "Routes", "link_seconds", "max_min_rates"]
 
 FloatArray = NDArray[np.float64]
 Link = tuple[object, object]
@@ -115,3 +115,12 @@ def max_min_rates(flows: Sequence[Flow], bytes_per_s: FloatArray) -> FloatArray:
         left = np.maximum(left - level * use[stopped].sum(axis=0), 0.0)
         open_flows &= ~stopped
     return rates
+
+
+def link_seconds(messages: Sequence[tuple[int, int, float]], routes: Routes) -> float:
+    """Time of the busiest link when all messages are under way at once, cut small and pipelined [s]."""
+    load = np.zeros(len(routes.bytes_per_s))
+    for source, target, size in messages:
+        for link, share in routes.between(source, target)[0]:
+            load[link] += size * share
+    return float(np.max(load / routes.bytes_per_s)) if messages else 0.0

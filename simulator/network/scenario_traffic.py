@@ -27,9 +27,9 @@ from simulator.network.played_rounds import (
     torus_rounds,
 )
 from simulator.network.topology_graph import topology_graph
-from simulator.placement import FULLY_CONNECTED, RAIL_OPTIMISED, Group, on_grid, place
+from simulator.placement import FULLY_CONNECTED, RAIL_OPTIMISED, WIRED, Group, on_grid, place
 from simulator.space import space_from
-from simulator.torus_rings import extents
+from simulator.torus_rings import along_axes, extents
 
 __all__ = ["MOST_REPLAYED", "Traffic", "replay_scenario", "step_traffic"]
 
@@ -144,7 +144,10 @@ def _rounds(traffic: Traffic, members: list[int], group: Group, inputs: Inputs) 
         return [[(a, b, traffic.message_bytes) for a, b in zip(members, members[1:], strict=False)]]
     if on_grid(tier.topology, tier.axis_0)[0] and group.outer[0] == 1:
         axes = (tier.axis_0, tier.axis_1, tier.axis_2)
-        e = extents(column(traffic.ranks), column(traffic.stride), axes, tier.wrap)
+        ranks, stride = column(traffic.ranks), column(traffic.stride)
+        if not along_axes(ranks, stride, axes)[0]:
+            return ring_rounds(traffic.collective, [members, members[::-1]], traffic.message_bytes)
+        e = extents(ranks, stride, axes, tier.wrap)
         shape = [int(_one(side)) for side in e.lengths]
         joined = [_one(links) == DIRECTIONS for links in e.links]
         played = torus_rounds(traffic.collective, shape, joined, traffic.message_bytes)
@@ -154,6 +157,8 @@ def _rounds(traffic: Traffic, members: list[int], group: Group, inputs: Inputs) 
         ]
     if tier.topology[0] == FULLY_CONNECTED and group.outer[0] == 1:
         return direct_rounds(traffic.collective, members, traffic.message_bytes)
+    if tier.topology[0] == WIRED and group.outer[0] == 1:
+        return ring_rounds(traffic.collective, [members, members[::-1]], traffic.message_bytes)
     railed = group.outer[0] > 1 and inputs.fabric.outer.topology[0] == RAIL_OPTIMISED
     if tier.topology[0] == FULLY_CONNECTED or railed:
         inside = int(_one(group.inner))

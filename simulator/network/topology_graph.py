@@ -1,7 +1,8 @@
 """A declared fabric as a directed graph of links, for systems small enough to draw or to play out.
 
 Nodes are tuples: ``("device", i)``, ``("switch", node)``, ``("bridge", node, k)``, ``("nic", node, rail)``,
-``("leaf", block, rail)``, ``("spine",)``. An edge carries one-way ``bytes_per_s`` [byte/s], ``latency_s`` [s], its
+``("leaf", block, rail)``, ``("spine",)``; of a wired node also ``("wire", node, name)``, a switch, and ``("idle", node,
+i)``, an accelerator that is not in use. An edge carries one-way ``bytes_per_s`` [byte/s], ``latency_s`` [s], its
 ``tier``, "inner" or "outer", and a ``cost`` by which routes are chosen [1]. The engine never builds one.
 """
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 else:
     LinkGraph = nx.DiGraph
 
-__all__ = ["MOST_DEVICES", "LinkGraph", "device_nodes", "is_connected", "topology_graph"]
+__all__ = ["MOST_DEVICES", "LinkGraph", "device_nodes", "is_connected", "topology_graph", "wire_hops"]
 
 MOST_DEVICES = 1024
 # Messages leave a node only where they must, and change rails inside it.
@@ -104,12 +105,31 @@ def _host(links: _Links, node: int, devices: list[Node]) -> None:
         links.join(("bridge", node, k), ("host", node), bytes_per_s=rate, latency_share=0.0)
 
 
+def wire_hops(one: int | str, other: int | str) -> float:
+    """Hops that a link counts as: one between accelerators, half to or from a switch [1]."""
+    return 1.0 if isinstance(one, int) and isinstance(other, int) else 0.5
+
+
+def _wired(links: _Links, node: int, devices: list[Node]) -> None:
+    """Links one by one; accelerators of the node that are not in use pass messages on."""
+    for wire in links.fabric.wiring or []:
+        ends: list[Node] = []
+        for end in wire.ends:
+            if isinstance(end, str):
+                ends.append(("wire", node, end))
+            else:
+                ends.append(devices[end] if end < len(devices) else ("idle", node, end))
+        rate = wire.links * links.fabric.link_bandwidth.value
+        links.join(ends[0], ends[1], bytes_per_s=rate, latency_share=wire_hops(*wire.ends))
+
+
 _NODES: Mapping[str, Callable[[_Links, int, list[Node]], None]] = {
     "switch": _switch,
     "fat_tree": _switch,
     "fully_connected": _fully_connected,
     "ring": _ring,
     "host": _host,
+    "wired": _wired,
 }
 
 

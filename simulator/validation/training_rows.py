@@ -11,7 +11,7 @@ from simulator.validation.known_words import Framework, framework_of, notes_of
 from simulator.validation.machine_of_row import machine_keys
 from simulator.validation.measured_table import Cell, Row
 from simulator.validation.model_of_row import model_of
-from simulator.validation.plan_of_row import degrees, precision, recompute, switches, zero_stage
+from simulator.validation.plan_of_row import degrees, precision, recompute, sharding, switches
 from workloads import ModelSpec, parameters
 
 __all__ = ["training_case"]
@@ -59,8 +59,6 @@ def _not_modelled(reader: RowReader) -> None:
         reader.skip(f"workload {workload} is not modelled yet")
     if row.text("outcome") == "oom":
         reader.skip("the run ended out of memory")
-    if (row.number_of("experts") or 0) > 0 and (row.number_of("first_dense_layers") or 0) > 0:
-        reader.skip("layers with and without experts in one model are not modelled yet")
 
 
 def training_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
@@ -89,6 +87,8 @@ def training_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
     notes = notes_of(row.text("notes"))
     _not_modelled(reader)
     keys = machine_keys(reader)
+    if framework is not None and keys.get("system") in framework.calibrations:
+        keys["system.calibration"] = framework.calibrations[keys["system"]]
     keys.update(degrees(reader))
     sequence = reader.need_count("seq_len")
     model = model_of(reader, sequence)
@@ -99,11 +99,11 @@ def training_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
             "task.sequence_length": sequence,
             "task.global_batch_size": reader.need_count("global_batch"),
             "plan.micro_batch_size": reader.need_count("micro_batch"),
-            "plan.zero_stage": zero_stage(reader, keys),
             "plan.recompute": recompute(reader),
             "plan.precision": chosen,
         }
     )
+    keys.update(sharding(reader, keys))
     if model is not None:
         keys["model"] = model.model_dump(mode="json")
     return Case(

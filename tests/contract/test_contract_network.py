@@ -50,6 +50,20 @@ def test_table_plot_and_drawing(tmp_path, capsys):
         assert (tmp_path / "net" / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_drawings_say_which_links_go_around(tmp_path):
+    """A torus of 4 x 4 x 4 has 48 links within each axis' lines and 16 that join their ends."""
+    from reports import plot_topology
+    from simulator.network.drawing import picture_rows
+
+    system = load_system("tpu-v5p")
+    nodes, links = picture_rows(topology_graph(system, 64), system)
+    assert len(nodes) == len({(n["x"], n["y"]) for n in nodes}) == 64
+    assert sum(not row["wraps"] for row in links) == 3 * 3 * 16
+    assert sum(row["wraps"] for row in links) == 3 * 16
+    path = plot_topology(nodes, links, tmp_path / "torus.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
 def test_every_collective_and_algorithm_has_a_time():
     system = load_system("dgx-h100")
     for collective in (
@@ -200,6 +214,16 @@ def _system(**changes):
     return data
 
 
+def _wired(*pairs):
+    """Four accelerators with two ports each on these links."""
+    changes = {"topology": "wired", "links": "2", "in_switch_reduction": False}
+    changes["wiring"] = [{"between": pair} for pair in pairs]
+    return {
+        **_system(**{f"scale_up__{key}": value for key, value in changes.items()}),
+        "accelerators_per_node": "4",
+    }
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
@@ -246,6 +270,13 @@ def _system(**changes):
             "bridge_bandwidth",
         ),
         (_system(scale_up__rails="2"), "is for rail_optimised"),
+        (_wired([0, 1], [2, 3]), "is disconnected: no way from accelerator 0 to 2, 3"),
+        (_wired([0, 1], [1, 2], [2, 3], [0, 9]), "9: is no accelerator of this node: they are 0 to 3"),
+        (_wired([0, 1], [1, 2], [2, 3], [3, 3]), "joins a place with itself"),
+        (_wired(*[[0, 1]] * 3, [1, 2], [2, 3]), "gives accelerator 0 3 links, but links are 2"),
+        (_wired(), "is disconnected"),
+        (_system(scale_up__topology="wired", scale_up__in_switch_reduction=False), "is needed by wired"),
+        (_system(scale_up__wiring=[{"between": [0, 1]}]), "is for wired, not for switch"),
         (_system(fabric_calibration="no-such"), None),
     ],
 )

@@ -39,7 +39,7 @@ def algorithm(**numbers):
 def tier(**numbers):
     """A tier whose figures are 1 where nothing else is said; it has no host bridges and offers every algorithm."""
     plain = {"in_switch": 0.0, "topology": 0.0, "bridge_bytes_per_s": math.inf}
-    names = [name for name in TierColumns.__dataclass_fields__ if name != "algorithms"]
+    names = [name for name in TierColumns.__dataclass_fields__ if name not in ("algorithms", "wired")]
     figures = {name: a(numbers.get(name, plain.get(name, 1.0))) for name in names}
     offered = numbers.get("algorithms", {n: algorithm() for n in OFFERED})
     return TierColumns(**figures, algorithms=offered)

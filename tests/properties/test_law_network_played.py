@@ -13,8 +13,9 @@ from law_scenarios import laws
 from hardware_specs import load_system
 from simulator.collective_algorithms import ALGORITHMS, RING_PASSES
 from simulator.collectives import all_to_all, exchange
-from simulator.network.flow_replay import link_seconds, replay
-from simulator.network.max_min_flows import Flow, Routes, max_min_rates
+from simulator.columns import column
+from simulator.network.flow_replay import replay
+from simulator.network.max_min_flows import Flow, Routes, link_seconds, max_min_rates
 from simulator.network.played_rounds import (
     all_pairs,
     binary_tree_flows,
@@ -27,6 +28,7 @@ from simulator.network.played_rounds import (
 from simulator.network.system_table import system_fabric
 from simulator.network.topology_graph import is_connected, topology_graph
 from simulator.placement import place
+from simulator.torus_rings import along_axes
 
 BYTES = 3e8
 COLLECTIVES = tuple(RING_PASSES)
@@ -219,7 +221,9 @@ def small_systems(draw):
         )
     )
     if kind in ("torus", "mesh"):
-        shape = draw(st.sampled_from([(2, 4), (4, 4), (2, 2, 4), (4, 8)]))  # groups lie along axes
+        # Of the first four all groups lie along axes; of the others many lie across.
+        shapes = [(2, 4), (4, 4), (2, 2, 4), (4, 8), (3, 4), (6, 4), (4, 6), (5, 4), (2, 3, 4), (4, 3, 2)]
+        shape = draw(st.sampled_from(shapes))
         system, n = torus(shape, kind == "torus", "1 us"), int(np.prod(shape))
     elif kind in ("blocks", "dragonfly", "rails"):
         out = {
@@ -289,8 +293,69 @@ def test_closed_form_is_at_most_two_percent_faster_than_the_replay_of_all_groups
     shared = any(x & y for x, y in itertools.combinations(used, 2))
     # Rings through several meshed nodes use links that the form counts as idle: it is up to G / (G - 1) slower there.
     several = system.scale_up.topology == "fully_connected" and block > 4
-    if not shared and stride == 1 and not several:
+    grid = [column(side) for side in (*(system.scale_up.shape or ()), 1, 1, 1)[:3]]
+    along = bool(along_axes(a(ranks), a(stride), tuple(grid))[0])  # elsewhere the form is an upper bound
+    if not shared and stride == 1 and not several and along:
         assert together == pytest.approx(form, rel=0.01)
+
+
+def wired(n, wires, latency="1 us", **more):
+    ports = {}
+    for one, other in wires:
+        for end in (one, other):
+            ports[end] = ports.get(end, 0) + 1
+    links = max(count for end, count in ports.items() if isinstance(end, int))
+    wiring = [{"between": [one, other]} for one, other in wires]
+    return machine("wired", n, latency=latency, links=links, wiring=wiring, **more)
+
+
+@st.composite
+def wired_systems(draw):
+    """Accelerators on any connected set of links, some of them to switches."""
+    n = draw(st.sampled_from([4, 6, 8]))
+    places = [*range(n), *draw(st.sampled_from([[], ["left"], ["left", "right"]]))]
+    # Each place hangs on an earlier one; further links come on top, some of them side by side.
+    tree = [(places[draw(st.integers(0, k - 1))], places[k]) for k in range(1, len(places))]
+    pairs = st.sampled_from(list(itertools.combinations(places, 2)))
+    system = wired(n, [*tree, *draw(st.lists(pairs, max_size=2 * n))])
+    ranks = draw(st.sampled_from([d for d in range(2, n + 1) if n % d == 0]))
+    stride = draw(st.sampled_from([d for d in range(1, n + 1) if (n // ranks) % d == 0]))
+    return system, n, ranks, stride
+
+
+@laws(60)
+@given(wired_systems(), st.sampled_from((*COLLECTIVES, "all_to_all")))
+def test_links_declared_one_by_one_are_never_faster_than_the_replay(drawn, collective):
+    system, n, ranks, stride = drawn
+    block = ranks * stride
+    groups = [list(range(s + o, s + block, stride)) for s in range(0, n, block) for o in range(stride)]
+    if collective == "all_to_all":
+        members, fabric = placed(system, n, ranks=ranks, stride=stride)
+        form = float(all_to_all(a(BYTES), members, fabric).seconds[0])
+        processes = [direct_rounds(collective, group, BYTES) for group in groups]
+    else:
+        form = closed(system, n, collective, ranks=ranks, stride=stride)
+        processes = [rounds_of(system, n, ranks, stride, group, collective)[0] for group in groups]
+    assert played(system, n, *processes) <= form * 1.02
+
+
+def test_known_topologies_as_links():
+    """A ring, a switch and a fully connected node written link by link take what they take by name."""
+    n = 6
+    around = wired(n, [(i, (i + 1) % n) for i in range(n)], "5 us")
+    star = wired(n, [(i, "hub") for i in range(n)], "5 us")
+    for collective in COLLECTIVES:
+        ring = closed(machine("ring", n, latency="5 us"), n, collective)
+        assert closed(around, n, collective) == pytest.approx(ring, rel=1e-12)
+        switch = closed(machine("switch", n, latency="5 us", links=1), n, collective)
+        assert closed(star, n, collective) == pytest.approx(switch, rel=1e-12)
+    mesh = wired(n, list(itertools.combinations(range(n), 2)))
+    named = machine("fully_connected", n, latency="1 us")
+    forms = []
+    for system in (mesh, named):
+        members, fabric = placed(system, n)
+        forms.append(float(all_to_all(a(BYTES), members, fabric).seconds[0]))
+    assert forms[0] == pytest.approx(forms[1], rel=1e-12)
 
 
 @laws(40)

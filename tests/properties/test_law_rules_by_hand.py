@@ -265,6 +265,22 @@ CASES = [
         {"length_0": 4, "length_1": 4, "length_2": 1, "links_0": 2, "links_1": 2, "links_2": 2},
         0.5 * (0.375 + 0.375 / 4),
     ),
+    # pairs two apart on 6 x 4: half of the message each way round, 2 messages of a shift by 2 and 2 of the one back
+    # on a link: 1/2 x (2 + 2) / 2
+    (
+        "off_axis_load",
+        {"ranks": 2, "stride": 2, "axis_0": 6, "axis_1": 4, "axis_2": 1, "wrap": 1},
+        1.0,
+    ),
+    # groups of 4 neighbours on an open 3 x 4: a shift by 1 moves by 1 or, carried, back by 2, both ways: 2; on the
+    # second axis by 0 or 1: 2. Back by 3: nothing on the first axis, 1 on the second: 2. 3/8 x (2 + 2)
+    (
+        "off_axis_load",
+        {"ranks": 4, "stride": 1, "axis_0": 3, "axis_1": 4, "axis_2": 1, "wrap": 0},
+        1.5,
+    ),
+    # a ring of links of 25 GB/s both ways round: half of the bytes on each
+    ("wired_bandwidth", {"link_bytes_per_s": 25e9, "width": 2}, 50e9),
     # 2 nodes of 4 share a block that has a quarter of the bandwidth to leave by
     ("block_share", {"members": 2, "nodes": 4, "oversubscription": 4, "other_groups": 0}, 0.5),
     ("block_share", {"members": 2, "nodes": 4, "oversubscription": 4, "other_groups": 2}, 0.25),
@@ -356,6 +372,25 @@ CASES = [
     ("decode_period", {"sum_of_stages_s": 12, "slowest_stage_s": 3, "micro_batches": 8}, 24),
     # 10 s in 4 buckets: the first may start after 2 of 8 s, 6 s are hidden, 4 s are not
     ("exposed_exchange", BUCKETS, 4),
+    # 240 rows, a quarter more on the fullest rank; context ranks have half each, 2 of 4 tensor ranks share an expert
+    (
+        "rows_of_rank",
+        {
+            "routed_rows": 240,
+            "context_parallel": 2,
+            "tensor_parallel": 4,
+            "expert_tensor_parallel": 2,
+            "expert_imbalance": 1.25,
+        },
+        75,
+    ),  # fmt: skip
+    # four ranks: a sixteenth of the pairs in each of four kernels, a quarter, or all of them for fewer heads
+    ("pairs_per_kernel", {"pairs": 160, "context_parallel": 4, "ring": 1, "gathered": 0}, 10),
+    ("pairs_per_kernel", {"pairs": 160, "context_parallel": 4, "ring": 0, "gathered": 1}, 40),
+    ("pairs_per_kernel", {"pairs": 160, "context_parallel": 4, "ring": 0, "gathered": 0}, 160),
+    # three hops of 4 s beside the first three of four kernels of 3 s: each waits 1 s
+    ("exposed_ring", {"exchange_s": 12, "attention_s": 12, "context_parallel": 4}, 3),
+    ("exposed_ring", {"exchange_s": 12, "attention_s": 16, "context_parallel": 4}, 0),
     ("exposed_exchange", {**BUCKETS, "overlap": 0}, 10),
     # a long window: the last bucket, 2.5 s, stays
     ("exposed_exchange", {**BUCKETS, "window_s": 800}, 2.5),

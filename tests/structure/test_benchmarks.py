@@ -52,6 +52,15 @@ def test_the_quick_form_of_sweeps(tmp_path: Path) -> None:
     found = results["search"]
     assert 0 < found["timed"] <= found["fit"] <= found["legal"]
     assert abs(found["step_time_s"] / found["again_s"] - 1) <= 1e-12
-    assert {f["legal"] for f in results["linear"].values()} == {results["query"]["rows"]}
+    linear = results["linear"]
+    assert linear["10000"]["legal"] == results["query"]["rows"] > 0
+    assert {"fixed_cpu_s", "per_million_cpu_s", "off_the_line", "slowest_over_fastest"} <= linear.keys()
     assert results["workers"]["1"]["legal"] == results["workers"]["2"]["legal"]
     assert results["query"]["top_rows"] == 100 and results["query"]["front_rows"] > 0
+
+
+def test_other_tools_that_are_not_here_are_named() -> None:
+    script = REPOSITORY / "benchmarks" / "peers.py"
+    done = subprocess.run([sys.executable, "-S", str(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"tool": "llm-analysis", "missing": "llm_analysis"}

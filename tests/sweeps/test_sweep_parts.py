@@ -11,7 +11,10 @@ import pytest
 
 from hardware_specs import ScenarioError
 from simulator import sweep_parts
+from simulator.axis_dependence import Dependence
+from simulator.layer_cache import LayerCache
 from simulator.part_workers import write_parts
+from simulator.partition import Splitter
 from simulator.saved_parts import part_files, parts_frame
 from simulator.saved_sweep import read_result
 from simulator.space import space_from
@@ -95,6 +98,28 @@ def test_one_file_is_made_of_the_parts(tmp_path: Path) -> None:
     assert list(frame.columns) == list(expected.frame().columns)
     assert np.array_equal(frame["step_time_s"], expected.columns["step_time_s"])
     assert frame.attrs["excluded"] == expected.excluded
+
+
+def test_blocks_that_other_ranges_left_are_those_of_these_rows() -> None:
+    """What a column depends on is known of the rows so far; rows of other ranges may need more axes."""
+    space = space_from(SPACE)
+    whole, splitter, cache = run_space(space), Splitter(space), LayerCache()
+    for part_rows in (50, 60, 100, 37):
+        for start in range(0, space.n_rows, part_rows):
+            found = sweep_parts.run_rows(splitter, cache, start, min(start + part_rows, space.n_rows))
+            here = np.searchsorted(whole.rows, found.rows)
+            for name, values in found.columns.items():
+                assert np.array_equal(values, whole.columns[name][here], equal_nan=True), name
+
+
+def test_axes_that_values_depend_on() -> None:
+    positions = {0: np.repeat([0, 1, 2], 4), 3: np.tile([5, 5, 7, 7], 3), 4: np.tile([0, 1], 6)}
+    dependence = Dependence(positions)
+    assert dependence.mask(np.ones(12)) == 0
+    assert dependence.mask(positions[3] * 2.0) == 1 << 3
+    assert dependence.mask(positions[0] + 10.0 * positions[4]) == 1 | 1 << 4
+    assert dependence.mask(np.arange(12.0)) == 1 | 1 << 3 | 1 << 4
+    assert not dependence.follows(positions[4] * 1.0, 1 | 1 << 3)
 
 
 def test_several_processes_write_the_same_rows(tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+"""A software stack as rates over another calibration: how fast whole runs of it were, beside its kernels alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hardware_specs.calibration import CalibrationSpec, Task
+from hardware_specs.figure import Basis, Dimension, Spec
+from hardware_specs.kernel_fits import FitEvidence, KernelFits
+from hardware_specs.schema import Name
+
+__all__ = ["FAMILIES_OF_RATE", "RateKind", "StackRate", "StackRatesSpec", "rated"]
+
+RateKind = Literal["matmul", "attention"]
+# Kernel families that a rate slows down.
+FAMILIES_OF_RATE: Mapping[RateKind, tuple[str, ...]] = {
+    "matmul": ("matmul", "batched_matmul", "grouped_matmul"),
+    "attention": ("attention_prefill", "mla_prefill"),
+}
+# Clocks of a unit: they grow as the rate falls.
+_CLOCKS = ("score_clocks", "mask_clocks")
+
+
+class StackRate(Spec):
+    """One rate with its evidence."""
+
+    value: Annotated[float, Field(gt=0.0), Dimension("count")] = Field(
+        description="rate over that of the kernels of the calibration below; efficiencies stay at most 1"
+    )
+    basis: Basis
+    source: str = Field(min_length=8, description="whole runs it was fitted on")
+
+
+class StackRatesSpec(Spec):
+    """Rates of the kernels of a stack in whole runs, over a calibration of kernels that were measured alone.
+
+    Old kernels, untuned libraries and clocks that sink under load slow a run, and no table of single kernels of
+    today shows it. So few numbers are fitted to whole runs: at most one for products and one for attention.
+    """
+
+    schema_version: Literal[1]
+    name: Name
+    like: Name = Field(description="calibration whose kernels these are")
+    tasks: list[Task] = Field(min_length=1)
+    applies_to: list[Name] = Field(
+        default_factory=list, max_length=0, description="none: it is asked for by name"
+    )
+    stack: str = Field(min_length=1, description="software of the runs, with versions")
+    date: str = Field(min_length=4)
+    rates: dict[RateKind, StackRate] = Field(min_length=1)
+    rows: int = Field(ge=1, description="whole runs fitted")
+    error: dict[str, Annotated[float, Dimension("count")]] = Field(
+        description="mean error of the step time as a fraction: of the fitted rows, and of models left out"
+    )
+    common: Annotated[float, Field(ge=0.0), Dimension("count")] = Field(
+        description="standard deviation of ln(predicted / measured) over models left out"
+    )
+
+
+def _slower(fit: FitEvidence, rate: StackRate, spec: StackRatesSpec) -> FitEvidence:
+    """A family's fit at another rate, in its units; the doubt of whole runs is common to all kernels."""
+    update: dict[str, object] = {
+        "compute_efficiency": min(1.0, fit.coefficients()["compute_efficiency"] * rate.value),
+        "source": f"{fit.source}; x {rate.value:g} in whole runs: {rate.source}",
+        "common": max(fit.common, spec.common),
+    }
+    known = fit.coefficients()
+    update |= {name: known[name] / rate.value for name in _CLOCKS if name in known}
+    return fit.model_copy(update=update)
+
+
+def rated(base: CalibrationSpec, spec: StackRatesSpec) -> CalibrationSpec:
+    """The calibration of a stack.
+
+    Parameters
+    ----------
+    base : CalibrationSpec
+        The one that ``spec.like`` names.
+    spec : StackRatesSpec
+        Rates [1].
+
+    Returns
+    -------
+    CalibrationSpec
+        As ``base`` with slower products and attention, under the name and the stack of ``spec``. Raises nothing.
+    """
+    kernels: dict[str, dict[str, FitEvidence]] = {
+        name: dict(getattr(base.kernels, name)) for name in KernelFits.model_fields
+    }
+    for kind, rate in spec.rates.items():
+        for family in FAMILIES_OF_RATE[kind]:
+            kernels[family] = {key: _slower(fit, rate, spec) for key, fit in kernels[family].items()}
+    return base.model_copy(
+        update={
+            "name": spec.name,
+            "applies_to": [],
+            "tasks": spec.tasks,
+            "stack": f"{spec.stack}; kernels of {base.stack}",
+            "date": spec.date,
+            "kernels": base.kernels.model_copy(update=kernels),
+        }
+    )

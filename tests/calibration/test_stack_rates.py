@@ -1,0 +1,141 @@
+"""Rates of a software stack over kernels that were measured alone: what they change, and how they are fitted."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from hardware_specs import load_calibration
+from hardware_specs.errors import SpecError
+from simulator import simulate
+from simulator.validation.fit_stack_rates import STACKS, Runs, fit_rates, main, read_runs
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MEASUREMENTS = Path(os.environ.get("LLMSIM_MEASUREMENTS", REPOSITORY.parent / "shared" / "measurements"))
+RUNS = MEASUREMENTS / "training_runs.csv"
+SHIPPED = [of.name for of in STACKS]
+
+RATES: dict[str, Any] = {
+    "schema_version": 1,
+    "name": "mine",
+    "like": "a100-sxm-pytorch",
+    "tasks": ["training"],
+    "stack": "a stack of a test",
+    "date": "2026-11-22",
+    "rates": {
+        "matmul": {"value": 0.5, "basis": "assumed", "source": "half, for this test"},
+        "attention": {"value": 0.25, "basis": "assumed", "source": "a quarter, for this test"},
+    },
+    "rows": 1,
+    "error": {"fitted": 0.0},
+    "common": 0.1,
+}
+
+
+def test_products_and_attention_run_at_their_rates() -> None:
+    base, slow = load_calibration("a100-sxm-pytorch"), load_calibration(RATES)
+    for family, rate in (("matmul", 0.5), ("attention_prefill", 0.25)):
+        before, after = (getattr(c.kernels, family)["bf16"].coefficients() for c in (base, slow))
+        expected = {**before, "compute_efficiency": before["compute_efficiency"] * rate}
+        for clocks in ("score_clocks", "mask_clocks"):
+            if clocks in before:
+                expected[clocks] = before[clocks] / rate
+        assert after == pytest.approx(expected, rel=1e-12)
+    assert (
+        slow.kernels.rms_norm == base.kernels.rms_norm
+        and slow.kernels.attention_decode == base.kernels.attention_decode
+    )
+    assert slow.kernels.matmul["bf16"].common == 0.1
+    assert slow.stack.startswith("a stack of a test") and not slow.applies_to
+
+
+def test_efficiencies_stay_fractions() -> None:
+    fast = {**RATES, "rates": {"matmul": {**RATES["rates"]["matmul"], "value": 5.0}}}
+    assert load_calibration(fast).kernels.matmul["bf16"].coefficients()["compute_efficiency"] == 1.0
+
+
+def test_a_scenario_asks_for_them_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(RATES))
+    base = {
+        "model": "llama-3.1-8b",
+        "task": {"kind": "training", "sequence_length": 4096, "global_batch_size": 8},
+        "system": "dgx-a100-80gb",
+        "devices": 8,
+        "plan": {"zero_stage": 3},
+    }
+    usual, slow = simulate(base), simulate({**base, "system.calibration": str(path)})
+    assert 1.5 < slow.step_time_s / usual.step_time_s < 2.5
+    assert simulate({**base, "system.calibration": "a100-sxm-80gb-fsdp"}).step_time_s != usual.step_time_s
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"like": "a100-sxm-pytorhc"}, "a100-sxm-pytorch"),
+        ({"like": "h100-sxm-fsdp"}, "is itself a stack's rates"),
+        ({"rates": {}}, "rates"),
+        ({"rates": {"softmax": RATES["rates"]["matmul"]}}, "rates.softmax"),
+        ({"rates": {"matmul": {**RATES["rates"]["matmul"], "value": 0.0}}}, "rates.matmul.value"),
+        ({"applies_to": ["a100-sxm-80gb"]}, "applies_to"),
+    ],
+)
+def test_mistakes_are_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        load_calibration({**RATES, **change})
+
+
+def _runs(true: tuple[float, float], wrong: float = 1.0) -> Runs:
+    """Runs of three models whose time is products over one rate and attention over the other."""
+    share = np.array([0.0, 0.1, 0.3, 0.6, 0.1, 0.4, 0.2, 0.5])  # of attention
+    model = ("a", "a", "a", "a", "b", "b", "c", "c")
+    axes = (np.array([0.5, 0.7, 0.9, 1.1]), np.array([0.2, 0.4, 0.7, 1.0]))
+    grid = (1 - share) / axes[0][:, None, None] + share / axes[1][:, None]
+    measured = (1 - share) / true[0] + share / true[1]
+    measured[-1] *= wrong
+    ids = tuple(f"row-{n}" for n in range(len(share)))
+    return Runs(ids=ids, model=model, axes=axes, log_ratio=np.log(grid / measured))
+
+
+@pytest.mark.parametrize("true", [(0.9, 0.4), (0.7, 0.7)])
+def test_rates_are_found_on_runs_that_have_them(true: tuple[float, float]) -> None:
+    pytest.importorskip("scipy", reason="fitting needs the calibrate extra")
+    of = replace(STACKS[0], rates=("matmul", "attention"))
+    fitted = fit_rates(of, _runs(true))
+    assert tuple(fitted.rates.values()) == pytest.approx(true, rel=0.02)
+    assert fitted.error["fitted"] < 0.01 and fitted.error["left_out"] < 0.03
+    # One run that went wrong bends little.
+    assert tuple(fit_rates(of, _runs(true, wrong=2.0)).rates.values()) == pytest.approx(true, rel=0.1)
+
+
+@pytest.mark.skipif(not RUNS.is_file(), reason=f"no measured runs in {MEASUREMENTS}; set LLMSIM_MEASUREMENTS")
+def test_shipped_rates_are_reproduced() -> None:
+    pytest.importorskip("scipy", reason="fitting needs the calibrate extra")
+    of = next(of for of in STACKS if of.name == "h100-sxm-fsdp")
+    fitted = fit_rates(of, read_runs(RUNS, of))
+    file = REPOSITORY / "hardware_specs" / "calibrations" / f"{of.name}.yaml"
+    shipped = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert {kind: rate["value"] for kind, rate in shipped["rates"].items()} == pytest.approx(
+        dict(fitted.rates), rel=0.03
+    )
+    assert shipped["error"] == pytest.approx(dict(fitted.error), abs=0.005)
+    assert fitted.error["left_out"] < 0.05 < fitted.error["before"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_files_say_where_they_are_from(name: str) -> None:
+    calibration = load_calibration(name)
+    assert calibration.name == name and calibration.tasks == ["training"]
+    assert "in whole runs" in calibration.kernels.matmul["bf16"].source
+
+
+def test_the_command_needs_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2 and "table" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -88,6 +89,13 @@ def _enter(rank: int, orders: Orders) -> None:
     )
 
 
+def _leave() -> None:
+    """Leave the group together: one that goes first breaks the connections of the others."""
+    gc.collect()  # replicas hold the group
+    dist.barrier()
+    dist.destroy_process_group()
+
+
 def spread_out(
     worker: Callable[..., None], folder: Path, machine: Machine, effort: Effort, *more: Any
 ) -> None:
@@ -154,7 +162,7 @@ def _collectives(rank: int, orders: Orders, rows: int) -> None:
         timing = _together(_exchange(str(shape["op"]), int(shape["bytes"]), machine.device), clock, REPEATS)
         if rank == 0:
             table.add(_collective_row(shape, machine, timing))
-    dist.destroy_process_group()
+    _leave()
 
 
 def _collective_row(shape: dict[str, Any], machine: Machine, timing: Timing) -> dict[str, Any]:
@@ -205,7 +213,7 @@ def _operators(rank: int, orders: Orders, tasks: Sequence[OperatorTask], patienc
     dist.barrier()
     if rank > 0:
         rmtree(folder, ignore_errors=True)
-    dist.destroy_process_group()
+    _leave()
 
 
 def measure_operators_together(
@@ -258,7 +266,7 @@ def _parallel_runs(rank: int, orders: Orders, tasks: Sequence[RunTask]) -> None:
         if table is not None:
             table.put(run_row(task, machine, timing, peak, 1.0))
         del ready
-    dist.destroy_process_group()
+    _leave()
 
 
 def measure_parallel_runs(folder: Path, machine: Machine, tasks: Sequence[RunTask], effort: Effort) -> None:

@@ -177,7 +177,7 @@ def runs_of(wish: Wish) -> Sequence[RunTask]:
             wish.modes,
             quick=wish.quick,
             processes=wish.processes,
-            strategies=("ddp", "fsdp") if wish.device != "cpu" else ("ddp",),
+            strategies=("ddp", "fsdp"),
         )
     )
 

@@ -56,12 +56,12 @@ def test_bad_wishes_are_told(tmp_path: Path, llmsim, arguments: tuple[str, ...],
     assert done.status == 2 and told in done.err
 
 
-def measure_a_little(folder: Path) -> dict:
-    """Run the script of that name; what it printed."""
+def measure_a_little(folder: Path, script: str = "measure_a_little.py") -> dict:
+    """Run a script of this folder; what it printed."""
     here = Path(__file__).resolve()
     paths = os.pathsep.join([str(here.parents[2]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, str(here.with_name("measure_a_little.py")), str(folder)],
+        [sys.executable, str(here.with_name(script)), str(folder)],
         capture_output=True,
         text=True,
         check=False,
@@ -124,6 +124,30 @@ def test_a_second_call_measures_nothing_again(measured: Path) -> None:
     told = measure_a_little(measured)
     assert told["operators"]["measured"] == 0 and told["operators"]["known"] == len(before) + told["others"]
     assert rows_of(measured / "kernels_gemm.csv") == before
+
+
+def test_two_processes_exchange_and_train(tmp_path: Path, llmsim) -> None:
+    """gloo between two processes: collectives, and a step of DDP and of FSDP that is scored by its system."""
+    told = measure_a_little(tmp_path, "measure_a_pair.py")
+    found = rows_of(tmp_path / "collectives.csv")
+    assert {row["op"] for row in found} == {"all_reduce", "all_gather", "reduce_scatter"}
+    assert all(float(row["latency_us"]) > 10 and row["n_gpus"] == "2" for row in found)
+    runs = rows_of(tmp_path / "measured_runs.csv")
+    assert [row["strategy"] for row in runs] == ["ddp", "fsdp"] and told["processes"] == 2
+    assert all(float(row["measured_ms"]) > 0 for row in runs)
+    done = llmsim("validate", "--data", tmp_path / "measured_runs.csv", "--format", "json")
+    assert done.status == 0 and "run llmsim calibrate there" in done.out
+    done = llmsim(
+        "validate",
+        "--data",
+        tmp_path / "measured_runs.csv",
+        "--system",
+        "xeon-2s",
+        "--format",
+        "json",
+    )
+    scores = [row for row in json.loads(done.out)["rows"] if row["quantity"] == "step_time"]
+    assert len(scores) == 2 and all(row["predicted"] > 0 for row in scores)
 
 
 def test_peak_memory_is_what_the_tensors_are() -> None:

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
+from hardware_specs.errors import Problem, ScenarioError
 from simulator.measuring.allocator import keep_freed_memory
 from simulator.measuring.device_clock import clock_of
 from simulator.measuring.machine import Machine
@@ -110,11 +111,19 @@ def spread_out(
 
     Raises
     ------
-    RuntimeError
-        If a process fails.
+    ScenarioError
+        If a process fails, with what it said last.
     """
     orders = Orders(folder=folder, machine=machine, port=_free_port(), effort=effort)
-    multiprocessing.spawn(worker, args=(orders, *more), nprocs=machine.processes, join=True)
+    try:
+        multiprocessing.spawn(worker, args=(orders, *more), nprocs=machine.processes, join=True)
+    except multiprocessing.ProcessException as error:
+        last = str(error).strip().splitlines()[-1]
+        rule = f"did not end well: {last}"
+        fix = "check memory and the backend (gloo, NCCL); rows that are written stay, call again"
+        raise ScenarioError(
+            [Problem(path="--processes", value=str(machine.processes), rule=rule, fix=fix)]
+        ) from None
 
 
 def _exchange(op: str, size: int, device: str) -> Callable[[], object]:

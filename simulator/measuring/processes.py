@@ -117,7 +117,7 @@ def spread_out(
     orders = Orders(folder=folder, machine=machine, port=_free_port(), effort=effort)
     try:
         multiprocessing.spawn(worker, args=(orders, *more), nprocs=machine.processes, join=True)
-    except multiprocessing.ProcessException as error:
+    except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException) as error:
         last = str(error).strip().splitlines()[-1]
         rule = f"did not end well: {last}"
         fix = "check memory and the backend (gloo, NCCL); rows that are written stay, call again"

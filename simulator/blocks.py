@@ -7,7 +7,7 @@ a sweep evaluates it once per distinct combination.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -37,6 +37,8 @@ FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
 ONE: FloatArray = np.ones(1)
 ATTENTION = "attention"
+# A layer in front of those with experts.
+DENSE_LAYER = "dense_layer"
 Item = TypeVar("Item")
 
 
@@ -243,6 +245,10 @@ def layer_sizes(inputs: Inputs) -> LayerSizes:
         topk=model.topk,
         moe_ffn=model.moe_ffn,
         shared_ffn=model.shared_ffn,
+        query_rank=model.query_rank,
+        kv_rank=model.kv_rank,
+        rope_dim=model.rope_dim,
+        value_dim=model.value_dim,
         vocab=model.vocab,
         positions=model.positions,
         token_types=model.token_types,
@@ -301,12 +307,15 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
             ranks=plan.context_parallel, ring=plan.ring, gathered=plan.gathered, ulysses=plan.ulysses
         ),
     )
-    layer = decoder_layer(structure.layer, sizes)
+    layers = {"layer": decoder_layer(structure.layer, sizes)}
+    if structure.layer.first_dense:
+        plain = replace(structure.layer, experts=False, shared_experts=False)
+        layers[DENSE_LAYER] = decoder_layer(plain, sizes)
     for rewrite in structure.rewrites:
-        layer = rewrite(layer)
+        layers = {name: rewrite(layer) for name, layer in layers.items()}
     whole = {
         "embedding": embedding(structure.layer, sizes),
-        "layer": layer,
+        **layers,
         "head": head(structure.layer, sizes),
     }
 
@@ -330,7 +339,7 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         several = inputs.task.batch > plan.data_parallel * plan.micro_batch_size
         accumulates = several.astype(np.float64) if structure.layer.eager else ONE
         for name, graph in whole.items():
-            again = (plan.recompute_core, plan.recompute_all) if name == "layer" else (None, None)
+            again = (plan.recompute_core, plan.recompute_all) if name in layers else (None, None)
             turned = finished(
                 backward(graph, recompute_core=again[0], recompute_all=again[1], accumulates=accumulates)
             )

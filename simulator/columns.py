@@ -24,7 +24,10 @@ def column(values: ArrayLike) -> FloatArray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelColumns:
-    """Sizes of the model [1]; ``window`` is infinite without a sliding window, sizes of experts 0 without any."""
+    """Sizes of the model [1].
+
+    ``window`` is infinite without a sliding window, sizes of experts and of latents are 0 without any.
+    """
 
     n_layers: FloatArray
     hidden: FloatArray
@@ -33,6 +36,11 @@ class ModelColumns:
     topk: FloatArray
     moe_ffn: FloatArray
     shared_ffn: FloatArray
+    first_dense: FloatArray
+    query_rank: FloatArray
+    kv_rank: FloatArray
+    rope_dim: FloatArray
+    value_dim: FloatArray
     vocab: FloatArray
     positions: FloatArray
     token_types: FloatArray
@@ -93,6 +101,7 @@ class PlanColumns:
     overlap_param_gather: FloatArray
     overlap_tensor_parallel: FloatArray
     overlap_pipeline_p2p: FloatArray
+    free_gradients: FloatArray
     collective_algorithm: FloatArray
     tensor_stride: FloatArray
     context_stride: FloatArray

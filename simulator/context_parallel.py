@@ -21,7 +21,7 @@ from workloads.operator_graph import Dim, Extent, Operator, Tensor, length
 
 FloatArray = NDArray[np.float64]
 
-ATTENTION = ("attention", "attention_backward")
+ATTENTION = ("attention", "attention_backward", "latent_attention", "latent_attention_backward")
 RING_EXCHANGE = "ring_exchange"
 KV_LABEL, QUERY_LABEL = "kv_heads", "heads"
 
@@ -157,7 +157,7 @@ def split_attention(op: Operator, context: ContextRanks) -> SplitAttention:
         that of one hop, and it runs beside the kernel. Raises nothing.
     """
     kernel, copies = _local(op, context)
-    backward = op.kind == "attention_backward"
+    backward = op.kind.endswith("_backward")
     keys = [t for t in (op.writes if backward else op.reads) if _has(t, KV_LABEL)]
     queries = [t for t in op.reads if _has(t, QUERY_LABEL) and t.kind != "statistics"]
     one = np.ones(1)

@@ -155,9 +155,16 @@ OPERATOR_KINDS: dict[str, OperatorKind] = {
     "attention_decode": OperatorKind(
         flop=_attention(FORWARD_ATTENTION_PRODUCTS), family="attention_decode", peak="attention"
     ),
+    "latent_attention": OperatorKind(
+        flop=_attention(FORWARD_ATTENTION_PRODUCTS), family="mla_prefill", peak="attention"
+    ),
+    "latent_attention_backward": OperatorKind(
+        flop=_attention(BACKWARD_ATTENTION_PRODUCTS), family="mla_prefill", peak="attention"
+    ),
     "layer_norm": OperatorKind(flop=_per_element(5.0), family="layer_norm", peak="vector"),
     "rms_norm": OperatorKind(flop=_per_element(4.0), family="rms_norm", peak="vector"),
     "rotary": OperatorKind(flop=_per_element(3.0), family="rotary", peak="vector"),
+    "latent_rotary": OperatorKind(flop=_per_element(3.0), family="rotary", peak="vector"),
     "softmax": OperatorKind(flop=_per_element(5.0), family="softmax", peak="vector"),
     "cross_entropy": OperatorKind(flop=_per_element(5.0), family="softmax", peak="vector"),
     "pointwise": OperatorKind(flop=_per_element(1.0), family="pointwise", peak="vector"),

@@ -200,7 +200,11 @@ def _inner(c: Combination) -> FloatArray:
     ),
 )
 def _ffn(c: Combination) -> BoolArray:
-    return np.mod(_inner(c), c.plan.tensor_parallel) != 0
+    m, p = c.model, c.plan
+    parts = np.where(m.experts > 0, p.expert_tensor_parallel, p.tensor_parallel)
+    beside = np.where(m.first_dense > 0, m.ffn, 0.0)
+    plain = (np.mod(m.shared_ffn, p.tensor_parallel) != 0) | (np.mod(beside, p.tensor_parallel) != 0)
+    return (np.mod(_inner(c), parts) != 0) | plain
 
 
 @legality_rule(
@@ -234,6 +238,46 @@ def _stages(c: Combination) -> BoolArray:
     p = c.plan
     uneven = np.mod(c.model.n_layers, p.pipeline_parallel * p.virtual_pipeline) != 0
     return uneven & ((c.uneven_stages == 0) | (p.virtual_pipeline > 1))
+
+
+@legality_rule(
+    "the first stage holds the first dense layers",
+    lambda c: Problem(
+        path="plan.pipeline_parallel",
+        value=one_of(c.plan.pipeline_parallel),
+        rule=f"leaves {one_of(np.floor(c.model.n_layers / c.plan.pipeline_parallel))} layers for the first stage, and "
+        f"{one_of(c.model.first_dense)} layers without experts come first; on two stages they are not modelled",
+        fix=f"use at most {one_of(np.floor(c.model.n_layers / np.maximum(c.model.first_dense, 1.0)))} stages",
+    ),
+)
+def _first_dense(c: Combination) -> BoolArray:
+    return c.model.first_dense > np.floor(c.model.n_layers / c.plan.pipeline_parallel)
+
+
+@legality_rule(
+    "latent attention is trained",
+    lambda c: Problem(
+        path="task.kind",
+        value="prefill, decode or generation",
+        rule="a cache of latents is not modelled yet",
+        fix="use training",
+    ),
+)
+def _latent(c: Combination) -> BoolArray:
+    return (c.model.kv_rank > 0) & (c.training == 0)
+
+
+@legality_rule(
+    "latent attention is fused",
+    lambda c: Problem(
+        path="plan.attention_kernel",
+        value="unfused or eager",
+        rule="latent attention is modelled as a fused kernel",
+        fix="use attention_kernel flash and kernel_fusion fused",
+    ),
+)
+def _latent_fused(c: Combination) -> BoolArray:
+    return (c.model.kv_rank > 0) & ((c.unfused > 0) | (c.eager > 0))
 
 
 @legality_rule(

@@ -139,6 +139,11 @@ class Plan(_Keys):
         False, description="tensor-parallel exchanges beside the kernels that do not wait for them"
     )
     overlap_pipeline_p2p: bool = Field(False, description="stage-to-stage messages beside compute")
+    free_gradients: bool = Field(
+        False,
+        description="gradients are given back after each step (zero_grad of PyTorch): with one micro-batch they "
+        "grow while activations shrink",
+    )
     placement: str = Field(
         " ".join(AXES), description="axes from the inside out: neighbours on the first share a node first"
     )

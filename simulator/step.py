@@ -243,24 +243,37 @@ def _doubt(
     return joined(*doubts)
 
 
+def _attention_parameters(structure: Structure, inputs: Inputs) -> FloatArray:
+    """Parameters of a layer's projections to and from attention, of the whole model [1]."""
+    m = inputs.model
+    if not structure.layer.latent:
+        return m.hidden * (2.0 * m.heads * m.head_dim + 2.0 * m.kv_heads * m.head_dim)
+    query, ranked = m.heads * m.head_dim, structure.layer.latent_query
+    down_and_up = m.query_rank * (m.hidden + query) if ranked else m.hidden * query
+    unfolded = m.heads * (m.head_dim - m.rope_dim + m.value_dim)
+    keys = m.hidden * (m.kv_rank + m.rope_dim) + m.kv_rank * unfolded
+    return down_and_up + keys + m.heads * m.value_dim * m.hidden
+
+
 def _utilisation(
     structure: Structure, inputs: Inputs, table: LayerTable, tokens: FloatArray, seconds: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     model, plan = inputs.model, inputs.plan
     # A token meets the experts that it is sent to, the shared ones and the router.
-    inner = model.topk * model.moe_ffn + model.shared_ffn if structure.layer.experts else model.ffn
-    # Parameters of the whole model: per-rank counts would count replicated norms once per rank.
-    matrix = model.hidden * (
-        2.0 * model.heads * model.head_dim
-        + 2.0 * model.kv_heads * model.head_dim
-        + inner * (3.0 if structure.layer.gated_mlp else 2.0)
-        + model.experts
-    )
+    matrices, attention = 3.0 if structure.layer.gated_mlp else 2.0, _attention_parameters(structure, inputs)
+    dense = attention + model.hidden * model.ffn * matrices
+    matrix = dense
+    if structure.layer.experts:
+        inner = model.topk * model.moe_ffn + model.shared_ffn
+        matrix = attention + model.hidden * (inner * matrices + model.experts)
+        # The mean over layers with and without experts.
+        matrix = matrix + (dense - matrix) * model.first_dense / model.n_layers
     attended = np.minimum(inputs.task.kv_length, model.window)
     sizes = {
         "n_layers": model.n_layers,
         "heads": model.heads,
-        "head_dim": model.head_dim,
+        # Scores have the width of a key, sums that of a value.
+        "head_dim": (model.head_dim + model.value_dim) / 2.0 if structure.layer.latent else model.head_dim,
         "attended_tokens": attended,
     }
     training = structure.layer.computation == "training"
@@ -315,7 +328,7 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
     """
     plan, task = inputs.plan, inputs.task
     training = structure.layer.computation == "training"
-    layers = stage_layers(inputs.model.n_layers, plan.pipeline_parallel)
+    layers = stage_layers(inputs.model.n_layers, plan.pipeline_parallel, inputs.model.first_dense)
     micro_batches = micro_batches_per_replica(inputs)
     group = replica_group(inputs)
     units = unit_exchanges(table, inputs, group, tied=structure.layer.tied)
@@ -350,10 +363,12 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         )
     tensor_s = micro_batches * stages.at_slowest(stages.tensor_s)
     in_layer_s = micro_batches * stages.at_slowest(stages.data_s)
-    context_s, expert_s = (
-        micro_batches * stages.at_slowest(stages.n_layers) * layer_s if np.any(layer_s) else ZERO
-        for layer_s in (table.layer_context_s, table.layer_expert_s)
-    )
+    layers_s, first = stages.at_slowest(stages.n_layers), stages.at_slowest((np.ones(1), ZERO, ZERO))
+    context_s = expert_s = ZERO
+    if np.any(table.layer_context_s):
+        context_s = micro_batches * (layers_s * table.layer_context_s + first * table.embedding_context_s)
+    if np.any(table.layer_expert_s):
+        expert_s = micro_batches * layers_s * table.layer_expert_s
     tokens = task.batch * task.query_length
     mfu, hfu = _utilisation(structure, inputs, table, tokens, total)
     # pipeline_s less m times the slowest stage, in the form that is exactly zero for one stage.

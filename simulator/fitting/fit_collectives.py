@@ -137,6 +137,7 @@ def fit_algorithms(
     source: str,
     known: Mapping[str, AlgorithmFit | Mapping[str, float]] | None = None,
     linked: Mapping[str, Mapping[str, str]] | None = None,
+    slowness: float = 1.0,
 ) -> Fits:
     """Fit coefficients of some algorithms together.
 
@@ -154,6 +155,8 @@ def fit_algorithms(
         Coefficients of algorithms that stay as they are, or of some of a free algorithm's.
     linked : mapping, optional
         By algorithm and coefficient, the algorithm whose fitted coefficient it shares.
+    slowness : float
+        Over the latencies of GPU libraries that the search is bounded by, those that are possible here [1].
 
     Returns
     -------
@@ -191,7 +194,7 @@ def fit_algorithms(
             lambda values: predict_collectives(seen, fabric, numbers(values)),
             seen.measured_s,
             seen.cell_weights,
-            [_free(algorithm, n) for algorithm, names in free.items() for n in names],
+            [_free(algorithm, n, slowness) for algorithm, names in free.items() for n in names],
         )
 
     values = fitted(rows)
@@ -217,9 +220,10 @@ def fit_algorithms(
     }
 
 
-def _free(algorithm: str, name: str) -> Free:
-    key = f"{algorithm}.{name}"
-    return replace(FREE[name], name=key, start=(START[key],) if key in START else FREE[name].start)
+def _free(algorithm: str, name: str, slowness: float) -> Free:
+    key, usual = f"{algorithm}.{name}", FREE[name]
+    upper = usual.upper * (slowness if name.endswith("_s") else 1.0)
+    return replace(usual, name=key, upper=upper, start=(START[key],) if key in START else usual.start)
 
 
 def collective_errors(rows: CollectiveRows, predicted_s: FloatArray) -> dict[str, float]:

@@ -59,8 +59,6 @@ def _not_modelled(reader: RowReader) -> None:
         reader.skip(f"workload {workload} is not modelled yet")
     if row.text("outcome") == "oom":
         reader.skip("the run ended out of memory")
-    if (row.number_of("experts") or 0) > 0 and (row.number_of("first_dense_layers") or 0) > 0:
-        reader.skip("layers with and without experts in one model are not modelled yet")
 
 
 def training_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
@@ -94,7 +92,9 @@ def training_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
     keys.update(degrees(reader))
     sequence = reader.need_count("seq_len")
     model = model_of(reader, sequence)
-    chosen, dtype = precision(reader, notes)
+    # What the row says of itself outweighs what its framework does.
+    said = [{"precision": framework.precision}, *notes] if framework is not None else notes
+    chosen, dtype = precision(reader, said)
     keys.update(switches(reader, framework, notes, keys["plan.tensor_parallel"]))
     keys.update(
         {

@@ -30,6 +30,9 @@ def prefill(**changes):
     return training(task={"kind": "prefill", "batch_size": 4, "prompt_length": 64}, **changes)
 
 
+DEEP = {"base": "deepseek-v2-lite", "n_layers": 6, "first_dense_layers": 2}
+
+
 def mixture(**changes):
     """A legal training step of a model with 8 experts on one node, with changes."""
     base = training(model="mixtral-8x7b", plan={"tensor_parallel": 1})
@@ -58,6 +61,13 @@ BROKEN = {
         training(plan__pipeline_parallel=5, devices=40, plan__tensor_parallel=8, task__global_batch_size=15),
         training(plan__pipeline_parallel=2, plan__virtual_pipeline=5, plan__uneven_stages=True),
     ],
+    "the first stage holds the first dense layers": [
+        mixture(model=DEEP, devices=32, plan__pipeline_parallel=4, plan__uneven_stages=True)
+    ],
+    "latent attention is trained": [
+        changed(mixture(model=DEEP), task={"kind": "prefill", "batch_size": 8, "prompt_length": 64})
+    ],
+    "latent attention is fused": [mixture(model=DEEP, plan__attention_kernel="unfused")],
     "stages have layers": [
         training(plan__pipeline_parallel=128, plan__tensor_parallel=1, devices=128, plan__uneven_stages=True)
     ],

@@ -87,7 +87,6 @@ def test_peak_memory_counts_what_the_framework_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"experts": 8, "topk": 2, "first_dense_layers": 1}, "layers with and without experts in one model"),
         ({"experts": 8, "topk": ""}, "topk is blank"),
         ({"workload": "lora"}, "workload lora is not modelled yet"),
         ({"cp": 2, "tp": 4, "dp": ""}, "illegal: context ranks use fused attention"),

@@ -100,6 +100,7 @@ class PlanColumns:
     overlap_grad_reduce: FloatArray
     overlap_param_gather: FloatArray
     overlap_tensor_parallel: FloatArray
+    overlap_expert_parallel: FloatArray
     overlap_pipeline_p2p: FloatArray
     collective_algorithm: FloatArray
     tensor_stride: FloatArray

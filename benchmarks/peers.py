@@ -42,9 +42,7 @@ def llm_analysis_plans(seconds: float) -> dict[str, Any]:
         if time.perf_counter() - start > seconds:
             break
         try:
-            plan = ParallelismConfig(
-                tp_size=tensor, pp_size=pipeline, dp_size=DEVICES // tensor // pipeline
-            )
+            plan = ParallelismConfig(tp_size=tensor, pp_size=pipeline, dp_size=DEVICES // tensor // pipeline)
             LLMAnalysis(model, gpu, dtype, plan).training(
                 batch_size_per_gpu=micro,
                 global_batch_size=BATCH,

@@ -7,17 +7,20 @@ a sweep evaluates it once per distinct combination.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.columns import DeviceColumns, Inputs
+from simulator.context_parallel import ContextRanks
 from simulator.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
 from simulator.doubt import Doubt, exchange_doubt, kernel_doubt
+from simulator.expert_parallel import ExpertRanks
 from simulator.fitted_ranges import outside_fit
 from simulator.kernels.models import KERNEL_MODELS
+from simulator.layer_exchange import layer_exchange
 from simulator.rules import at
 from simulator.sharding import ShardDegrees, shard
 from simulator.streams import issue_order, longest_path
@@ -34,6 +37,8 @@ FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
 ONE: FloatArray = np.ones(1)
 ATTENTION = "attention"
+# A layer in front of those with experts.
+DENSE_LAYER = "dense_layer"
 Item = TypeVar("Item")
 
 
@@ -126,12 +131,16 @@ def operator_time(operator: Operator, work: Work, inputs: Inputs, exchanges: Ten
     if family == "view":
         return OperatorTime(seconds=ZERO, inner_bytes=ZERO, outer_bytes=ZERO, doubt=(ZERO, ZERO))
     if family == "collective":
-        done = exchanges.of(operator.collective, work.message_bytes)
+        done = (
+            exchanges.of(operator.collective, work.message_bytes)
+            if operator.axis == "tensor"
+            else layer_exchange(operator, work.message_bytes, inputs)
+        )
         return OperatorTime(
             seconds=done.seconds,
             inner_bytes=done.inner_bytes,
             outer_bytes=done.outer_bytes,
-            doubt=exchange_doubt(done, inputs.device),
+            doubt=exchange_doubt(work.message_bytes, done.outer_bytes > 0, inputs.device),
         )
     return OperatorTime(
         seconds=KERNEL_MODELS[family].seconds(operator, work, _peak(inputs.device, operator), inputs),
@@ -236,6 +245,10 @@ def layer_sizes(inputs: Inputs) -> LayerSizes:
         topk=model.topk,
         moe_ffn=model.moe_ffn,
         shared_ffn=model.shared_ffn,
+        query_rank=model.query_rank,
+        kv_rank=model.kv_rank,
+        rope_dim=model.rope_dim,
+        value_dim=model.value_dim,
         vocab=model.vocab,
         positions=model.positions,
         token_types=model.token_types,
@@ -248,6 +261,19 @@ def layer_sizes(inputs: Inputs) -> LayerSizes:
             head_dim=model.head_dim,
             window=model.window,
         ),
+    )
+
+
+def _expert_ranks(inputs: Inputs) -> ExpertRanks:
+    """How experts are split: with sequence parallelism each tensor rank routes its own tokens, if rows leave it."""
+    plan = inputs.plan
+    shards = plan.sequence_parallel * plan.experts_apart * (plan.tensor_parallel > 1)
+    return ExpertRanks(
+        ranks=plan.expert_parallel,
+        parts=plan.expert_tensor_parallel,
+        imbalance=plan.expert_imbalance,
+        takes_shards=shards,
+        gathers_rows=shards * (plan.expert_tensor_parallel > 1),
     )
 
 
@@ -273,14 +299,23 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
     """
     sizes, plan, exchanges = layer_sizes(inputs), inputs.plan, TensorExchanges(inputs)
     degrees = ShardDegrees(
-        tensor=plan.tensor_parallel, kv_heads=inputs.model.kv_heads, sequence=plan.sequence_parallel
+        tensor=plan.tensor_parallel,
+        kv_heads=inputs.model.kv_heads,
+        sequence=plan.sequence_parallel,
+        experts=_expert_ranks(inputs) if structure.layer.experts else None,
+        context=ContextRanks(
+            ranks=plan.context_parallel, ring=plan.ring, gathered=plan.gathered, ulysses=plan.ulysses
+        ),
     )
-    layer = decoder_layer(structure.layer, sizes)
+    layers = {"layer": decoder_layer(structure.layer, sizes)}
+    if structure.layer.first_dense:
+        plain = replace(structure.layer, experts=False, shared_experts=False)
+        layers[DENSE_LAYER] = decoder_layer(plain, sizes)
     for rewrite in structure.rewrites:
-        layer = rewrite(layer)
+        layers = {name: rewrite(layer) for name, layer in layers.items()}
     whole = {
         "embedding": embedding(structure.layer, sizes),
-        "layer": layer,
+        **layers,
         "head": head(structure.layer, sizes),
     }
 
@@ -296,6 +331,7 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         parameters={
             **{n: parameters_of(operators(g), inputs.precision) for n, g in sharded.items()},
             "head_matrix": parameters_of(operators(sharded["head"]), inputs.precision, named="head_weight"),
+            "experts": parameters_of(operators(sharded["layer"]), inputs.precision, labelled="experts"),
         },
     )
     if structure.layer.computation == "training":
@@ -303,7 +339,7 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         several = inputs.task.batch > plan.data_parallel * plan.micro_batch_size
         accumulates = several.astype(np.float64) if structure.layer.eager else ONE
         for name, graph in whole.items():
-            again = (plan.recompute_core, plan.recompute_all) if name == "layer" else (None, None)
+            again = (plan.recompute_core, plan.recompute_all) if name in layers else (None, None)
             turned = finished(
                 backward(graph, recompute_core=again[0], recompute_all=again[1], accumulates=accumulates)
             )

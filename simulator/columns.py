@@ -24,7 +24,10 @@ def column(values: ArrayLike) -> FloatArray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelColumns:
-    """Sizes of the model [1]; ``window`` is infinite without a sliding window, sizes of experts 0 without any."""
+    """Sizes of the model [1].
+
+    ``window`` is infinite without a sliding window, sizes of experts and of latents are 0 without any.
+    """
 
     n_layers: FloatArray
     hidden: FloatArray
@@ -33,6 +36,11 @@ class ModelColumns:
     topk: FloatArray
     moe_ffn: FloatArray
     shared_ffn: FloatArray
+    first_dense: FloatArray
+    query_rank: FloatArray
+    kv_rank: FloatArray
+    rope_dim: FloatArray
+    value_dim: FloatArray
     vocab: FloatArray
     positions: FloatArray
     token_types: FloatArray
@@ -60,8 +68,12 @@ class TaskColumns:
 class PlanColumns:
     """Degrees and sizes of the plan [1]; switches are 0 or 1.
 
-    Strides are the distance, in devices, of neighbours on an axis; ``collective_algorithm`` is a code
-    (:data:`simulator.collective_algorithms.ALGORITHMS`), 0 where the fastest one is taken.
+    ``ring``, ``gathered`` and ``ulysses`` say how context ranks meet in attention, all 0 on one of them.
+    ``gradient_ranks`` hold the same parameters: replicas times context ranks; ``zero_group`` of them share a sharded
+    copy. ``expert_copies`` are the ranks that hold the same part of the same experts; ``experts_apart`` is 1 where
+    these are not the ``gradient_ranks``. Strides are the distance, in devices, of neighbours on an axis;
+    ``collective_algorithm`` is a code (:data:`simulator.collective_algorithms.ALGORITHMS`), 0 where the fastest one
+    is taken.
     """
 
     devices: FloatArray
@@ -69,8 +81,19 @@ class PlanColumns:
     pipeline_parallel: FloatArray
     virtual_pipeline: FloatArray
     data_parallel: FloatArray
+    context_parallel: FloatArray
+    ring: FloatArray
+    gathered: FloatArray
+    ulysses: FloatArray
+    gradient_ranks: FloatArray
+    expert_parallel: FloatArray
+    expert_tensor_parallel: FloatArray
+    expert_imbalance: FloatArray
+    expert_copies: FloatArray
+    experts_apart: FloatArray
     micro_batch_size: FloatArray
     zero_stage: FloatArray
+    zero_group: FloatArray
     sequence_parallel: FloatArray
     recompute_core: FloatArray
     recompute_all: FloatArray
@@ -78,8 +101,10 @@ class PlanColumns:
     overlap_param_gather: FloatArray
     overlap_tensor_parallel: FloatArray
     overlap_pipeline_p2p: FloatArray
+    free_gradients: FloatArray
     collective_algorithm: FloatArray
     tensor_stride: FloatArray
+    context_stride: FloatArray
     data_stride: FloatArray
     pipeline_stride: FloatArray
 

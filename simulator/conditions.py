@@ -41,6 +41,8 @@ DEGREES = (
     "pipeline_parallel",
     "virtual_pipeline",
     "data_parallel",
+    "context_parallel",
+    "expert_parallel",
     "micro_batch_size",
     "zero_stage",
     "sequence_parallel",

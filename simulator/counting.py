@@ -155,9 +155,16 @@ OPERATOR_KINDS: dict[str, OperatorKind] = {
     "attention_decode": OperatorKind(
         flop=_attention(FORWARD_ATTENTION_PRODUCTS), family="attention_decode", peak="attention"
     ),
+    "latent_attention": OperatorKind(
+        flop=_attention(FORWARD_ATTENTION_PRODUCTS), family="mla_prefill", peak="attention"
+    ),
+    "latent_attention_backward": OperatorKind(
+        flop=_attention(BACKWARD_ATTENTION_PRODUCTS), family="mla_prefill", peak="attention"
+    ),
     "layer_norm": OperatorKind(flop=_per_element(5.0), family="layer_norm", peak="vector"),
     "rms_norm": OperatorKind(flop=_per_element(4.0), family="rms_norm", peak="vector"),
     "rotary": OperatorKind(flop=_per_element(3.0), family="rotary", peak="vector"),
+    "latent_rotary": OperatorKind(flop=_per_element(3.0), family="rotary", peak="vector"),
     "softmax": OperatorKind(flop=_per_element(5.0), family="softmax", peak="vector"),
     "cross_entropy": OperatorKind(flop=_per_element(5.0), family="softmax", peak="vector"),
     "pointwise": OperatorKind(flop=_per_element(1.0), family="pointwise", peak="vector"),
@@ -276,8 +283,10 @@ class Parameters:
     stored_bytes: FloatArray
 
 
-def parameters_of(operators: Sequence[Operator], precision: PrecisionColumns, named: str = "") -> Parameters:
-    """Parameters that operators hold, each tensor once, or one tensor by name; zero where there are none.
+def parameters_of(
+    operators: Sequence[Operator], precision: PrecisionColumns, named: str = "", labelled: str = ""
+) -> Parameters:
+    """Parameters that operators hold, each tensor once; one by name, or those with a label; zero where there are none.
 
     Sizes and widths broadcast; KeyError for a kind without width.
     """
@@ -286,7 +295,9 @@ def parameters_of(operators: Sequence[Operator], precision: PrecisionColumns, na
         tensor.name: tensor
         for op in operators
         for tensor in op.reads
-        if tensor.kind in WEIGHT_KINDS and named in ("", tensor.name)
+        if tensor.kind in WEIGHT_KINDS
+        and named in ("", tensor.name)
+        and (not labelled or any(part.label == labelled for extent in tensor.extents for part in extent))
     }
     return Parameters(
         count=sum((elements(t) for t in held.values()), ZERO),

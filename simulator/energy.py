@@ -67,7 +67,11 @@ def _unit_network_j(units: UnitExchanges, inputs: Inputs, n_passes: float) -> Fl
     """Network energy of in-layer exchanges, one micro-batch, one rank, whole model [J]."""
     layer, embedding, head = units
     fabric, total = inputs.fabric, ZERO
-    for unit, count in ((layer, inputs.model.n_layers), (embedding, np.ones(1)), (head, np.ones(1))):
+    for unit, count in (
+        (layer, inputs.model.n_layers - inputs.model.first_dense),
+        (embedding, np.ones(1)),
+        (head, np.ones(1)),
+    ):
         for done, passes in ((unit.gather, n_passes), (unit.reduce, 1.0)):
             per_unit = done.inner_bytes * fabric.inner.j_per_byte + done.outer_bytes * fabric.outer.j_per_byte
             total = total + count * passes * per_unit
@@ -110,7 +114,7 @@ def step_energy(
         If shapes do not broadcast.
     """
     plan, device, fabric = inputs.plan, inputs.device, inputs.fabric
-    ranks = plan.tensor_parallel * plan.data_parallel
+    ranks = plan.tensor_parallel * plan.gradient_ranks
     once = block_energy([optimizer], inputs) if optimizer is not None else (ZERO, ZERO, ZERO)
     network_once = once[2]
     if end is not None:
@@ -134,7 +138,7 @@ def step_energy(
                 # A last micro-batch that is not full does less work.
                 micro_batches=inputs.task.batch / plan.data_parallel / plan.micro_batch_size,
                 ranks=ranks,
-                n_layers=inputs.model.n_layers,
+                n_layers=inputs.model.n_layers - inputs.model.first_dense,
                 layer_j=layer_j,
                 ends_j=ends_j,
                 per_step_j=step_j * plan.devices,

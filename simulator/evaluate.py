@@ -26,6 +26,8 @@ IndexArray = NDArray[np.int64]
 TIMES = (
     "compute_s",
     "tensor_parallel_s",
+    "context_parallel_s",
+    "expert_parallel_s",
     "data_parallel_s",
     "pipeline_p2p_s",
     "bubble_s",

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.activations import SavedBytes, kept_bytes, saved_bytes
-from simulator.blocks import BlockCost, Blocks, OperatorCost, Structure, cost_blocks, widest_last
+from simulator.blocks import DENSE_LAYER, BlockCost, Blocks, OperatorCost, Structure, cost_blocks, widest_last
 from simulator.columns import DeviceColumns, Inputs
 from simulator.counting import OPERATOR_KINDS
 from simulator.rules import at, rule
 
 FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
+BLOCKS = ("embedding", "layer", "head")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerTable:
     """Blocks of one micro-batch on one device; ``layer`` is one decoder layer.
 
-    Seconds [s] of each block and pass, the part of them that waits for tensor-parallel exchanges, what
+    Layers in front of those with experts count with the embedding, since the first stage has them all.
+    Seconds [s] of each block and pass, the part of them that waits for tensor-parallel exchanges (and, in a layer, for
+    those of context and expert ranks), what
     they may be off by (`BlockCost`, both passes) [s^2, s], parameters
     [1] per tensor-parallel rank and the bytes of their weights [byte], bytes kept for the backward
     pass [byte], energy [J], and kernels of all blocks whose sizes lie outside what was fitted [1].
@@ -37,6 +40,9 @@ class LayerTable:
     layer_exchange_s: FloatArray
     embedding_exchange_s: FloatArray
     head_exchange_s: FloatArray
+    layer_context_s: FloatArray
+    layer_expert_s: FloatArray
+    embedding_context_s: FloatArray
     layer_variance_s2: FloatArray
     embedding_variance_s2: FloatArray
     head_variance_s2: FloatArray
@@ -44,10 +50,12 @@ class LayerTable:
     embedding_shared_s: FloatArray
     head_shared_s: FloatArray
     layer_parameters: FloatArray
+    expert_parameters: FloatArray
     embedding_parameters: FloatArray
     head_norm_parameters: FloatArray
     head_matrix_parameters: FloatArray
     layer_weight_bytes: FloatArray
+    expert_weight_bytes: FloatArray
     embedding_weight_bytes: FloatArray
     head_norm_weight_bytes: FloatArray
     head_matrix_weight_bytes: FloatArray
@@ -104,11 +112,11 @@ def block_energy(costs: Iterable[BlockCost], inputs: Inputs) -> tuple[FloatArray
     return compute, memory, network
 
 
-def _exchange_seconds(*costs: BlockCost) -> FloatArray:
+def _exchange_seconds(axis: str, *costs: BlockCost) -> FloatArray:
     total: FloatArray = ZERO
     for block in costs:
         for c in block.operators:
-            if c.operator.kind == "collective":
+            if c.operator.kind == "collective" and c.operator.axis == axis:
                 total = total + c.exposed_s
     return total
 
@@ -138,16 +146,9 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         If an operator kind lacks a rule.
     """
     blocks = cost_blocks(structure, inputs)
-    kept, plan = _kept(blocks, inputs), inputs.plan
+    kept = _kept(blocks, inputs)
     forward, backward, held = blocks.forward, blocks.backward, blocks.parameters
-    with at("memory.activations_bytes"):
-        layer_kept = kept_bytes(
-            everything_bytes=kept["layer"].everything,
-            core_bytes=kept["layer"].core,
-            input_bytes=kept["layer"].block_input,
-            recompute_core=plan.recompute_core,
-            recompute_all=plan.recompute_all,
-        )
+    layer_kept = _kept_bytes(kept["layer"], inputs)
     both = {n: [forward[n], *([backward[n]] if n in backward else [])] for n in forward}
     with at("energy_j.layer"):
         layer_j = block_energy(both["layer"], inputs)
@@ -164,16 +165,21 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         embedding_backward_s=seconds("embedding"),
         head_forward_s=forward["head"].seconds,
         head_backward_s=seconds("head"),
-        layer_exchange_s=_exchange_seconds(*both["layer"]),
-        embedding_exchange_s=_exchange_seconds(*both["embedding"]),
-        head_exchange_s=_exchange_seconds(*both["head"]),
-        **{f"{n}_variance_s2": sum((b.variance_s2 for b in both[n]), ZERO) for n in both},
-        **{f"{n}_shared_s": sum((b.shared_s for b in both[n]), ZERO) for n in both},
+        layer_exchange_s=_exchange_seconds("tensor", *both["layer"]),
+        embedding_exchange_s=_exchange_seconds("tensor", *both["embedding"]),
+        head_exchange_s=_exchange_seconds("tensor", *both["head"]),
+        layer_context_s=_exchange_seconds("context", *both["layer"]),
+        layer_expert_s=_exchange_seconds("expert", *both["layer"]),
+        embedding_context_s=ZERO,
+        **{f"{n}_variance_s2": sum((b.variance_s2 for b in both[n]), ZERO) for n in BLOCKS},
+        **{f"{n}_shared_s": sum((b.shared_s for b in both[n]), ZERO) for n in BLOCKS},
         layer_parameters=held["layer"].count,
+        expert_parameters=held["experts"].count,
         embedding_parameters=held["embedding"].count,
         head_norm_parameters=held["head"].count - held["head_matrix"].count,
         head_matrix_parameters=held["head_matrix"].count,
         layer_weight_bytes=held["layer"].stored_bytes,
+        expert_weight_bytes=held["experts"].stored_bytes,
         embedding_weight_bytes=held["embedding"].stored_bytes,
         head_norm_weight_bytes=held["head"].stored_bytes - held["head_matrix"].stored_bytes,
         head_matrix_weight_bytes=held["head_matrix"].stored_bytes,
@@ -191,7 +197,52 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         ends_network_j=ends_j[2],
         extrapolated_kernels=sum((b.extrapolated for name in both for b in both[name]), ZERO),
     )
+    if structure.layer.first_dense:
+        table = _with_dense_layers(table, blocks, inputs)
     return table, blocks
+
+
+def _kept_bytes(kept: SavedBytes, inputs: Inputs) -> FloatArray:
+    """What a layer keeps under the plan's recompute choice [byte]."""
+    with at("memory.activations_bytes"):
+        return kept_bytes(
+            everything_bytes=kept.everything,
+            core_bytes=kept.core,
+            input_bytes=kept.block_input,
+            recompute_core=inputs.plan.recompute_core,
+            recompute_all=inputs.plan.recompute_all,
+        )
+
+
+def _with_dense_layers(table: LayerTable, blocks: Blocks, inputs: Inputs) -> LayerTable:
+    """The table with the layers in front of those with experts counted to the embedding."""
+    n = inputs.model.first_dense
+    passes = [blocks.forward[DENSE_LAYER]]
+    if DENSE_LAYER in blocks.backward:
+        passes.append(blocks.backward[DENSE_LAYER])
+    kept = saved_bytes(blocks.forward_operators[DENSE_LAYER], inputs.precision)
+    per_layer = _kept_bytes(kept, inputs)
+    held = blocks.parameters[DENSE_LAYER]
+    compute_j, memory_j, network_j = block_energy(passes, inputs)
+    backward_s = passes[1].seconds if len(passes) > 1 else ZERO
+    return replace(
+        table,
+        embedding_forward_s=table.embedding_forward_s + n * passes[0].seconds,
+        embedding_backward_s=table.embedding_backward_s + n * backward_s,
+        embedding_exchange_s=table.embedding_exchange_s + n * _exchange_seconds("tensor", *passes),
+        embedding_context_s=n * _exchange_seconds("context", *passes),
+        # The same kernel errs alike in every layer.
+        embedding_variance_s2=table.embedding_variance_s2 + n**2 * sum((b.variance_s2 for b in passes), ZERO),
+        embedding_shared_s=table.embedding_shared_s + n * sum((b.shared_s for b in passes), ZERO),
+        embedding_parameters=table.embedding_parameters + n * held.count,
+        embedding_weight_bytes=table.embedding_weight_bytes + n * held.stored_bytes,
+        embedding_kept_bytes=table.embedding_kept_bytes + n * per_layer,
+        layer_rebuilt_bytes=np.maximum(table.layer_rebuilt_bytes, kept.everything - per_layer),
+        working_bytes=np.maximum(table.working_bytes, kept.largest_working_set),
+        ends_compute_j=table.ends_compute_j + n * compute_j,
+        ends_memory_j=table.ends_memory_j + n * memory_j,
+        ends_network_j=table.ends_network_j + n * network_j,
+    )
 
 
 def stacked(tables: Iterable[LayerTable], rows: Iterable[int]) -> LayerTable:

@@ -28,8 +28,8 @@ class Combination:
     ``supported`` is 1 where the device has units for the compute types; ``tasks`` and ``inference_only`` are
     0/1: whether the task trains and whether precision or compression allow inference only; ``encoder`` and
     ``generates`` whether the model's tokens see each other and whether the task makes new ones; ``eager`` whether
-    each pointwise step is a kernel of its own;
-    ``context_parallel``, ``expert_parallel`` and ``uneven_stages`` are plan columns that nothing else reads yet.
+    each pointwise step is a kernel of its own; ``unfused`` whether attention is several kernels;
+    ``uneven_stages`` is a plan column that nothing else reads.
     """
 
     model: ModelColumns
@@ -43,8 +43,7 @@ class Combination:
     encoder: FloatArray
     generates: FloatArray
     eager: FloatArray
-    context_parallel: FloatArray
-    expert_parallel: FloatArray
+    unfused: FloatArray
     uneven_stages: FloatArray
 
 
@@ -72,7 +71,8 @@ def legality_rule(
     return register
 
 
-def _one(values: FloatArray) -> str:
+def one_of(values: FloatArray) -> str:
+    """The one value of a combination of length one, as text."""
     return f"{float(values[0]):.10g}"
 
 
@@ -84,9 +84,11 @@ def divisors(value: float, limit: int = 12) -> str:
 
 def _degrees(c: Combination) -> Problem:
     p = c.plan
-    inner = float((p.tensor_parallel * p.pipeline_parallel)[0])
+    context = float(p.context_parallel[0])
+    inner = float((p.tensor_parallel * p.pipeline_parallel)[0]) * context
     devices, data = float(p.devices[0]), float(p.data_parallel[0])
-    written = f"{_one(p.tensor_parallel)} tensor x {_one(p.pipeline_parallel)} pipeline"
+    written = f"{one_of(p.tensor_parallel)} tensor x {one_of(p.pipeline_parallel)} pipeline"
+    written += f" x {context:g} context" if context > 1 else ""
     if devices % inner == 0:
         rule = f"the degrees multiply to {inner * data:g}, not to the {devices:g} devices"
         fix = f"set data_parallel to {devices / inner:g} or leave it out"
@@ -99,7 +101,7 @@ def _degrees(c: Combination) -> Problem:
 @legality_rule("degrees multiply to devices", _degrees)
 def _degrees_broken(c: Combination) -> BoolArray:
     p = c.plan
-    product = p.tensor_parallel * p.pipeline_parallel * p.data_parallel
+    product = p.tensor_parallel * p.pipeline_parallel * p.gradient_ranks
     return (product != p.devices) | (p.data_parallel != np.floor(p.data_parallel))
 
 
@@ -107,9 +109,9 @@ def _degrees_broken(c: Combination) -> BoolArray:
     "devices fill whole nodes",
     lambda c: Problem(
         path="devices",
-        value=_one(c.plan.devices),
-        rule=f"must be part of one node or whole nodes of {_one(c.fabric.accelerators_per_node)}",
-        fix=f"use at most {_one(c.fabric.accelerators_per_node)}, or a multiple of it",
+        value=one_of(c.plan.devices),
+        rule=f"must be part of one node or whole nodes of {one_of(c.fabric.accelerators_per_node)}",
+        fix=f"use at most {one_of(c.fabric.accelerators_per_node)}, or a multiple of it",
     ),
 )
 def _whole_nodes(c: Combination) -> BoolArray:
@@ -121,8 +123,8 @@ def _whole_nodes(c: Combination) -> BoolArray:
     "system has the devices",
     lambda c: Problem(
         path="devices",
-        value=_one(c.plan.devices),
-        rule=f"is more than the {_one(c.fabric.max_devices)} that the system joins",
+        value=one_of(c.plan.devices),
+        rule=f"is more than the {one_of(c.fabric.max_devices)} that the system joins",
         fix="use fewer, or another system",
     ),
 )
@@ -147,7 +149,7 @@ def _in_switch(c: Combination) -> BoolArray:
     "torus slice is listed",
     lambda c: Problem(
         path="devices",
-        value=_one(c.plan.devices),
+        value=one_of(c.plan.devices),
         rule="is not the size of a listed slice of this torus",
         fix="use a listed slice (llmsim show SYSTEM) or set system.scale_up.shape",
     ),
@@ -160,8 +162,8 @@ def _slice(c: Combination) -> BoolArray:
     "tensor divides heads",
     lambda c: Problem(
         path="plan.tensor_parallel",
-        value=_one(c.plan.tensor_parallel),
-        rule=f"must divide the {_one(c.model.heads)} attention heads",
+        value=one_of(c.plan.tensor_parallel),
+        rule=f"must divide the {one_of(c.model.heads)} attention heads",
         fix=f"use {divisors(float(c.model.heads[0]))}",
     ),
 )
@@ -173,9 +175,9 @@ def _heads(c: Combination) -> BoolArray:
     "tensor fits kv heads",
     lambda c: Problem(
         path="plan.tensor_parallel",
-        value=_one(c.plan.tensor_parallel),
-        rule=f"must divide the {_one(c.model.kv_heads)} key-value heads, or be a multiple of them and replicate them",
-        fix=f"use {divisors(float(c.model.kv_heads[0]))} or a multiple of {_one(c.model.kv_heads)}",
+        value=one_of(c.plan.tensor_parallel),
+        rule=f"must divide the {one_of(c.model.kv_heads)} key-value heads, or be a multiple of them and replicate them",
+        fix=f"use {divisors(float(c.model.kv_heads[0]))} or a multiple of {one_of(c.model.kv_heads)}",
     ),
 )
 def _kv_heads(c: Combination) -> BoolArray:
@@ -192,13 +194,17 @@ def _inner(c: Combination) -> FloatArray:
     "tensor divides ffn",
     lambda c: Problem(
         path="plan.tensor_parallel",
-        value=_one(c.plan.tensor_parallel),
-        rule=f"must divide the {_one(_inner(c))} columns of {'an expert' if c.model.experts[0] else 'the MLP'}",
+        value=one_of(c.plan.tensor_parallel),
+        rule=f"must divide the {one_of(_inner(c))} columns of {'an expert' if c.model.experts[0] else 'the MLP'}",
         fix=f"use {divisors(float(_inner(c)[0]))}",
     ),
 )
 def _ffn(c: Combination) -> BoolArray:
-    return np.mod(_inner(c), c.plan.tensor_parallel) != 0
+    m, p = c.model, c.plan
+    parts = np.where(m.experts > 0, p.expert_tensor_parallel, p.tensor_parallel)
+    beside = np.where(m.first_dense > 0, m.ffn, 0.0)
+    plain = (np.mod(m.shared_ffn, p.tensor_parallel) != 0) | (np.mod(beside, p.tensor_parallel) != 0)
+    return (np.mod(_inner(c), parts) != 0) | plain
 
 
 @legality_rule(
@@ -206,13 +212,15 @@ def _ffn(c: Combination) -> BoolArray:
     lambda c: Problem(
         path="plan.sequence_parallel",
         value="true",
-        rule=f"needs the {_one(c.task.query_length)} tokens of a sequence to divide by tensor_parallel "
-        f"{_one(c.plan.tensor_parallel)}",
+        rule=f"needs the {one_of(c.task.query_length / c.plan.context_parallel)} tokens of a sequence on a rank to "
+        f"divide by tensor_parallel {one_of(c.plan.tensor_parallel)}",
         fix="pad the sequence or switch it off",
     ),
 )
 def _sequence(c: Combination) -> BoolArray:
-    per_sequence = np.mod(c.task.query_length, c.plan.tensor_parallel) != 0
+    tokens = c.task.query_length / c.plan.context_parallel
+    # Where context ranks do not divide the sequence, they are the mistake.
+    per_sequence = (np.mod(tokens, c.plan.tensor_parallel) != 0) & (tokens == np.floor(tokens))
     per_pass = np.mod(c.plan.micro_batch_size * c.task.query_length, c.plan.tensor_parallel) != 0
     return (c.plan.sequence_parallel > 0) & np.where(c.training > 0, per_sequence, per_pass)
 
@@ -221,8 +229,8 @@ def _sequence(c: Combination) -> BoolArray:
     "layers divide into stages",
     lambda c: Problem(
         path="plan.pipeline_parallel",
-        value=f"{_one(c.plan.pipeline_parallel)} x {_one(c.plan.virtual_pipeline)} chunks",
-        rule=f"must divide the {_one(c.model.n_layers)} layers",
+        value=f"{one_of(c.plan.pipeline_parallel)} x {one_of(c.plan.virtual_pipeline)} chunks",
+        rule=f"must divide the {one_of(c.model.n_layers)} layers",
         fix=f"use {divisors(float(c.model.n_layers[0]))}, or set plan.uneven_stages (without virtual_pipeline)",
     ),
 )
@@ -233,11 +241,51 @@ def _stages(c: Combination) -> BoolArray:
 
 
 @legality_rule(
+    "the first stage holds the first dense layers",
+    lambda c: Problem(
+        path="plan.pipeline_parallel",
+        value=one_of(c.plan.pipeline_parallel),
+        rule=f"leaves {one_of(np.floor(c.model.n_layers / c.plan.pipeline_parallel))} layers for the first stage, and "
+        f"{one_of(c.model.first_dense)} layers without experts come first; on two stages they are not modelled",
+        fix=f"use at most {one_of(np.floor(c.model.n_layers / np.maximum(c.model.first_dense, 1.0)))} stages",
+    ),
+)
+def _first_dense(c: Combination) -> BoolArray:
+    return c.model.first_dense > np.floor(c.model.n_layers / c.plan.pipeline_parallel)
+
+
+@legality_rule(
+    "latent attention is trained",
+    lambda c: Problem(
+        path="task.kind",
+        value="prefill, decode or generation",
+        rule="a cache of latents is not modelled yet",
+        fix="use training",
+    ),
+)
+def _latent(c: Combination) -> BoolArray:
+    return (c.model.kv_rank > 0) & (c.training == 0)
+
+
+@legality_rule(
+    "latent attention is fused",
+    lambda c: Problem(
+        path="plan.attention_kernel",
+        value="unfused or eager",
+        rule="latent attention is modelled as a fused kernel",
+        fix="use attention_kernel flash and kernel_fusion fused",
+    ),
+)
+def _latent_fused(c: Combination) -> BoolArray:
+    return (c.model.kv_rank > 0) & ((c.unfused > 0) | (c.eager > 0))
+
+
+@legality_rule(
     "stages have layers",
     lambda c: Problem(
         path="plan.pipeline_parallel",
-        value=_one(c.plan.pipeline_parallel),
-        rule=f"is more than the {_one(c.model.n_layers)} layers",
+        value=one_of(c.plan.pipeline_parallel),
+        rule=f"is more than the {one_of(c.model.n_layers)} layers",
         fix="use fewer stages",
     ),
 )
@@ -253,11 +301,11 @@ def _batch(c: Combination) -> Problem:
     if not trains:
         step = float(p.data_parallel[0])
     below, above = batch // step * step, (batch // step + 1) * step
-    replica = f" x micro_batch_size {_one(p.micro_batch_size)} = {step:.10g}" if trains else ""
+    replica = f" x micro_batch_size {one_of(p.micro_batch_size)} = {step:.10g}" if trains else ""
     return Problem(
         path="task.global_batch_size" if trains else "task.batch_size",
         value=f"{batch:.10g}",
-        rule=f"must be a multiple of data_parallel {_one(p.data_parallel)}{replica}",
+        rule=f"must be a multiple of data_parallel {one_of(p.data_parallel)}{replica}",
         fix=f"use {f'{below:.10g} or ' if below else ''}{above:.10g}",
     )
 
@@ -274,7 +322,7 @@ def _batch_broken(c: Combination) -> BoolArray:
     "micro-batch within replica",
     lambda c: Problem(
         path="plan.micro_batch_size",
-        value=_one(c.plan.micro_batch_size),
+        value=one_of(c.plan.micro_batch_size),
         rule=f"is more than the {float(c.task.batch[0] / c.plan.data_parallel[0]):g} sequences of one replica",
         fix="use a smaller one",
     ),
@@ -288,9 +336,9 @@ def _micro_batch(c: Combination) -> BoolArray:
     "interleaving needs stages and micro-batches",
     lambda c: Problem(
         path="plan.virtual_pipeline",
-        value=_one(c.plan.virtual_pipeline),
+        value=one_of(c.plan.virtual_pipeline),
         rule="interleaving needs training, at least two stages, and micro-batches in multiples of the stages",
-        fix=f"use 1, or a multiple of {_one(c.plan.pipeline_parallel)} micro-batches per replica",
+        fix=f"use 1, or a multiple of {one_of(c.plan.pipeline_parallel)} micro-batches per replica",
     ),
 )
 def _interleave(c: Combination) -> BoolArray:
@@ -306,7 +354,7 @@ def _interleave(c: Combination) -> BoolArray:
     "training options need training",
     lambda c: Problem(
         path="plan",
-        value=f"zero_stage {_one(c.plan.zero_stage)}"
+        value=f"zero_stage {one_of(c.plan.zero_stage)}"
         + (
             f", recompute {'full' if c.plan.recompute_all[0] else 'selective'}"
             if c.plan.recompute_core[0]
@@ -318,6 +366,34 @@ def _interleave(c: Combination) -> BoolArray:
 )
 def _training_only(c: Combination) -> BoolArray:
     return (c.training == 0) & ((c.plan.zero_stage > 0) | (c.plan.recompute_core > 0))
+
+
+@legality_rule(
+    "sharing ranks divide the replicas",
+    lambda c: Problem(
+        path="plan.zero_group",
+        value=one_of(c.plan.zero_group),
+        rule=f"must divide the {one_of(c.plan.gradient_ranks)} ranks that hold the same parameters",
+        fix=f"use {divisors(float(c.plan.gradient_ranks[0]))}, or leave it out",
+    ),
+)
+def _zero_group(c: Combination) -> BoolArray:
+    p = c.plan
+    # Where the replicas are no whole number, the degrees are the mistake.
+    return (np.mod(p.gradient_ranks, p.zero_group) != 0) & (p.data_parallel == np.floor(p.data_parallel))
+
+
+@legality_rule(
+    "sharing ranks share something",
+    lambda c: Problem(
+        path="plan.zero_group",
+        value=one_of(c.plan.zero_group),
+        rule="with zero_stage 0 every rank has a copy of its own",
+        fix="leave it out, or use zero_stage 1, 2 or 3",
+    ),
+)
+def _zero_group_without_zero(c: Combination) -> BoolArray:
+    return (c.plan.zero_group != c.plan.gradient_ranks) & (c.plan.zero_stage == 0)
 
 
 @legality_rule(
@@ -351,7 +427,7 @@ def _supported(c: Combination) -> BoolArray:
     lambda c: Problem(
         path="task",
         value=f"{float(np.maximum(c.task.cached_length, c.task.kv_length)[0]):g} tokens",
-        rule=f"is more than the {_one(c.model.positions)} learned positions of the model",
+        rule=f"is more than the {one_of(c.model.positions)} learned positions of the model",
         fix="use shorter sequences",
     ),
 )
@@ -372,31 +448,6 @@ def _positions(c: Combination) -> BoolArray:
 )
 def _encoder(c: Combination) -> BoolArray:
     return (c.encoder > 0) & (c.generates > 0)
-
-
-@legality_rule(
-    "context parallelism is not modelled",
-    lambda c: Problem(
-        path="plan.context_parallel", value=_one(c.context_parallel), rule="is not modelled yet", fix="use 1"
-    ),
-)
-def _context(c: Combination) -> BoolArray:
-    return c.context_parallel > 1
-
-
-@legality_rule(
-    "expert parallelism needs experts",
-    lambda c: Problem(
-        path="plan.expert_parallel",
-        value=_one(c.expert_parallel),
-        rule="experts that are split over ranks are not modelled yet"
-        if c.model.experts[0]
-        else "the model has no experts to split",
-        fix="use 1, and tensor_parallel to split each expert" if c.model.experts[0] else "use 1",
-    ),
-)
-def _experts(c: Combination) -> BoolArray:
-    return c.expert_parallel > 1
 
 
 @legality_rule(

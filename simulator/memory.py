@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from simulator.activations import micro_batches_in_flight
 from simulator.columns import Inputs
+from simulator.data_parallel import apart
 from simulator.layer_table import LayerTable
 from simulator.pipeline import StageLayers
 from simulator.rules import at, rule
@@ -62,6 +63,23 @@ def activation_bytes(
 ) -> FloatArray:
     """Activations of a stage in training [byte]; raises nothing."""
     return in_flight * (layers * per_layer_bytes + ends_bytes) + rebuilt_bytes
+
+
+@rule(
+    symbol="G",
+    formula="f = 1: max(G - A, 0); f = 0: G",
+    unit="B",
+    source="PyTorch, torch.optim.Optimizer.zero_grad(set_to_none=True): the backward pass allocates gradients while it "
+    "frees activations, so that a step peaks at its start or at its end",
+)
+def gradients_beside(
+    *, gradients_bytes: FloatArray, activations_bytes: FloatArray, freed: FloatArray
+) -> FloatArray:
+    """Gradients that live beside the most activations [byte]; ``freed`` is 1 where none outlive a step. Broadcasts.
+
+    Raises nothing.
+    """
+    return np.where(freed > 0, np.maximum(gradients_bytes - activations_bytes, 0.0), gradients_bytes)
 
 
 @rule(
@@ -156,7 +174,7 @@ def _unsharded_bytes(inputs: Inputs, table: LayerTable, stage: _Stage) -> FloatA
     embedding = weights * table.embedding_weight_bytes + gradients * table.embedding_parameters
     head = weights * table.head_matrix_weight_bytes + gradients * table.head_matrix_parameters
     largest = np.maximum(layer, np.maximum(stage.first * embedding, stage.last * head))
-    return np.where(plan.data_parallel > 1, largest, 0.0)
+    return np.where(np.maximum(plan.zero_group, plan.expert_copies * plan.experts_apart) > 1, largest, 0.0)
 
 
 def _stages(layers: StageLayers, pipeline: FloatArray) -> list[_Stage]:
@@ -171,12 +189,12 @@ def _stages(layers: StageLayers, pipeline: FloatArray) -> list[_Stage]:
 
 
 def _sharded_states(
-    inputs: Inputs, parameters: FloatArray, weight_bytes: FloatArray
+    inputs: Inputs, parameters: FloatArray, weight_bytes: FloatArray, ranks: FloatArray
 ) -> dict[str, FloatArray]:
+    """Weights, gradients and optimizer states of parameters that ``ranks`` share a copy of [byte]."""
     precision, plan = inputs.precision, inputs.plan
     # A stage may be empty of layers; an empty one has no mean width.
     mean_width = np.divide(weight_bytes, parameters, out=np.zeros_like(weight_bytes), where=parameters > 0)
-    ranks = plan.data_parallel
     owners = (
         ("weights", mean_width, 3),
         ("gradients", precision.gradients, 2),
@@ -193,6 +211,22 @@ def _sharded_states(
     return out
 
 
+def _states(
+    inputs: Inputs, table: LayerTable, stage: _Stage, parameters: FloatArray, weight_bytes: FloatArray
+) -> dict[str, FloatArray]:
+    """States of a stage; those of experts that fewer ranks hold alike are shared among fewer."""
+    plan = inputs.plan
+    dense, experts = apart(parameters, stage.layers * table.expert_parameters, inputs)
+    dense_bytes, expert_bytes = apart(weight_bytes, stage.layers * table.expert_weight_bytes, inputs)
+    held, held_bytes = np.broadcast_arrays(dense, dense_bytes)
+    owners = _sharded_states(inputs, held, held_bytes, plan.zero_group)
+    if not np.any(experts):
+        return owners
+    held, held_bytes = np.broadcast_arrays(experts, expert_bytes)
+    of_experts = _sharded_states(inputs, held, held_bytes, plan.expert_copies)
+    return {owner: size + of_experts[owner] for owner, size in owners.items()}
+
+
 def _training(
     inputs: Inputs,
     table: LayerTable,
@@ -202,7 +236,7 @@ def _training(
     micro_batches: FloatArray,
 ) -> dict[str, FloatArray]:
     plan = inputs.plan
-    owners = _sharded_states(inputs, parameters, weight_bytes)
+    owners = _states(inputs, table, stage, parameters, weight_bytes)
     with at("memory.activations_bytes"):
         owners["activations"] = activation_bytes(
             in_flight=micro_batches_in_flight(
@@ -216,6 +250,12 @@ def _training(
             ends_bytes=stage.first * table.embedding_kept_bytes,
             # The head runs forward and straight back: one micro-batch of logits, whatever is in flight.
             rebuilt_bytes=np.maximum(table.layer_rebuilt_bytes, stage.last * table.head_kept_bytes),
+        )
+    with at("memory.gradients_bytes"):
+        owners["gradients"] = gradients_beside(
+            gradients_bytes=owners["gradients"],
+            activations_bytes=owners["activations"],
+            freed=plan.free_gradients * (micro_batches == 1),
         )
     owners["kv_cache"] = ZERO
     owners["buffers"] = _unsharded_bytes(inputs, table, stage) + np.maximum(

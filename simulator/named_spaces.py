@@ -9,7 +9,7 @@ from typing import Any
 from hardware_specs.errors import Problem, ScenarioError, near_names, shorten
 
 MAX_MICRO_BATCH = 256
-LARGEST_TENSOR, LARGEST_PIPELINE = 64, 256
+LARGEST_TENSOR, LARGEST_PIPELINE, LARGEST_EXPERT = 64, 256, 512
 VIRTUAL = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 SWITCH = (False, True)
 # From the counts of the scenario, by key, to the values of one plan key.
@@ -69,6 +69,16 @@ NAMED_SPACES: dict[str, NamedSpace] = {
         about="plans, and what runs beside compute: gradients, parameters, tensor exchanges, point-to-point",
         always=_DEGREES,
         training={**_PLANS, **_OVERLAPS},
+    ),
+    "context": NamedSpace(
+        about="plans, and sequences split over context ranks, the way that the plan says",
+        always=_DEGREES,
+        training={"context_parallel": _divisors("devices", LARGEST_TENSOR), **_PLANS},
+    ),
+    "experts": NamedSpace(
+        about="plans, and experts split over ranks, each kept whole or split as the plan says",
+        always={**_DEGREES, "expert_parallel": _divisors("devices", LARGEST_EXPERT)},
+        training=_PLANS,
     ),
     "megatron": NamedSpace(
         about="plans with the optimizer sharded or not, and nothing else sharded",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.blocks import BlockCost, OperatorCost
+from simulator.blocks import DENSE_LAYER, BlockCost, OperatorCost
 from simulator.columns import Inputs
 from simulator.counting import OPERATOR_KINDS
 from simulator.data_parallel import replica_group, unit_exchanges
@@ -233,7 +233,12 @@ def detail_rows(
     micro = step.micro_batches
     per_node = np.broadcast_to(micro, weights.shape) * weights
     rows: list[Row] = []
-    shares = {"embedding": first, "layer": n_layers, "head": last}
+    shares = {
+        "embedding": first,
+        DENSE_LAYER: first * inputs.model.first_dense,
+        "layer": n_layers,
+        "head": last,
+    }
     for blocks in (detail.blocks.forward, detail.blocks.backward):
         for name, block in blocks.items():
             if np.any(shares[name] > 0):

@@ -31,6 +31,11 @@ EXCLUDED_BY_CONDITION, REDUNDANT = -2, -3
 LAYER_PLAN_KEYS = (
     "devices",
     "plan.tensor_parallel",
+    "plan.context_parallel",
+    "plan.context_parallel_kind",
+    "plan.expert_parallel",
+    "plan.expert_tensor_parallel",
+    "plan.expert_imbalance",
     "plan.placement",
     "plan.collective_algorithm",
     "plan.sequence_parallel",
@@ -215,7 +220,7 @@ class Splitter:
         keys = [*(f"task.{k}" for k in TASK_KEYS[kind] if "batch" not in k), *LAYER_PLAN_KEYS]
         if choice.graphical.eager:  # whether gradients accumulate depends on the number of micro-batches
             keys += ["task.global_batch_size", "plan.data_parallel", "plan.pipeline_parallel"]
-        if not self.maker.tensor_innermost():  # its neighbours are then as far apart as other degrees say
+        if not self.maker.layers_innermost():  # its neighbours are then as far apart as other degrees say
             keys += ["plan.data_parallel", "plan.pipeline_parallel"]
         if derived is None:
             keys.append("plan.micro_batch_size")

@@ -31,10 +31,13 @@ class StageLayers:
     n_lighter: FloatArray
 
 
-def stage_layers(n_layers: FloatArray, pipeline_parallel: FloatArray) -> StageLayers:
+def stage_layers(
+    n_layers: FloatArray, pipeline_parallel: FloatArray, first_dense: FloatArray | float = 0.0
+) -> StageLayers:
     """Split ``n_layers`` over ``pipeline_parallel`` stages [1]: extra layers go to middle stages, then the first.
 
-    Broadcasts; raises nothing. Sums to ``n_layers`` over all stages.
+    Broadcasts; raises nothing. Sums to ``n_layers`` over all stages, less ``first_dense`` [1] of the first stage that
+    are counted with the embedding.
     """
     base = np.floor(n_layers / pipeline_parallel)
     extra = n_layers - base * pipeline_parallel
@@ -42,9 +45,9 @@ def stage_layers(n_layers: FloatArray, pipeline_parallel: FloatArray) -> StageLa
     single = pipeline_parallel == 1
     n_fullest = np.where(extra > 0, np.minimum(extra, n_middle), n_middle)
     return StageLayers(
-        first=np.where(single, n_layers, base + (extra > n_middle)),
+        first=np.where(single, n_layers, base + (extra > n_middle)) - first_dense,
         middle=np.where(n_middle > 0, base + (extra > 0), 0.0),
-        last=np.where(single, n_layers, base),
+        last=np.where(single, n_layers - first_dense, base),
         n_fullest=n_fullest,
         n_lighter=n_middle - n_fullest,
     )

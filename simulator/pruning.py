@@ -90,7 +90,7 @@ def promising(
     needed = memory(
         inputs,
         table,
-        stage_layers(inputs.model.n_layers, inputs.plan.pipeline_parallel),
+        stage_layers(inputs.model.n_layers, inputs.plan.pipeline_parallel, inputs.model.first_dense),
         micro_batches,
         tied=structure.layer.tied,
         training=structure.layer.computation == "training",
@@ -115,7 +115,9 @@ def least_step_time(
     ends = (
         table.embedding_forward_s + table.embedding_backward_s + table.head_forward_s + table.head_backward_s
     )
-    layers = inputs.model.n_layers * (table.layer_forward_s + table.layer_backward_s)
+    layers = (inputs.model.n_layers - inputs.model.first_dense) * (
+        table.layer_forward_s + table.layer_backward_s
+    )
     stages = inputs.plan.pipeline_parallel
     if decoding:
         rounds = np.maximum(micro_batches / stages, 1.0)

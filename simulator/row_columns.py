@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+import simulator.context_legality
+import simulator.expert_legality  # noqa: F401  both register rules of legality
 from hardware_specs import SystemSpec
 from hardware_specs.schema import GRIDS
 from simulator.axis_tables import Factor, Level, Rows, UndecidedError
@@ -162,15 +164,14 @@ class ColumnMaker:
             eager=column(float(choice.graphical.eager)),
             inference_only=self._inference_only(choice, rows),
             learned_positions=learned,
-            context_parallel=chunk.number("plan.context_parallel", 1.0),
-            expert_parallel=chunk.number("plan.expert_parallel", 1.0),
+            unfused=column(float(not choice.graphical.flash)),
             uneven_stages=chunk.number("plan.uneven_stages", 0.0),
         )
 
-    def tensor_innermost(self) -> bool:
-        """Whether ranks of a tensor-parallel group are neighbours in every row of the space; raises nothing."""
-        orders, _ = self._values(self.rows([], 0)).raw("plan.placement", AXES[0])
-        return all(order.replace(",", " ").split()[0] == AXES[0] for order in orders)
+    def layers_innermost(self) -> bool:
+        """Whether tensor and context ranks are next to each other in every row of the space; raises nothing."""
+        orders, _ = self._values(self.rows([], 0)).raw("plan.placement", " ".join(AXES))
+        return all({*order.replace(",", " ").split()[:2]} == {*AXES[:2]} for order in orders)
 
     def condition(self, number: int, rows: Rows, combination: Combination) -> Any:
         """Where a condition of the sweep holds, as a column; ScenarioError if it names something that is no column."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 MAX_COUNT = 10**9
 AXES = ("tensor", "context", "expert", "data", "pipeline")
+ContextKind = Literal["ring", "all_gather", "ulysses"]
 Algorithm = Literal[
     "auto",
     "ring",
@@ -81,13 +82,37 @@ class Plan(_Keys):
         1, ge=1, le=MAX_COUNT, description="model chunks per stage, interleaved [1]"
     )
     data_parallel: int | None = Field(
-        None, ge=1, le=MAX_COUNT, description="replicas; absent: devices / (tensor x pipeline) [1]"
+        None, ge=1, le=MAX_COUNT, description="replicas; absent: devices / (tensor x pipeline x context) [1]"
     )
     context_parallel: int = Field(1, ge=1, le=MAX_COUNT, description="ranks that split the sequence [1]")
-    expert_parallel: int = Field(1, ge=1, le=MAX_COUNT, description="ranks that split the experts [1]")
+    context_parallel_kind: ContextKind = Field(
+        "ring",
+        description="keys and values pass in a ring beside attention, are gathered, or heads are split instead",
+    )
+    expert_parallel: int = Field(
+        1,
+        ge=1,
+        le=MAX_COUNT,
+        description="ranks that split the experts; data, context and tensor ranks serve [1]",
+    )
+    expert_tensor_parallel: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_COUNT,
+        description="ranks that split each expert; absent: those of tensor_parallel [1]",
+    )
+    expert_imbalance: float = Field(
+        1.0, ge=1, le=MAX_COUNT, description="rows of the fullest expert rank over the mean [1]"
+    )
     sequence_parallel: bool = Field(False, description="norms and residuals split over the tensor ranks")
     zero_stage: int = Field(
         0, ge=0, le=3, description="0 none, 1 optimizer, 2 gradients, 3 weights sharded [1]"
+    )
+    zero_group: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_COUNT,
+        description="ranks that share one sharded copy; absent: all that hold the same parameters [1]",
     )
     micro_batch_size: int | None = Field(
         None,
@@ -114,6 +139,11 @@ class Plan(_Keys):
         False, description="tensor-parallel exchanges beside the kernels that do not wait for them"
     )
     overlap_pipeline_p2p: bool = Field(False, description="stage-to-stage messages beside compute")
+    free_gradients: bool = Field(
+        False,
+        description="gradients are given back after each step (zero_grad of PyTorch): with one micro-batch they "
+        "grow while activations shrink",
+    )
     placement: str = Field(
         " ".join(AXES), description="axes from the inside out: neighbours on the first share a node first"
     )

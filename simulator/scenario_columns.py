@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from simulator.collective_algorithms import ALGORITHMS
 from simulator.columns import ModelColumns, PlanColumns, PrecisionColumns, TaskColumns
 from simulator.precision import DTYPE_BYTES, Precision, operand_dtypes
 from simulator.row_values import RowValues
-from simulator.scenario import AXES, Plan
+from simulator.scenario import AXES, ContextKind, Plan
 from simulator.variants import Graphical
 from workloads.decoder_graph import LayerStructure, Pass
 from workloads.model_spec import ModelSpec
@@ -25,6 +26,7 @@ TASK_KEYS = {
     "decode": ("context_length", "batch_size"),
     "generation": ("prompt_length", "batch_size", "output_length"),
 }
+CONTEXT_KINDS = get_args(ContextKind)
 RECOMPUTE = {"none": (0.0, 0.0), "selective": (1.0, 0.0), "full": (1.0, 1.0)}
 
 
@@ -57,6 +59,9 @@ def layer_structure(model: ModelSpec, graphical: Graphical) -> LayerStructure:
         head_transform=model.head_transform,
         experts=model.experts > 0,
         shared_experts=model.shared_experts > 0,
+        first_dense=model.first_dense_layers > 0,
+        latent=model.kv_lora_rank > 0,
+        latent_query=model.q_lora_rank > 0,
         eager=graphical.eager,
         logits=graphical.logits,
     )
@@ -79,6 +84,11 @@ def model_columns(models: Sequence[ModelSpec], index: IndexArray, layers_kept: f
         topk=spread("topk"),
         moe_ffn=spread("moe_ffn"),
         shared_ffn=spread("shared_ffn"),
+        first_dense=spread("first_dense_layers"),
+        query_rank=spread("q_lora_rank"),
+        kv_rank=spread("kv_lora_rank"),
+        rope_dim=spread("rope_head_dim"),
+        value_dim=spread("value_head_dim"),
         vocab=spread("vocab"),
         positions=spread("position_rows"),
         token_types=spread("token_types"),
@@ -163,20 +173,36 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
 
     devices = chunk.number("devices")
     tensor, pipeline, given = plan("tensor_parallel"), plan("pipeline_parallel"), plan("data_parallel")
-    data = np.where(np.isnan(given), devices / (tensor * pipeline), given)
-    micro = plan("micro_batch_size")
+    context = plan("context_parallel")
+    data = np.where(np.isnan(given), devices / (tensor * pipeline * context), given)
+    micro, sharing = plan("micro_batch_size"), plan("zero_group")
     core, everything = _pair(chunk, RECOMPUTE, "plan.recompute", "none")
-    strides = axis_strides(chunk, {"tensor": tensor, "data": data, "pipeline": pipeline})
+    strides = axis_strides(chunk, {"tensor": tensor, "context": context, "data": data, "pipeline": pipeline})
+    experts, parts = plan("expert_parallel"), plan("expert_tensor_parallel")
+    parts = np.where(np.isnan(parts), tensor, parts)
+    kind_of_context = _code(chunk, "plan.context_parallel_kind", CONTEXT_KINDS)
+    ring, gathered, ulysses = ((context > 1) * (kind_of_context == k) for k in range(len(CONTEXT_KINDS)))
     return PlanColumns(
         devices=devices,
         tensor_parallel=tensor,
         pipeline_parallel=pipeline,
         virtual_pipeline=plan("virtual_pipeline"),
         data_parallel=data,
+        context_parallel=context,
+        ring=ring.astype(np.float64),
+        gathered=gathered.astype(np.float64),
+        ulysses=ulysses.astype(np.float64),
+        gradient_ranks=data * context,
+        expert_parallel=experts,
+        expert_tensor_parallel=parts,
+        expert_imbalance=plan("expert_imbalance"),
+        expert_copies=tensor * data * context / (parts * experts),
+        experts_apart=((experts > 1) | (parts != tensor)).astype(np.float64),
         micro_batch_size=np.where(
             np.isnan(micro), 1.0 if kind == "training" else np.maximum(batch / data, 1.0), micro
         ),
         zero_stage=plan("zero_stage"),
+        zero_group=np.where(np.isnan(sharing), data * context, sharing),
         sequence_parallel=plan("sequence_parallel"),
         recompute_core=core,
         recompute_all=everything,
@@ -184,8 +210,10 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         overlap_param_gather=plan("overlap_param_gather"),
         overlap_tensor_parallel=plan("overlap_tensor_parallel"),
         overlap_pipeline_p2p=plan("overlap_pipeline_p2p"),
+        free_gradients=plan("free_gradients"),
         collective_algorithm=_code(chunk, "plan.collective_algorithm", ALGORITHMS),
         tensor_stride=strides["tensor"],
+        context_stride=strides["context"],
         data_stride=strides["data"],
         pipeline_stride=strides["pipeline"],
     )

@@ -4,7 +4,9 @@ Sizes are divided by label. An exchange is needed exactly where layouts disagree
 
 * an operator that sums over a split dimension leaves partial sums: they are all-reduced, or reduce-scattered
   where the reader takes the tokens in sequence shards;
-* a reader that wants all tokens of a tensor stored in sequence shards has them all-gathered.
+* a reader that wants all tokens of a tensor stored in sequence shards has them all-gathered;
+* attention needs all keys of a sequence: context ranks meet there (:mod:`simulator.context_parallel`);
+* rows go to the ranks of their experts and come back (:mod:`simulator.expert_parallel`).
 
 Switches (sequence parallel or not) are 0/1 arrays on the inserted operators, so one graph serves all plans.
 """
@@ -19,12 +21,15 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.context_parallel import ATTENTION, ContextRanks, emit_attention
+from simulator.expert_parallel import ROUTED, TAKEN_TOKENS, ExpertRanks, emit_routed, expert_divisors
 from workloads.operator_graph import Dim, Extent, Graph, Operator, Tensor, TensorKind, operators
 
 FloatArray = NDArray[np.float64]
 
-TENSOR_LABELS = ("heads", "kv_heads", "ffn", "vocab")
+TENSOR_LABELS = ("heads", "kv_heads", "ffn", "expert_ffn", "vocab")
 SHARDED_TOKENS = "sequence_shard"
+TOKEN_LABELS = ("tokens", SHARDED_TOKENS, TAKEN_TOKENS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,21 +44,37 @@ class ShardDegrees:
         Key and value heads of the model [1]; beyond it they are replicated instead of split.
     sequence : ndarray
         1 where sequence parallelism is on, else 0 [1].
+    context : ContextRanks
+        Ranks that split each sequence.
+    experts : ExpertRanks or None
+        Ranks that split the experts; None for a model without any.
     """
 
     tensor: FloatArray
     kv_heads: FloatArray
     sequence: FloatArray
+    context: ContextRanks
+    experts: ExpertRanks | None = None
 
     def by_label(self) -> Mapping[str, FloatArray]:
         """Divisor of each label that is split at all."""
-        return {
+        divisors = {
             "heads": self.tensor,
             "kv_heads": np.minimum(self.tensor, self.kv_heads),
             "ffn": self.tensor,
             "vocab": self.tensor,
             SHARDED_TOKENS: np.where(self.sequence > 0, self.tensor, 1.0),
         }
+        for label, divisor in self.of_messages().items():
+            divisors[label] = divisors.get(label, np.ones(1)) * divisor
+        if self.experts is not None:
+            for label, divisor in expert_divisors(self.experts, self.tensor, self.context.ranks).items():
+                divisors[label] = divisors.get(label, np.ones(1)) * divisor
+        return divisors
+
+    def of_messages(self) -> Mapping[str, FloatArray]:
+        """Divisor of each label in what tensor ranks exchange: context ranks have tokens of their own."""
+        return dict.fromkeys(TOKEN_LABELS, self.context.ranks) if self.context.split() else {}
 
 
 def _shard_extent(extent: Extent, degrees: Mapping[str, FloatArray]) -> Extent:
@@ -86,14 +107,26 @@ def leaves_partial_sums(operator: Operator) -> bool:
     return any(part.label in TENSOR_LABELS for role in operator.contracted for part in operator.extents[role])
 
 
+def _has_label(tensor: Tensor, label: str) -> bool:
+    return any(part.label == label for extent in tensor.extents for part in extent)
+
+
 def in_sequence_shards(tensor: Tensor) -> bool:
     """Whether the tensor is laid out in the token dimension that sequence parallelism splits."""
-    return any(part.label == SHARDED_TOKENS for extent in tensor.extents for part in extent)
+    return _has_label(tensor, SHARDED_TOKENS)
 
 
-def _collective(name: str, collective: str, tensor: Tensor, like: Operator, scale: FloatArray) -> Operator:
-    """An exchange of a whole tensor (message: the full token dimension, before any scatter)."""
-    whole = tuple(tuple(replace(d, label="whole") for d in extent) for extent in tensor.extents)
+def _collective(
+    name: str,
+    collective: str,
+    tensor: Tensor,
+    like: Operator,
+    scale: FloatArray,
+    degrees: Mapping[str, FloatArray],
+) -> Operator:
+    """An exchange of a whole tensor (message: all tokens of the context rank, before any scatter)."""
+    shared = _shard_tensor(tensor, degrees).extents if degrees else tensor.extents
+    whole = tuple(tuple(replace(d, label="whole") for d in extent) for extent in shared)
     kind: TensorKind = "statistics" if tensor.kind == "statistics" else "activations"
     message = Tensor(tensor.name, kind, whole)
     return Operator(
@@ -117,6 +150,8 @@ class _Placement:
     graph: Graph
     last_writer: dict[str, str]
     stored: dict[str, Tensor]
+    of_messages: Mapping[str, FloatArray]
+    taken_whole: FloatArray
 
     def emit(self, operator: Operator, reads_from: Mapping[str, str]) -> None:
         self.graph.add_node(operator.name, operator=operator)
@@ -137,9 +172,12 @@ def _gathers_of_group(place: _Placement, group: list[Operator], sequence: FloatA
                 continue
             first = group[0].name
             scale = reduce(np.maximum, [o.scale for o in group]) * sequence
+            if _has_label(tensor, TAKEN_TOKENS):
+                scale = scale * place.taken_whole
             if not np.any(scale):
                 continue  # no plan here needs it
-            exchange = _collective(f"{first}.all_gather.{tensor.name}", "all_gather", tensor, op, scale)
+            name = f"{first}.all_gather.{tensor.name}"
+            exchange = _collective(name, "all_gather", tensor, op, scale, place.of_messages)
             source = place.last_writer.get(tensor.name)
             place.emit(exchange, {tensor.name: source} if source else {})
             gathered[tensor.name] = exchange.name
@@ -159,11 +197,27 @@ def _reduce_outputs(
         scattered = sequence if in_sequence_shards(reader) else np.zeros(1)
         # Chained rather than parallel: exactly one of the two has a scale of one.
         for collective, scale in (("all_reduce", 1.0 - scattered), ("reduce_scatter", scattered)):
-            if np.any(op.scale * scale):
-                exchange = _collective(f"{op.name}.{collective}", collective, tensor, op, op.scale * scale)
+            scale = op.scale * scale
+            if _has_label(tensor, TAKEN_TOKENS):
+                scale = scale * place.taken_whole
+            if np.any(scale):
+                name = f"{op.name}.{collective}"
+                exchange = _collective(name, collective, tensor, op, scale, place.of_messages)
                 place.emit(exchange, {tensor.name: place.last_writer[tensor.name]})
                 place.last_writer[tensor.name] = exchange.name
         place.stored[tensor.name] = reader
+
+
+def _laid_out(
+    place: _Placement, op: Operator, sources: dict[str, str], degrees: ShardDegrees
+) -> dict[str, str]:
+    """Emit a sharded operator; the last writers of what it writes."""
+    if op.kind in ATTENTION and degrees.context.split():
+        return emit_attention(op, sources, degrees.context, place.emit)
+    if op.kind in ROUTED and degrees.experts is not None and degrees.experts.split():
+        return emit_routed(op, sources, degrees.experts, place.emit)
+    place.emit(op, sources)
+    return {tensor.name: op.name for tensor in op.writes}
 
 
 def _groups(sequence: list[Operator]) -> list[list[Operator]]:
@@ -209,6 +263,8 @@ def shard(graph: Graph, degrees: ShardDegrees) -> Graph:
         graph=nx.DiGraph(**{k: v for k, v in graph.graph.items() if k not in ("inputs", "outputs")}),
         last_writer={},
         stored=dict(graph.graph["inputs"]),
+        of_messages=degrees.of_messages(),
+        taken_whole=np.ones(1) if degrees.experts is None else 1.0 - degrees.experts.takes_shards,
     )
     by_label = degrees.by_label()
     for group in _groups(sequence):
@@ -216,10 +272,9 @@ def shard(graph: Graph, degrees: ShardDegrees) -> Graph:
         for op in group:
             sources = {t.name: place.last_writer[t.name] for t in op.reads if t.name in place.last_writer}
             sources.update({t.name: gathered[t.name] for t in op.reads if t.name in gathered})
-            place.emit(shard_operator(op, by_label), sources)
-            for tensor in op.writes:
-                place.last_writer[tensor.name] = op.name
-                place.stored[tensor.name] = tensor
+            own = shard_operator(op, by_label)
+            place.last_writer.update(_laid_out(place, own, sources, degrees))
+            place.stored.update({tensor.name: tensor for tensor in op.writes})
             if leaves_partial_sums(op):
                 _reduce_outputs(place, op, readers, degrees.sequence)
     return place.graph

@@ -26,15 +26,16 @@ class StageTimes:
     """Seconds of one micro-batch by kind of stage [s], three arrays each: first, middle, last.
 
     ``forward_s`` and ``backward_s`` contain the exposed exchanges; ``tensor_s`` and ``data_s`` are the parts of
-    both passes that wait for tensor-parallel and for data-parallel exchanges; ``total_s`` is forward and backward,
-    ``sum_s`` that of all stages. ``first_slowest`` says where no stage is slower than the first, ``middle_slower``
-    where the last one is no slower than the middle.
+    both passes that wait for tensor-parallel and for data-parallel exchanges, ``n_layers`` the layers [1];
+    ``total_s`` is forward and backward, ``sum_s`` that of all stages. ``first_slowest`` says where no stage is slower
+    than the first, ``middle_slower`` where the last one is no slower than the middle.
     """
 
     forward_s: ByStage
     backward_s: ByStage
     tensor_s: ByStage
     data_s: ByStage
+    n_layers: ByStage
     total_s: ByStage
     sum_s: FloatArray
     first_slowest: BoolArray
@@ -189,6 +190,7 @@ def stage_times(
         backward_s=backward[:3],
         tensor_s=tensor[:3],
         data_s=data[:3],
+        n_layers=(layers.first, layers.middle, layers.last),
         total_s=(total[0], total[1], total[2]),
         sum_s=sum((c * t for c, t in zip(counts, total, strict=True)), ZERO),
         first_slowest=total[0] >= np.maximum(total[1], total[2]),

@@ -11,13 +11,21 @@ from simulator.blocks import BlockCost, Structure, cost_block
 from simulator.collectives import exchange, stage_message
 from simulator.columns import Inputs
 from simulator.counting import STATISTICS_BYTES
-from simulator.data_parallel import EndOfStep, end_of_step, exposed_exchange, replica_group, unit_exchanges
+from simulator.data_parallel import (
+    EndOfStep,
+    Replicas,
+    apart,
+    end_of_step,
+    exposed_exchange,
+    replica_group,
+    unit_exchanges,
+)
 from simulator.energy import Energy, step_energy
 from simulator.intervals import TimeDoubt, joined, stretched
 from simulator.layer_table import LayerTable
 from simulator.memory import Memory, memory, stage_parameters
 from simulator.pipeline import StageLayers, decode_period, exposed_p2p, pipeline_time, stage_layers
-from simulator.placement import Group, place
+from simulator.placement import place
 from simulator.rules import at, rule
 from simulator.stages import StageTimes, stage_times
 from simulator.utilisation import (
@@ -44,6 +52,8 @@ class Step:
     step_time_s: FloatArray
     compute_s: FloatArray
     tensor_parallel_s: FloatArray
+    context_parallel_s: FloatArray
+    expert_parallel_s: FloatArray
     data_parallel_s: FloatArray
     pipeline_p2p_s: FloatArray
     bubble_s: FloatArray
@@ -108,9 +118,9 @@ def _messages(inputs: Inputs, micro_batches: FloatArray, ways: float) -> Pipelin
     sequence parallelism keeps the shares (arXiv:2104.04473, section 4.1).
     """
     plan, fabric = inputs.plan, inputs.fabric
-    tokens = plan.micro_batch_size * inputs.task.query_length
+    tokens = plan.micro_batch_size * inputs.task.query_length / plan.context_parallel
     whole = tokens * inputs.model.hidden * inputs.precision.activation_communication
-    share, ranks = whole / plan.tensor_parallel, plan.tensor_parallel * plan.data_parallel
+    share, ranks = whole / plan.tensor_parallel, plan.tensor_parallel * plan.gradient_ranks
     with at("time.pipeline_p2p_s"):
         sent = stage_message(share, plan.pipeline_stride, plan.pipeline_parallel, fabric)
         tensor = place(plan.tensor_parallel, plan.tensor_stride, plan.devices, fabric)
@@ -145,7 +155,7 @@ class _Closing:
 
 
 def _closing(
-    inputs: Inputs, table: LayerTable, layers: StageLayers, stages: StageTimes, group: Group, *, tied: bool
+    inputs: Inputs, table: LayerTable, layers: StageLayers, stages: StageTimes, group: Replicas, *, tied: bool
 ) -> _Closing:
     plan = inputs.plan
     single = (plan.pipeline_parallel == 1).astype(np.float64)
@@ -153,7 +163,11 @@ def _closing(
     last = stage_parameters(table, layers.last, first=single, last=np.ones(1), tied=tied)
     middle = stage_parameters(table, layers.middle, first=ZERO, last=ZERO, tied=tied)
     held = np.maximum(np.maximum(first, middle), last)
-    end = end_of_step(inputs, held, group, tied_parameters=table.head_matrix_parameters if tied else ZERO)
+    most = np.maximum(np.maximum(layers.first, layers.middle), layers.last)
+    held, experts = apart(held, most * table.expert_parameters, inputs)
+    end = end_of_step(
+        inputs, held, experts, group, tied_parameters=table.head_matrix_parameters if tied else ZERO
+    )
     with at("time.data_parallel_s.gradients"):
         reduce_s = exposed_exchange(
             exchange_s=end.reduce.seconds,
@@ -171,7 +185,9 @@ def _closing(
             overlap=plan.overlap_param_gather,
             compute_share=inputs.fabric.inner.compute_share,
         )
-    owned = held / np.where(plan.zero_stage >= 1, plan.data_parallel, 1.0)
+    owned = held / np.where(plan.zero_stage >= 1, plan.zero_group, 1.0)
+    if np.any(experts):
+        owned = owned + experts / np.where(plan.zero_stage >= 1, plan.expert_copies, 1.0)
     # The master copy is fp32, as wide as statistics are.
     graph = optimizer_step(
         owned,
@@ -214,15 +230,29 @@ def _doubt(
         name: np.where(
             across, *(inputs.device.doubts[f"collective_{side}"][name] for side in ("outer", "inner"))
         )
-        for name in ("all", "common")
+        for name in ("all", "large", "common")
     }
+    # Parameters and gradients of a layer are many megabytes; messages between stages are of any size.
     in_layer_s = micro_batches * stages.at_slowest(stages.data_s)
-    for exchange_s in (in_layer_s, closing.reduce_s, closing.gather_s, messages_s):
-        doubts.append(TimeDoubt(independent_s=exchange_s * tier["all"], shared_s=exchange_s * tier["common"]))
+    exposed = ((in_layer_s, "large"), (closing.reduce_s, "large"), (closing.gather_s, "large"))
+    for exchange_s, size in (*exposed, (messages_s, "all")):
+        doubts.append(TimeDoubt(independent_s=exchange_s * tier[size], shared_s=exchange_s * tier["common"]))
     if closing.optimizer is not None:
         update = closing.optimizer
         doubts.append(TimeDoubt(independent_s=np.sqrt(update.variance_s2), shared_s=update.shared_s))
     return joined(*doubts)
+
+
+def _attention_parameters(structure: Structure, inputs: Inputs) -> FloatArray:
+    """Parameters of a layer's projections to and from attention, of the whole model [1]."""
+    m = inputs.model
+    if not structure.layer.latent:
+        return m.hidden * (2.0 * m.heads * m.head_dim + 2.0 * m.kv_heads * m.head_dim)
+    query, ranked = m.heads * m.head_dim, structure.layer.latent_query
+    down_and_up = m.query_rank * (m.hidden + query) if ranked else m.hidden * query
+    unfolded = m.heads * (m.head_dim - m.rope_dim + m.value_dim)
+    keys = m.hidden * (m.kv_rank + m.rope_dim) + m.kv_rank * unfolded
+    return down_and_up + keys + m.heads * m.value_dim * m.hidden
 
 
 def _utilisation(
@@ -230,19 +260,20 @@ def _utilisation(
 ) -> tuple[FloatArray, FloatArray]:
     model, plan = inputs.model, inputs.plan
     # A token meets the experts that it is sent to, the shared ones and the router.
-    inner = model.topk * model.moe_ffn + model.shared_ffn if structure.layer.experts else model.ffn
-    # Parameters of the whole model: per-rank counts would count replicated norms once per rank.
-    matrix = model.hidden * (
-        2.0 * model.heads * model.head_dim
-        + 2.0 * model.kv_heads * model.head_dim
-        + inner * (3.0 if structure.layer.gated_mlp else 2.0)
-        + model.experts
-    )
+    matrices, attention = 3.0 if structure.layer.gated_mlp else 2.0, _attention_parameters(structure, inputs)
+    dense = attention + model.hidden * model.ffn * matrices
+    matrix = dense
+    if structure.layer.experts:
+        inner = model.topk * model.moe_ffn + model.shared_ffn
+        matrix = attention + model.hidden * (inner * matrices + model.experts)
+        # The mean over layers with and without experts.
+        matrix = matrix + (dense - matrix) * model.first_dense / model.n_layers
     attended = np.minimum(inputs.task.kv_length, model.window)
     sizes = {
         "n_layers": model.n_layers,
         "heads": model.heads,
-        "head_dim": model.head_dim,
+        # Scores have the width of a key, sums that of a value.
+        "head_dim": (model.head_dim + model.value_dim) / 2.0 if structure.layer.latent else model.head_dim,
         "attended_tokens": attended,
     }
     training = structure.layer.computation == "training"
@@ -297,7 +328,7 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
     """
     plan, task = inputs.plan, inputs.task
     training = structure.layer.computation == "training"
-    layers = stage_layers(inputs.model.n_layers, plan.pipeline_parallel)
+    layers = stage_layers(inputs.model.n_layers, plan.pipeline_parallel, inputs.model.first_dense)
     micro_batches = micro_batches_per_replica(inputs)
     group = replica_group(inputs)
     units = unit_exchanges(table, inputs, group, tied=structure.layer.tied)
@@ -332,6 +363,12 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         )
     tensor_s = micro_batches * stages.at_slowest(stages.tensor_s)
     in_layer_s = micro_batches * stages.at_slowest(stages.data_s)
+    layers_s, first = stages.at_slowest(stages.n_layers), stages.at_slowest((np.ones(1), ZERO, ZERO))
+    context_s = expert_s = ZERO
+    if np.any(table.layer_context_s):
+        context_s = micro_batches * (layers_s * table.layer_context_s + first * table.embedding_context_s)
+    if np.any(table.layer_expert_s):
+        expert_s = micro_batches * layers_s * table.layer_expert_s
     tokens = task.batch * task.query_length
     mfu, hfu = _utilisation(structure, inputs, table, tokens, total)
     # pipeline_s less m times the slowest stage, in the form that is exactly zero for one stage.
@@ -345,8 +382,10 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         rate = token_rate(tokens=tokens, seconds=total)
     return Step(
         step_time_s=total,
-        compute_s=micro_batches * slowest - tensor_s - in_layer_s,
+        compute_s=micro_batches * slowest - tensor_s - in_layer_s - context_s - expert_s,
         tensor_parallel_s=tensor_s,
+        context_parallel_s=context_s,
+        expert_parallel_s=expert_s,
         data_parallel_s=in_layer_s + closing.reduce_s + closing.gather_s,
         pipeline_p2p_s=p2p_s,
         bubble_s=bubble_s,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.context_parallel import RING_EXCHANGE, exposed_ring
 from workloads.operator_graph import Graph, Operator, operators
 
 FloatArray = NDArray[np.float64]
@@ -74,7 +75,8 @@ def longest_path(
     durations : sequence of ndarray
         Seconds of each, zero where it is switched off [s].
     overlap : ndarray
-        1 where exchanges may run beside kernels that do not need them, 0 where they block [1].
+        1 where tensor-parallel exchanges may run beside kernels that do not need them, 0 where they block [1]. A ring
+        of context ranks always runs beside its kernel, their other exchanges never.
     displaced : ndarray or float
         Share of the compute units that a running exchange takes from the kernels beside it [1].
 
@@ -107,6 +109,16 @@ def longest_path(
             exposed[position] = duration
             finish.append(compute)
             continue
+        if issue.operator.collective == RING_EXCHANGE:
+            (kernel,) = issue.after
+            exposed[position] = exposed_ring(
+                exchange_s=duration,
+                attention_s=durations[kernel],
+                context_parallel=issue.operator.attributes["ranks"],
+            )
+            compute = compute + exposed[position]
+            finish.append(compute)
+            continue
         ready = ZERO
         for i in issue.after:
             ready = np.maximum(ready, finish[i])
@@ -115,7 +127,8 @@ def longest_path(
         end = np.where(runs, np.maximum(network, ready) + duration, ready)
         network = np.where(runs, end, network)
         finish.append(end)
-        blocked = np.where(runs, (1.0 - overlap) * np.maximum(end - compute, 0.0), 0.0)
+        beside = overlap if issue.operator.axis == "tensor" else ZERO
+        blocked = np.where(runs, (1.0 - beside) * np.maximum(end - compute, 0.0), 0.0)
         exposed[position] = blocked
         compute = compute + blocked
     exchanges = [i for i, issue in enumerate(issues) if issue.is_exchange]

@@ -10,6 +10,7 @@ from workloads.attention import (
     query_and_kv_widths,
 )
 from workloads.eager_steps import add_rms_norm_steps, add_rotary_steps
+from workloads.latent_attention import add_latent_attention
 from workloads.layer_parts import LayerSizes, LayerStructure, add_matmul, plain_weight, token_layouts
 from workloads.operator_graph import Extent, GraphBuilder, Operator, Tensor, dim
 
@@ -98,6 +99,9 @@ def add_attention(
     tokens, _ = token_layouts(sizes)
     shape = sizes.attention
     width, kv_width = query_and_kv_widths(shape)
+    if structure.latent:
+        context = add_latent_attention(build, structure, sizes, normed)
+        return _add_way_back(build, structure, sizes, context)
     query, keys, values = _project(build, structure, sizes, normed)
     if structure.qk_norm:
         query, keys = _normed_heads(build, structure, shape, query, keys)
@@ -128,15 +132,24 @@ def add_attention(
             eager=structure.eager,
             causal=structure.causal,
         )
-    out = Tensor("attention_out", "activations", (tokens, dim("hidden", sizes.hidden)))
+    return _add_way_back(build, structure, sizes, context)
+
+
+def _add_way_back(
+    build: GraphBuilder, structure: LayerStructure, sizes: LayerSizes, context: Tensor
+) -> Tensor:
+    """Add the product that leads from the heads to the residual stream."""
+    tokens, _ = token_layouts(sizes)
+    hidden = dim("hidden", sizes.hidden)
+    out = Tensor("attention_out", "activations", (tokens, hidden))
     add_matmul(
         build,
         "attention_projection",
         "attention",
         context,
         m=tokens,
-        n=dim("hidden", sizes.hidden),
-        k=width,
+        n=hidden,
+        k=context.extents[1],
         bias=structure.attention_out_bias,
         writes=(out,),
     )

@@ -142,13 +142,13 @@ def _batched_matmul(op: Operator, gradient_of: GradientOf) -> list[Operator]:
     ]
 
 
-@backward_rule("attention")
+@backward_rule("attention", "latent_attention")
 def _attention(op: Operator, gradient_of: GradientOf) -> list[Operator]:
     """The fused backward kernel: five products instead of two, the scores among them computed again."""
     return [
         Operator(
             name=f"{op.name}.grad",
-            kind="attention_backward",
+            kind=f"{op.kind}_backward",
             module=op.module,
             extents=op.extents,
             reads=(*arriving_gradients(op), *op.saved),

@@ -26,13 +26,13 @@ def _grouped_matmul(op: Operator, gradient_of: GradientOf) -> list[Operator]:
     )
     experts = length(e["experts"])
     # All experts' k rows of dW one below the other; each sums over its share of the routed rows.
-    stacked = tuple(dim(part.label, part.size * experts)[0] for part in e["k"])
+    stacked = tuple(dim(f"experts x {part.label}", part.size * experts)[0] for part in e["k"])
     matrix = Tensor(f"d_{weights.name}", "activations", weights.extents)
     weight = Operator(
         name=f"{op.name}.wgrad",
         kind=op.kind,
         module=op.module,
-        extents={"m": stacked, "n": e["n"], "k": dim("routed", length(e["m"]) / experts), **routing},
+        extents={"m": stacked, "n": e["n"], "k": dim("rows_of_expert", length(e["m"]) / experts), **routing},
         reads=(*arriving, source),
         writes=(matrix,),
     )

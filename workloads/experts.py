@@ -2,7 +2,8 @@
 
 Each token becomes ``topk`` rows, one for each expert that it is sent to. Experts are split over tensor ranks as a
 plain MLP is, by their inner width; partial sums are added up after the weighted sum, when there is one row per
-token again.
+token again. Labels of their own say what a plan may split in another way than the rest of the layer: tokens that the
+branch takes ("expert_tokens"), rows ("routed"), experts, and their inner width ("expert_ffn").
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ def _add_product(
                 "m": rows,
                 "n": n,
                 "k": k,
-                "tokens": tokens,
-                "topk": dim("picks", sizes.topk),
+                # All tokens whose rows may come here, and how many of their picks do.
+                "tokens": dim("routed_tokens", tokens[0].size),
+                "topk": dim("routed_picks", sizes.topk),
                 "experts": experts,
             },
             reads=(
@@ -109,14 +111,15 @@ def add_experts(build: GraphBuilder, structure: LayerStructure, sizes: LayerSize
         Where a name is taken.
     """
     tokens, _ = token_layouts(sizes)
-    hidden, ffn, rows = dim("hidden", sizes.hidden), dim("ffn", sizes.moe_ffn), _routed(tokens, sizes)
+    hidden, ffn, rows = dim("hidden", sizes.hidden), dim("expert_ffn", sizes.moe_ffn), _routed(tokens, sizes)
+    taken = dim("expert_tokens", tokens[0].size)
     wide = (*ffn, *ffn) if structure.gated_mlp else ffn
     gates = _add_router(build, sizes, normed)
     sorted_rows = Tensor("expert_rows", "activations", (rows, hidden))
     up = Tensor("experts_up_out", "activations", (rows, wide))
     activated = Tensor("experts_activated", "activations", (rows, ffn))
     down = Tensor("experts_down_out", "activations", (rows, hidden))
-    out = Tensor("experts_out", "activations", (tokens, hidden))
+    out = Tensor("experts_out", "activations", (taken, hidden))
     around = {"foreign_elements": NO_FOREIGN}
     build.add(
         Operator(
@@ -124,7 +127,7 @@ def add_experts(build: GraphBuilder, structure: LayerStructure, sizes: LayerSize
             kind="moe_dispatch",
             module="experts",
             extents={**around, "ffn": ffn},
-            reads=(Tensor(normed.name, "activations", (tokens, hidden)),),
+            reads=(Tensor(normed.name, "activations", (taken, hidden)),),
             writes=(sorted_rows,),
         )
     )
@@ -149,7 +152,7 @@ def add_experts(build: GraphBuilder, structure: LayerStructure, sizes: LayerSize
             # Each tensor rank has a part of every expert, so its sums are partial ones.
             extents={**around, "ffn": ffn},
             contracted=("ffn",),
-            reads=(down, Tensor(gates.name, "activations", (tokens, *gates.extents[1:]))),
+            reads=(down, Tensor(gates.name, "activations", (taken, *gates.extents[1:]))),
             writes=(out,),
             saved=(down, gates),
         )

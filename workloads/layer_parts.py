@@ -36,6 +36,10 @@ class LayerStructure:
         Further features of the architecture, see `ModelSpec`.
     experts, shared_experts : bool
         Whether the MLP is a choice of experts, and whether some of them serve every token.
+    first_dense : bool
+        Whether layers with the one MLP come in front of those with experts.
+    latent, latent_query : bool
+        Multi-head latent attention, and whether its query has a latent too.
     eager : bool
         Each pointwise step is a kernel of its own.
     logits : str
@@ -67,6 +71,9 @@ class LayerStructure:
     head_transform: bool = False
     experts: bool = False
     shared_experts: bool = False
+    first_dense: bool = False
+    latent: bool = False
+    latent_query: bool = False
     eager: bool = False
     logits: Logits = "last"
 
@@ -75,7 +82,8 @@ class LayerStructure:
 class LayerSizes:
     """Sizes of the model [1], each an array that broadcasts against the others.
 
-    ``experts``, ``topk``, ``moe_ffn`` and ``shared_ffn`` are as in `ModelSpec`, 0 without experts.
+    ``experts``, ``topk``, ``moe_ffn`` and ``shared_ffn`` are as in `ModelSpec`, 0 without experts; ranks of latents,
+    ``rope_dim`` and ``value_dim`` are 0 without latent attention.
     """
 
     hidden: FloatArray
@@ -88,6 +96,10 @@ class LayerSizes:
     topk: FloatArray = field(default_factory=lambda: np.zeros(1))
     moe_ffn: FloatArray = field(default_factory=lambda: np.zeros(1))
     shared_ffn: FloatArray = field(default_factory=lambda: np.zeros(1))
+    query_rank: FloatArray = field(default_factory=lambda: np.zeros(1))
+    kv_rank: FloatArray = field(default_factory=lambda: np.zeros(1))
+    rope_dim: FloatArray = field(default_factory=lambda: np.zeros(1))
+    value_dim: FloatArray = field(default_factory=lambda: np.zeros(1))
 
 
 def token_layouts(sizes: LayerSizes) -> tuple[Extent, Extent]:

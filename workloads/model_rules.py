@@ -67,14 +67,37 @@ def consistency_problems(
     for key, rule, fix in _expert_problems(values):
         if sound(key, "experts"):
             problems.append(problem(key, rule, fix))
+    for key, rule, fix in _latent_problems(values):
+        if sound(key, "kv_lora_rank", "head_dim"):
+            problems.append(problem(key, rule, fix))
     return problems
+
+
+def _latent_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Key, rule and way out of each mistake about latent attention."""
+    if not is_count(values.get("kv_lora_rank", 0)):
+        for key in ("q_lora_rank", "rope_head_dim", "value_head_dim"):
+            if is_count(values.get(key)):
+                yield key, "is about latent attention, and there is none", "leave it out, or set kv_lora_rank"
+        return
+    rope, width = values.get("rope_head_dim", 0), values.get("head_dim")
+    if not is_count(values.get("value_head_dim", 0)):
+        yield "kv_lora_rank", "needs value_head_dim, the width of a value", "set value_head_dim"
+    if not is_count(rope) or (is_count(width) and rope >= width):
+        fix = "set rope_head_dim, and head_dim to the sum of both parts of a key"
+        yield "kv_lora_rank", f"needs a rope_head_dim below the head_dim {width}", fix
+    for key in ("qk_norm", "qkv_bias", "separate_qkv"):
+        if values.get(key) is True:
+            yield key, "is not known beside latent attention", "set it to false"
+    if values.get("positions", "rotary") != "rotary":
+        yield "kv_lora_rank", "needs rotary positions", "set positions to rotary"
 
 
 def _expert_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Key, rule and way out of each mistake about experts."""
     experts, topk = values.get("experts", 0), values.get("topk", 0)
     if not is_count(experts):
-        for key in ("topk", "moe_ffn", "shared_experts"):
+        for key in ("topk", "moe_ffn", "shared_experts", "first_dense_layers"):
             if is_count(values.get(key)):
                 yield key, "is about experts, and there are none", "leave it out, or set experts"
         return
@@ -82,6 +105,9 @@ def _expert_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]
         yield "experts", "needs topk, how many of them a token is sent to", "set topk"
     elif is_count(topk) and topk > experts:
         yield "topk", f"must be at most the {experts} experts", f"use 1 to {experts}"
+    layers, dense = values.get("n_layers"), values.get("first_dense_layers", 0)
+    if is_count(dense) and is_count(layers) and dense >= layers:
+        yield "first_dense_layers", f"must be below the {layers} layers", "leave layers with experts"
     if values.get("mlp_bias") is True:
         yield "mlp_bias", "experts with biases are not known here", "set it to false"
 

@@ -64,6 +64,14 @@ class ModelSpec(BaseModel):
         Inner width of one expert; ``ffn`` where it is left out. [1]
     shared_experts : int
         Experts of that width, as one wider MLP, that every token passes beside those it is sent to. [1]
+    first_dense_layers : int
+        Layers in front of those with experts, each with the one MLP of ``ffn``. [1]
+    kv_lora_rank, q_lora_rank : int
+        Multi-head latent attention: width of the latent that keys and values are unfolded from, 0 for none; and of
+        the query's, 0 where the query has no latent. [1]
+    rope_head_dim, value_head_dim : int
+        Latent attention: the part of ``head_dim`` that carries positions, one key of it for all heads, and the width
+        of a value. [1]
     activation : str
         ``silu``, ``gelu``, ``gelu_tanh`` (its tanh form; the same cost in one kernel, eight steps without) or
         ``relu``.
@@ -138,6 +146,11 @@ class ModelSpec(BaseModel):
     topk: int = Field(0, ge=0, le=MAX_COUNT)
     moe_ffn: int = Field(0, ge=0, le=MAX_COUNT)
     shared_experts: int = Field(0, ge=0, le=MAX_COUNT)
+    first_dense_layers: int = Field(0, ge=0, le=MAX_COUNT)
+    kv_lora_rank: int = Field(0, ge=0, le=MAX_COUNT)
+    q_lora_rank: int = Field(0, ge=0, le=MAX_COUNT)
+    rope_head_dim: int = Field(0, ge=0, le=MAX_COUNT)
+    value_head_dim: int = Field(0, ge=0, le=MAX_COUNT)
     activation: Literal["silu", "gelu", "gelu_tanh", "relu"]
     norm: Literal["rms", "layer"] = "rms"
     norm_position: Literal["pre", "post"] = "pre"

@@ -7,13 +7,15 @@ from workloads.model_spec import ModelSpec
 __all__ = ["active_parameters", "layer_parameters", "parameters"]
 
 
-def layer_parameters(model: ModelSpec) -> dict[str, int]:
+def layer_parameters(model: ModelSpec, *, dense: bool = False) -> dict[str, int]:
     """Weights of one layer, by module.
 
     Parameters
     ----------
     model : ModelSpec
         The model.
+    dense : bool
+        A layer with the one MLP, of those in front of the layers with experts.
 
     Returns
     -------
@@ -25,23 +27,36 @@ def layer_parameters(model: ModelSpec) -> dict[str, int]:
     Notes
     -----
     ``qkv`` has ``heads + 2 kv_heads`` heads of ``head_dim`` columns; ``mlp_in`` has two matrices in a gated
-    MLP.
+    MLP. With latent attention ``qkv`` are the projections down and up and the norms of latents between them.
     """
     query_width = model.heads * model.head_dim
     qkv_width = query_width + 2 * model.kv_heads * model.head_dim
-    inner = _inner_width(model, model.experts)
+    inner = model.ffn if dense else _inner_width(model, model.experts)
     mlp_in_width = inner * (2 if model.gated_mlp else 1)
-    router = {"router": model.hidden * model.experts} if model.experts else {}
+    router = {"router": model.hidden * model.experts} if model.experts and not dense else {}
+    out_width = model.heads * model.value_head_dim if model.kv_lora_rank else query_width
     return {
         "attention_norm": _norm(model),
-        "qkv": model.hidden * qkv_width + (qkv_width if model.qkv_bias else 0),
+        "qkv": _latent_projections(model)
+        if model.kv_lora_rank
+        else model.hidden * qkv_width + (qkv_width if model.qkv_bias else 0),
         "qk_norm": 2 * model.head_dim if model.qk_norm else 0,
-        "attention_out": query_width * model.hidden + (model.hidden if model.attention_out_bias else 0),
+        "attention_out": out_width * model.hidden + (model.hidden if model.attention_out_bias else 0),
         "mlp_norm": _norm(model),
         "mlp_in": model.hidden * mlp_in_width + (mlp_in_width if model.mlp_bias else 0),
         "mlp_out": inner * model.hidden + (model.hidden if model.mlp_bias else 0),
         **router,
     }
+
+
+def _latent_projections(model: ModelSpec) -> int:
+    """Projections to the latents, their norms, and projections from them to heads."""
+    rank, query_width = model.kv_lora_rank, model.heads * model.head_dim
+    query = model.hidden * query_width
+    if model.q_lora_rank:
+        query = model.q_lora_rank * (model.hidden + 1 + query_width)
+    unfolded = model.heads * (model.head_dim - model.rope_head_dim + model.value_head_dim)
+    return query + model.hidden * (rank + model.rope_head_dim) + rank * (1 + unfolded)
 
 
 def _inner_width(model: ModelSpec, experts: int) -> int:
@@ -56,7 +71,8 @@ def active_parameters(model: ModelSpec) -> int:
     """
     matrices = 3 if model.gated_mlp else 2
     unused = _inner_width(model, model.experts) - _inner_width(model, model.topk)
-    return parameters(model)["total"] - model.n_layers * matrices * model.hidden * unused
+    layers = model.n_layers - model.first_dense_layers
+    return parameters(model)["total"] - layers * matrices * model.hidden * unused
 
 
 def parameters(model: ModelSpec) -> dict[str, int]:
@@ -70,10 +86,10 @@ def parameters(model: ModelSpec) -> dict[str, int]:
     Returns
     -------
     dict
-        ``embedding`` (with the norm that may follow it), ``position_embedding``, ``layer`` (one), ``layers``
-        (all), ``final_norm`` (0 behind post-norm layers), ``head`` (where it shares the embedding, only its
-        bias; with the transform in front of it) and ``total``, which is the sum of the others except
-        ``layer``. [parameter] Raises nothing.
+        ``embedding`` (with the norm that may follow it), ``position_embedding``, ``layer`` (one, with experts where
+        there are any), ``layers`` (all), ``final_norm`` (0 behind post-norm layers), ``head`` (where it shares the
+        embedding, only its bias; with the transform in front of it) and ``total``, which is the sum of the others
+        except ``layer``. [parameter] Raises nothing.
 
     Examples
     --------
@@ -82,13 +98,14 @@ def parameters(model: ModelSpec) -> dict[str, int]:
     656
     """
     layer = sum(layer_parameters(model).values())
+    dense = sum(layer_parameters(model, dense=True).values())
     table = model.vocab * model.hidden
     # A square projection with its bias, and a norm.
     transform = model.hidden * (model.hidden + 1) + _norm(model) if model.head_transform else 0
     parts = {
         "embedding": table + (_norm(model) if model.embedding_norm else 0),
         "position_embedding": (model.position_rows + model.token_types) * model.hidden,
-        "layers": model.n_layers * layer,
+        "layers": (model.n_layers - model.first_dense_layers) * layer + model.first_dense_layers * dense,
         "final_norm": _norm(model) if model.norm_position == "pre" else 0,
         "head": (0 if model.tied_embeddings else table) + (model.vocab if model.head_bias else 0) + transform,
     }

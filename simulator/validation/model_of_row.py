@@ -51,6 +51,7 @@ def model_of(reader: RowReader, sequence: int) -> ModelSpec | None:
         "topk": topk,
         "moe_ffn": row.count("moe_ffn") or 0,
         "shared_experts": int(row.number_of("shared_experts") or 0),
+        "first_dense_layers": int(row.number_of("first_dense_layers") or 0),
     }
     keys: dict[str, Any] = {
         "name": name,

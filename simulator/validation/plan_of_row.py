@@ -9,7 +9,7 @@ from simulator.precision import CLASSES, OPERATOR_CLASSES, RECIPES, Precision
 from simulator.validation.cases import RowReader
 from simulator.validation.known_words import Framework, spelling
 
-__all__ = ["degrees", "precision", "recompute", "switches", "zero_stage"]
+__all__ = ["degrees", "precision", "recompute", "sharding", "switches"]
 
 Notes = Sequence[Mapping[str, Any]]
 UNSHARDED = "0123"
@@ -25,15 +25,16 @@ def degrees(reader: RowReader) -> dict[str, Any]:
     tensor, pipeline = reader.need_count("tp"), reader.need_count("pp")
     keys: dict[str, Any] = {"plan.tensor_parallel": tensor, "plan.pipeline_parallel": pipeline}
     keys["plan.virtual_pipeline"] = reader.need_count("vpp") if pipeline > 1 else 1
-    for column, what in (("cp", "context"), ("ep", "expert")):
-        if (row.count(column) or 1) > 1:
-            reader.skip(f"{what} parallelism is not modelled yet")
-    replicas = row.count("dp")
+    if (row.count("ep") or 1) > 1:
+        # No column says how experts are split; the recipes of Megatron-Bridge keep them whole.
+        keys |= {"plan.expert_parallel": row.count("ep"), "plan.expert_tensor_parallel": 1}
+    replicas, context = row.count("dp"), row.count("cp")
     accounted = replicas is not None and tensor * pipeline * replicas == row.count("n_accelerators")
-    if row.count("cp") is None and not accounted and tensor and pipeline:
+    if context is None and not accounted and tensor and pipeline:
         found = reader.assume("cp", "cp is blank and the other degrees do not multiply to the devices")
-        if found is not None and found != 1:
-            reader.skip("context parallelism is not modelled yet")
+        context = int(found) if isinstance(found, (int, float)) else None
+    if (context or 1) > 1:
+        keys["plan.context_parallel"] = context
     if replicas is not None:
         keys["plan.data_parallel"] = replicas
     return keys
@@ -41,30 +42,35 @@ def degrees(reader: RowReader) -> dict[str, Any]:
 
 def _replicas(reader: RowReader, keys: Mapping[str, Any]) -> int:
     stated = reader.row.count("dp")
-    inner = keys["plan.tensor_parallel"] * keys["plan.pipeline_parallel"]
+    inner = (
+        keys["plan.tensor_parallel"] * keys["plan.pipeline_parallel"] * keys.get("plan.context_parallel", 1)
+    )
     return stated or (int(reader.row.count("n_accelerators") or 0) // inner if inner else 0)
 
 
-def zero_stage(reader: RowReader, keys: Mapping[str, Any]) -> int:
-    """Sharding stage [1] of a row with the degrees in ``keys``; notes a reason where it maps to none."""
-    replicas = _replicas(reader, keys)
-    if replicas == 1:
-        return 0
+def sharding(reader: RowReader, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Sharding stage and group as scenario keys [1], of a row with the degrees in ``keys``.
+
+    Stage 0 and a noted reason where the row's word maps to none; raises nothing.
+    """
+    ranks = _replicas(reader, keys) * int(keys.get("plan.context_parallel", 1))
+    nothing = {"plan.zero_stage": 0}
+    if ranks == 1:
+        return nothing
     text = str(reader.need("zero_stage") or "")
     if not text:
-        return 0
+        return nothing
     entry = {"stage": int(text)} if text in UNSHARDED else spelling("zero_stage", text)
     if entry is None:
         reader.skip(f"zero_stage {text!r} is not in the table of spellings")
-        return 0
+        return nothing
     if "skip" in entry:
         reader.skip(f"zero_stage {text!r}: {entry['skip']}")
-        return 0
+        return nothing
     group = entry.get("group")
-    ranks = reader.row.count("accelerators_per_node") if group == "node" else group
-    if ranks is not None and ranks < replicas:
-        reader.skip("sharding within part of the replicas is not modelled yet")
-    return int(entry["stage"])
+    sharing = reader.row.count("accelerators_per_node") if group == "node" else group
+    found: dict[str, Any] = {"plan.zero_stage": int(entry["stage"])}
+    return found | ({"plan.zero_group": sharing} if sharing is not None and sharing < ranks else {})
 
 
 def recompute(reader: RowReader) -> str:

@@ -11,7 +11,7 @@ from simulator.validation.known_words import Framework, framework_of, notes_of
 from simulator.validation.machine_of_row import machine_keys
 from simulator.validation.measured_table import Cell, Row
 from simulator.validation.model_of_row import model_of
-from simulator.validation.plan_of_row import degrees, precision, recompute, switches, zero_stage
+from simulator.validation.plan_of_row import degrees, precision, recompute, sharding, switches
 from workloads import ModelSpec, parameters
 
 __all__ = ["training_case"]
@@ -59,8 +59,6 @@ def _not_modelled(reader: RowReader) -> None:
         reader.skip(f"workload {workload} is not modelled yet")
     if row.text("outcome") == "oom":
         reader.skip("the run ended out of memory")
-    if (row.number_of("experts") or 0) > 0 and (row.number_of("first_dense_layers") or 0) > 0:
-        reader.skip("layers with and without experts in one model are not modelled yet")
 
 
 def training_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
@@ -94,18 +92,20 @@ def training_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
     keys.update(degrees(reader))
     sequence = reader.need_count("seq_len")
     model = model_of(reader, sequence)
-    chosen, dtype = precision(reader, notes)
+    # What the row says of itself outweighs what its framework does.
+    said = [{"precision": framework.precision}, *notes] if framework is not None else notes
+    chosen, dtype = precision(reader, said)
     keys.update(switches(reader, framework, notes, keys["plan.tensor_parallel"]))
     keys.update(
         {
             "task.sequence_length": sequence,
             "task.global_batch_size": reader.need_count("global_batch"),
             "plan.micro_batch_size": reader.need_count("micro_batch"),
-            "plan.zero_stage": zero_stage(reader, keys),
             "plan.recompute": recompute(reader),
             "plan.precision": chosen,
         }
     )
+    keys.update(sharding(reader, keys))
     if model is not None:
         keys["model"] = model.model_dump(mode="json")
     return Case(

@@ -50,6 +50,20 @@ def test_table_plot_and_drawing(tmp_path, capsys):
         assert (tmp_path / "net" / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_drawings_say_which_links_go_around(tmp_path):
+    """A torus of 4 x 4 x 4 has 48 links within each axis' lines and 16 that join their ends."""
+    from reports import plot_topology
+    from simulator.network.drawing import picture_rows
+
+    system = load_system("tpu-v5p")
+    nodes, links = picture_rows(topology_graph(system, 64), system)
+    assert len(nodes) == len({(n["x"], n["y"]) for n in nodes}) == 64
+    assert sum(not row["wraps"] for row in links) == 3 * 3 * 16
+    assert sum(row["wraps"] for row in links) == 3 * 16
+    path = plot_topology(nodes, links, tmp_path / "torus.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
 def test_every_collective_and_algorithm_has_a_time():
     system = load_system("dgx-h100")
     for collective in (

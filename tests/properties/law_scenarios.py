@@ -66,6 +66,12 @@ def _tensor_degrees(model: str) -> list[int]:
     ]
 
 
+def _replicates(kv_heads: int, tensor: int, context: int) -> bool:
+    """Whether key heads of a tensor rank are split over context ranks, or copied by whole numbers."""
+    held = max(kv_heads // tensor, 1)
+    return held % context == 0 or context % held == 0
+
+
 @st.composite
 def scenarios(
     draw: st.DrawFn,
@@ -104,7 +110,25 @@ def scenarios(
         "kernel_fusion": "fused" if shape.experts else draw(st.sampled_from(("fused", "fused", "eager"))),
     }
     sequence = draw(st.sampled_from([s for s in SHORT_SEQUENCES if s <= shape.max_positions]))
+    context = 1
     if kind == "training":
+        if plan["attention_kernel"] == "flash":
+            possible = [c for c in (1, 1, 2, 4) if _devices_exist(system, c * tensor * pipeline * data)]
+            context = draw(st.sampled_from(possible))
+            ways = ["ring", "all_gather"]
+            if shape.heads % (context * tensor) == 0 and _replicates(shape.kv_heads, tensor, context):
+                ways.append("ulysses")
+            plan |= {"context_parallel": context, "context_parallel_kind": draw(st.sampled_from(ways))}
+        if shape.experts and (tensor == 1 or plan["sequence_parallel"]):
+            parts = draw(st.sampled_from((tensor, 1)))
+            ranks = tensor * data * context
+            experts = draw(
+                st.sampled_from(
+                    [e for e in (1, 2, 4, 8) if ranks % (e * parts) == 0 and shape.experts % e == 0]
+                )
+            )
+            plan |= {"expert_parallel": experts, "expert_tensor_parallel": parts}
+            plan["expert_imbalance"] = draw(st.sampled_from((1.0, min(1.25, experts))))
         chunks = [v for v in (1, 2, 4) if v == 1 or (pipeline > 1 and shape.n_layers % (pipeline * v) == 0)]
         v, micro = draw(st.sampled_from(chunks)), draw(st.sampled_from((1, 2, 4)))
         count = draw(st.integers(1, 6)) * (pipeline if v > 1 else 1)
@@ -112,10 +136,14 @@ def scenarios(
             "virtual_pipeline": v,
             "micro_batch_size": micro,
             "zero_stage": draw(st.integers(0, 3)),
+            "zero_group": draw(st.sampled_from([None, data * context, context])),
             "recompute": draw(st.sampled_from(("none", "selective", "full"))),
             "overlap_grad_reduce": draw(st.booleans()),
             "overlap_param_gather": draw(st.booleans()),
         }
+        apart = plan.get("expert_parallel", 1) > 1 or plan.get("expert_tensor_parallel", tensor) != tensor
+        if plan["zero_stage"] == 0 or apart:
+            plan["zero_group"] = None
         task = {"kind": kind, "sequence_length": sequence, "global_batch_size": data * micro * count}
     else:
         task = {"kind": kind, "batch_size": data * draw(st.integers(1, 12))}
@@ -130,7 +158,7 @@ def scenarios(
         "model": model,
         "task": task,
         "system": system,
-        "devices": tensor * pipeline * data,
+        "devices": tensor * pipeline * data * context,
         "plan": plan,
         "fidelity": draw(st.sampled_from(fidelities)),
     }

@@ -30,6 +30,15 @@ def prefill(**changes):
     return training(task={"kind": "prefill", "batch_size": 4, "prompt_length": 64}, **changes)
 
 
+DEEP = {"base": "deepseek-v2-lite", "n_layers": 6, "first_dense_layers": 2}
+
+
+def mixture(**changes):
+    """A legal training step of a model with 8 experts on one node, with changes."""
+    base = training(model="mixtral-8x7b", plan={"tensor_parallel": 1})
+    return changed(base, **changes)
+
+
 BROKEN = {
     "degrees multiply to devices": [training(plan__tensor_parallel=3), training(plan__data_parallel=2)],
     "devices fill whole nodes": [training(devices=12, plan__tensor_parallel=6)],
@@ -52,6 +61,13 @@ BROKEN = {
         training(plan__pipeline_parallel=5, devices=40, plan__tensor_parallel=8, task__global_batch_size=15),
         training(plan__pipeline_parallel=2, plan__virtual_pipeline=5, plan__uneven_stages=True),
     ],
+    "the first stage holds the first dense layers": [
+        mixture(model=DEEP, devices=32, plan__pipeline_parallel=4, plan__uneven_stages=True)
+    ],
+    "latent attention is trained": [
+        changed(mixture(model=DEEP), task={"kind": "prefill", "batch_size": 8, "prompt_length": 64})
+    ],
+    "latent attention is fused": [mixture(model=DEEP, plan__attention_kernel="unfused")],
     "stages have layers": [
         training(plan__pipeline_parallel=128, plan__tensor_parallel=1, devices=128, plan__uneven_stages=True)
     ],
@@ -63,6 +79,8 @@ BROKEN = {
         prefill(plan__virtual_pipeline=2),
     ],
     "training options need training": [prefill(plan__zero_stage=1), prefill(plan__recompute="full")],
+    "sharing ranks divide the replicas": [training(devices=32, plan__zero_stage=1, plan__zero_group=3)],
+    "sharing ranks share something": [training(devices=32, plan__zero_group=2)],
     "inference types are not trained": [
         training(plan__precision="w4a16"),
         training(plan__compression=[{"name": "sparsity_2_4"}]),
@@ -80,8 +98,44 @@ BROKEN = {
             devices=4,
         )
     ],
-    "context parallelism is not modelled": [training(plan__context_parallel=2)],
-    "expert parallelism needs experts": [training(plan__expert_parallel=2)],
+    "context parallelism trains": [prefill(plan__context_parallel=2, devices=16)],
+    "context divides the sequence": [
+        training(plan__context_parallel=2, devices=16, task__sequence_length=1022),
+        training(plan__context_parallel=3, devices=24, plan__context_parallel_kind="ulysses"),
+    ],
+    "context ranks use fused attention": [
+        training(plan__context_parallel=2, devices=16, plan__attention_kernel="unfused")
+    ],
+    "ulysses divides heads": [
+        training(plan__context_parallel=16, devices=128, plan__context_parallel_kind="ulysses")
+    ],
+    "ulysses fits kv heads": [
+        training(model="llama-3.1-70b", plan__context_parallel=4, devices=32)
+        | {"model": {"base": "llama-3.1-70b", "kv_heads": 12, "heads": 48, "hidden": 6144}}
+        | {"plan": {"tensor_parallel": 2, "context_parallel": 4, "context_parallel_kind": "ulysses"}}
+    ],
+    "expert parallelism needs experts": [
+        training(plan__expert_parallel=2),
+        training(plan__expert_tensor_parallel=1),
+    ],
+    "expert parallelism divides the experts": [
+        mixture(plan__expert_parallel=16),
+        mixture(plan__expert_parallel=3),
+    ],
+    "expert ranks divide the ranks of a stage": [
+        mixture(plan__expert_parallel=8, plan__tensor_parallel=1, plan__pipeline_parallel=2)
+    ],
+    "experts are whole or split as attention is": [
+        mixture(plan__tensor_parallel=4, plan__expert_tensor_parallel=2, plan__sequence_parallel=True)
+    ],
+    "tensor ranks route tokens of their own": [mixture(plan__tensor_parallel=2, plan__expert_parallel=2)],
+    "rows come from other ranks": [
+        mixture(plan__expert_imbalance=1.5),
+        mixture(plan__expert_parallel=2, plan__expert_imbalance=3.0),
+    ],
+    "shards of experts are not grouped": [
+        mixture(plan__expert_parallel=2, plan__zero_stage=1, plan__zero_group=2)
+    ],
 }
 
 
@@ -92,6 +146,7 @@ def combination(scenario):
 def test_the_scenarios_are_legal_before_they_are_broken():
     assert problems(combination(training())) == []
     assert problems(combination(prefill())) == []
+    assert problems(combination(mixture())) == []
     assert simulate(training()).step_time_s > 0
 
 
@@ -118,7 +173,7 @@ def test_no_example_is_for_a_rule_that_is_gone():
 
 
 def test_a_scenario_that_breaks_many_rules_hears_of_all():
-    wrong = training(plan__precision="fp8", plan__context_parallel=2, task__sequence_length=4096)
+    wrong = training(plan__precision="fp8", plan__expert_parallel=2, task__sequence_length=4096)
     with pytest.raises(ScenarioError) as refused:
         simulate(wrong)
     assert len(refused.value.problems) == 3

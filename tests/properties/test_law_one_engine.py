@@ -46,6 +46,9 @@ PLAN_AXES = {
 TRAINING_AXES = {
     "plan.virtual_pipeline": [1, 2],
     "plan.zero_stage": [0, 1, 2, 3],
+    "plan.zero_group": [None, 1, 2],
+    "plan.context_parallel": [1, 2, 4],
+    "plan.context_parallel_kind": ["ring", "all_gather", "ulysses"],
     "plan.recompute": ["none", "selective", "full"],
     "plan.overlap_grad_reduce": [True, False],
     "plan.overlap_param_gather": [True, False],
@@ -305,6 +308,14 @@ def test_switches_that_mean_nothing_change_nothing(scenario):
     """One tensor rank: no sequence parallelism. One replica: nothing to shard. One stage: no messages."""
     alone = changed(scenario, plan__tensor_parallel=1, plan__pipeline_parallel=1, plan__virtual_pipeline=1)
     alone["plan"] |= {"uneven_stages": False, "sequence_parallel": False, "zero_stage": 0}
+    for degree in (
+        "zero_group",
+        "context_parallel",
+        "expert_parallel",
+        "expert_tensor_parallel",
+        "expert_imbalance",
+    ):
+        alone["plan"].pop(degree, None)
     alone |= {"devices": 1, "task": {**scenario["task"], "global_batch_size": 8}}
     if scenario["system"] == "tpu-v5p":
         alone["system"] = "dgx-h100"

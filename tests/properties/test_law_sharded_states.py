@@ -70,6 +70,40 @@ def test_bytes_stored_per_device(stage, d):
     assert memory["optimizer_bytes"] == pytest.approx(12 * N / (d if stage >= 1 else 1), rel=1e-12)
 
 
+@laws(30)
+@given(st.integers(1, 3), st.sampled_from([(4, 2), (8, 2), (8, 4), (8, 1), (8, 8)]), st.integers(1, 3))
+def test_hybrid_sharding_sends_shards_between_copies(stage, ranks, m):
+    """Sharded over g ranks as before; then the d/g holders of a shard sum its N/g gradients, in two passes."""
+    d, g = ranks
+    scenario = plan(stage, d, m)
+    scenario["plan"]["zero_group"] = g
+    e = simulate(scenario)
+    inside = (g - 1) / g * N
+    copies = 2 * (d / g - 1) / (d / g) * N / g
+    times = 1 if stage == 1 else m
+    gathers = 2 * m if stage == 3 else 1
+    sent = times * 4 * (inside + copies) + gathers * 2 * inside
+    assert e.energy["network_j"] / E_PER_BYTE / d == pytest.approx(sent, rel=1e-9, abs=1e-6)
+    assert e.memory["optimizer_bytes"] == pytest.approx(12 * N / g, rel=1e-12)
+    assert e.memory["gradients_bytes"] == pytest.approx(4 * N / (g if stage >= 2 else 1), rel=1e-12)
+    assert e.memory["weights_bytes"] == pytest.approx(2 * N / (g if stage == 3 else 1), rel=1e-12)
+
+
+def test_sharding_within_a_node_sends_gradients_alone_between_nodes():
+    """Two nodes, slow network, 16-bit gradients: halves of three passes of 2 N/8 bytes, against those of two.
+
+    A node is sent the other one's half of weights twice and of gradients once; in hybrid sharding its halves of
+    gradients' shards go there and come back.
+    """
+    scenario = {**plan(3, 16, 1, "fp16"), "system.scale_out.link_bandwidth": "0.01x"}
+    scenario["plan"] |= {"overlap_grad_reduce": False, "overlap_param_gather": False}
+    whole = simulate(scenario).time["data_parallel_s"]
+    scenario["plan"]["zero_group"] = 8
+    assert simulate(scenario).time["data_parallel_s"] / whole == pytest.approx(2 / 3, rel=0.1)
+    scenario["plan"]["zero_group"] = 16
+    assert simulate(scenario).time["data_parallel_s"] == whole
+
+
 @laws(20)
 @given(st.integers(0, 3), st.sampled_from([2, 4, 8]), st.integers(1, 4))
 def test_time_of_the_exchanges_is_at_least_their_bytes_over_the_links(stage, d, m):

@@ -87,10 +87,9 @@ def test_peak_memory_counts_what_the_framework_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"experts": 8, "topk": 2, "first_dense_layers": 1}, "layers with and without experts in one model"),
         ({"experts": 8, "topk": ""}, "topk is blank"),
         ({"workload": "lora"}, "workload lora is not modelled yet"),
-        ({"cp": 2}, "context parallelism is not modelled yet"),
+        ({"cp": 2, "tp": 4, "dp": ""}, "illegal: context ranks use fused attention"),
         ({"recompute": ""}, "recompute is blank"),
         ({"micro_batch": ""}, "micro_batch is blank"),
         ({"tp": ""}, "tp is blank"),
@@ -106,8 +105,8 @@ def test_peak_memory_counts_what_the_framework_counts(tmp_path: Path) -> None:
         ({"measured_step_time_s": ""}, "step_time is not stated"),
         ({"dp": 2}, "illegal: degrees multiply to devices"),
         (
-            {"tp": 1, "dp": 8, "zero_stage": "zero1 group 4", "global_batch": 32},
-            "sharding within part of the replicas",
+            {"tp": 1, "dp": 8, "zero_stage": "zero1 group 3", "global_batch": 32},
+            "illegal: sharing ranks divide the replicas",
         ),
     ],
 )
@@ -130,6 +129,20 @@ def test_a_group_of_all_replicas_is_plain_sharding(tmp_path: Path) -> None:
     assert scored(tmp_path, row).scores[0].case.scenario["plan.zero_stage"] == 1
 
 
+def test_a_group_of_some_replicas_is_hybrid_sharding(tmp_path: Path) -> None:
+    row = {**MEGATRON_ROW, "tp": 1, "dp": 8, "zero_stage": "zero1 group 4", "global_batch": 32}
+    score = scored(tmp_path, row).scores[0]
+    assert score.case.scenario["plan.zero_group"] == 4 and score.predicted is not None
+
+
+def test_context_ranks_of_a_framework_meet_as_it_has_them_meet(tmp_path: Path) -> None:
+    shared = {**MEGATRON_ROW, "cp": 2, "dp": "", "tp": 4, "flash_attention": True}
+    ring, gathered = scored(tmp_path, shared, {**shared, "id": "titan-1", "framework": "torchtitan"}).scores
+    assert ring.case.scenario["plan.context_parallel"] == 2
+    assert "plan.context_parallel_kind" not in ring.case.scenario
+    assert gathered.case.scenario["plan.context_parallel_kind"] == "all_gather"
+
+
 def test_rows_with_experts_become_mixtures(tmp_path: Path) -> None:
     gated = {**MEGATRON_ROW, "model": "llama-mixture", "gated_mlp": True}
     shapes = {"experts": 8, "topk": 2, "moe_ffn": 6144}
@@ -138,7 +151,8 @@ def test_rows_with_experts_become_mixtures(tmp_path: Path) -> None:
     model = simulate(scenario_of(whole.case)).scenario["model"]
     assert {key: model[key] for key in shapes} == shapes
     assert whole.predicted is not None
-    assert parallel.skipped_because == "expert parallelism is not modelled yet"
+    assert parallel.case.scenario["plan.expert_parallel"] == 8
+    assert parallel.skipped_because == "illegal: tensor ranks route tokens of their own"
 
 
 def test_assumptions_make_groups_of_their_own(tmp_path: Path) -> None:

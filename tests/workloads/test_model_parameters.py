@@ -39,6 +39,15 @@ def with_experts(layers, hidden, q_width, kv_width, experts, ffn, vocab, *, head
     return layers * layer + 2 * vocab * hidden + hidden
 
 
+def latent_with_experts(layers, hidden, heads, experts, ffn, vocab, *, shared, dense, dense_ffn, rank=1536):
+    """DeepSeek: keys of 128 + 64, values of 128, latents of 512 and ``rank`` with norms; ``dense`` plain layers."""
+    query = hidden * rank + rank + rank * heads * 192 if rank else hidden * heads * 192
+    attention = query + hidden * (512 + 64) + 512 + 512 * heads * 256 + heads * 128 * hidden + 2 * hidden
+    mixed = attention + hidden * experts + (experts + shared) * 3 * hidden * ffn
+    plain = attention + 3 * hidden * dense_ffn
+    return dense * plain + (layers - dense) * mixed + 2 * vocab * hidden + hidden
+
+
 EXPECTED = {
     # name: (count by hand, exact published count or None)
     "llama-2-7b": (llama_like(32, 4096, 4096, 11008, 32000), 6_738_415_616),
@@ -64,6 +73,22 @@ EXPECTED = {
     "mixtral-8x22b": (with_experts(56, 6144, 6144, 1024, 8, 16384, 32768), 140_630_071_296),
     "qwen3-30b-a3b": (with_experts(48, 2048, 4096, 512, 128, 768, 151936, head_norm=128), 30_532_122_624),
     "qwen3-235b-a22b": (with_experts(94, 4096, 8192, 512, 128, 1536, 151936, head_norm=128), 235_093_634_560),
+    "deepseek-v2": (
+        latent_with_experts(60, 5120, 128, 160, 1536, 102400, shared=2, dense=1, dense_ffn=12288),
+        None,
+    ),
+    "deepseek-v2-lite": (
+        latent_with_experts(27, 2048, 16, 64, 1408, 102400, shared=2, dense=1, dense_ffn=10944, rank=0),
+        None,
+    ),
+    "deepseek-v3": (
+        latent_with_experts(61, 7168, 128, 256, 2048, 129280, shared=1, dense=3, dense_ffn=18432),
+        None,
+    ),
+    "kimi-k2": (
+        latent_with_experts(61, 7168, 64, 384, 2048, 163840, shared=1, dense=1, dense_ffn=18432),
+        None,
+    ),
     "gpt2-xl": (gpt_like(48, 1600, 50257, 1024), 1_557_611_200),
     "gpt2-large": (gpt_like(36, 1280, 50257, 1024), 774_030_080),
     "gpt3-2.7b": (gpt_like(32, 2560, 50257, 2048), None),
@@ -82,6 +107,10 @@ EXPECTED = {
 
 ROUNDED = {
     # name: (published figure, digits it states)
+    "deepseek-v2": (236e9, 3),  # arXiv:2405.04434, abstract
+    "deepseek-v2-lite": (15.7e9, 3),  # arXiv:2405.04434, appendix B
+    "deepseek-v3": (671e9, 3),  # arXiv:2412.19437, abstract
+    "kimi-k2": (1.0e12, 2),  # arXiv:2507.20534, abstract: a trillion
     "gpt3-175b": (174.600e9, 4),  # arXiv:2005.14165, Table D.1: 174,600 million
     "megatron-175b": (174.6e9, 4),  # arXiv:2104.04473, Table 1
     "megatron-530b": (529.6e9, 4),
@@ -173,7 +202,8 @@ def test_parts_sum_to_the_total(name):
     layer = parts.pop("layer")
     total = parts.pop("total")
     assert sum(parts.values()) == total
-    assert parts["layers"] == model.n_layers * layer
+    dense = model.first_dense_layers * sum(layer_parameters(model, dense=True).values())
+    assert parts["layers"] == (model.n_layers - model.first_dense_layers) * layer + dense
     assert sum(layer_parameters(model).values()) == layer
     assert set(parts) == {"embedding", "position_embedding", "layers", "final_norm", "head"}
 

@@ -86,30 +86,45 @@ class Bench:
     def product(self, shape: Mapping[str, Any]) -> Call:
         """x W^T with another cold W each time; RuntimeError if memory runs out."""
         m, n, k = (int(shape[name]) for name in ("m", "n", "k"))
-        x, weights = self._random(m, k, dtype=shape["dtype"]), self._cold(n, k, dtype=shape["dtype"])
+        # Tokens of a layer have an axis of sequences before them, and the views that it takes cost host time.
+        x, weights = self._random(1, m, k, dtype=shape["dtype"]), self._cold(n, k, dtype=shape["dtype"])
         return lambda: functional.linear(x, next(weights)[0])
 
     def attention(self, shape: Mapping[str, Any]) -> Call:
-        """Causal attention of prompts, or of one token against another cold cache each time."""
+        """Causal attention as a layer calls it: with the views that part heads, and in decode the new token's write.
+
+        Caches are cold: another one each time. RuntimeError if memory runs out.
+        """
         batch, queries, keys, heads, kv_heads, width = (
             int(shape[name]) for name in ("batch", "q_len", "kv_len", "heads", "kv_heads", "head_dim")
         )
         grouped = {"enable_gqa": True} if kv_heads != heads else {}
-        # Layers hold tokens before heads; attention takes them the other way round.
-        query = self._random(batch, queries, heads, width, dtype=shape["dtype"]).transpose(1, 2)
+        query = self._random(batch, queries, heads * width, dtype=shape["dtype"])
+        key, value = (
+            self._random(batch, keys if queries > 1 else 1, kv_heads * width, dtype=shape["dtype"])
+            for _ in range(2)
+        )
+
+        def parted(x: Any) -> Any:
+            return x.view(x.shape[0], x.shape[1], -1, width).transpose(1, 2)
+
+        def joined(context: Any) -> object:
+            return context.transpose(1, 2).reshape(batch, queries, heads * width)
+
         if queries > 1:
-            key, value = (
-                self._random(batch, keys, kv_heads, width, dtype=shape["dtype"]).transpose(1, 2)
-                for _ in range(2)
-            )
-            return lambda: functional.scaled_dot_product_attention(
-                query, key, value, is_causal=True, **grouped
+            return lambda: joined(
+                functional.scaled_dot_product_attention(
+                    parted(query), parted(key), parted(value), is_causal=True, **grouped
+                )
             )
         caches = self._cold(batch, kv_heads, keys, width, dtype=shape["dtype"], each=2)
 
         def against_cache() -> object:
             cached_keys, cached_values = next(caches)
-            return functional.scaled_dot_product_attention(query, cached_keys, cached_values, **grouped)
+            cached_keys[:, :, keys - 1 : keys] = parted(key)
+            cached_values[:, :, keys - 1 : keys] = parted(value)
+            seen = cached_keys[:, :, :keys], cached_values[:, :, :keys]
+            return joined(functional.scaled_dot_product_attention(parted(query), *seen, **grouped))
 
         return against_cache
 

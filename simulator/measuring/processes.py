@@ -199,6 +199,7 @@ def _operators(rank: int, orders: Orders, tasks: Sequence[OperatorTask], patienc
     _enter(rank, orders)
     # All processes do the same work at the same time; the rows of the first are kept.
     folder = orders.folder if rank == 0 else orders.folder / f".rank{rank}"
+    folder.mkdir(parents=True, exist_ok=True)
     dist.barrier()
     measure_operators(folder, orders.machine, tasks, orders.effort, patience_s=patience_s)
     dist.barrier()

@@ -19,6 +19,8 @@ QUIET_ENOUGH = 0.10  # spread below which a row is not measured again
 # A wait that began before the clock was read counts in full: such a repeat says nothing.
 MOSTLY_WAITED = 0.9
 MOST_CALLS = 100_000
+LONG_S = 1.0  # a call that needs no further warm-up to be known
+FEW = 3  # repeats of calls that fill the budget alone
 
 
 class Clock(Protocol):
@@ -189,10 +191,12 @@ def timed(call: Callable[[], object], clock: Clock, effort: Effort, *, exact_wai
     RuntimeError
         If the call fails, such as out of memory.
     """
-    clock.repeat(call, 1)
-    once = min(clock.repeat(call, 1)[0] for _ in range(2))
+    once = clock.repeat(call, 1)[0]
+    if once < LONG_S:
+        once = min(clock.repeat(call, 1)[0] for _ in range(2))
     calls = min(max(1, math.ceil(effort.repeat_s / once)), MOST_CALLS)
-    repeats = min(max(effort.least, int(effort.budget_s / (once * calls))), effort.most)
+    least = min(effort.least, FEW) if once > effort.budget_s / FEW else effort.least
+    repeats = min(max(least, int(effort.budget_s / (once * calls))), effort.most)
     best: Timing | None = None
     for _ in range(effort.rounds):
         samples = [clock.repeat(call, calls) for _ in range(repeats)]

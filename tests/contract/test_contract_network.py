@@ -111,6 +111,22 @@ def test_replay_agrees_where_an_axis_is_alone(capsys, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("model", "plan", "axis"),
+    [
+        ("llama-2-7b", {"context_parallel": 4, "tensor_parallel": 2}, "context"),
+        ("mixtral-8x7b", {"expert_parallel": 8}, "expert"),
+        ("mixtral-8x7b", {"expert_parallel": 4, "tensor_parallel": 2, "sequence_parallel": True}, "expert"),
+    ],
+)
+def test_exchanges_of_every_axis_are_replayed(model, plan, axis):
+    rows = [r for r in replay_scenario({**SCENARIO, "model": model, "plan": plan}) if not r["together"]]
+    assert {row["ranks"] for row in rows if row["axis"] == axis} == {plan[f"{axis}_parallel"]}
+    (tied,) = {row["ranks"] for row in rows if row["axis"] == "data"}
+    assert tied == 16 // plan.get("tensor_parallel", 1)  # context ranks hold the same parameters
+    assert all(row["gap_fraction"] == pytest.approx(0.0, abs=0.02) for row in rows)
+
+
 def test_placement_decides_who_shares_a_node():
     def step(placement, **plan):
         return simulate({**SCENARIO, "plan": {**SCENARIO["plan"], "placement": placement, **plan}}).time

@@ -131,6 +131,43 @@ def rules() -> str:
     return table(["rule", "symbol", "formula", "unit", "source"], rows)
 
 
+def _shown(*tables: Any) -> str:
+    """Tables as a terminal shows them."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=WIDTH + 20, color_system=None, legacy_windows=False)
+    for one in tables:
+        console.print(one)
+        console.print()
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "```text\n" + "\n".join(line.rstrip() for line in text.rstrip().split("\n")) + "\n```"
+
+
+def collectives() -> str:
+    """The table of the example in docs/network.md."""
+    from hardware_specs import load_system
+    from reports import network_table
+    from simulator.network.system_table import collective_table
+
+    rows = collective_table(
+        load_system("dgx-h100"),
+        ranks=[8, 64],
+        message_bytes=[2.0**20, 2.0**26, 2.0**30],
+        algorithms=["auto", "ring"],
+    )
+    return _shown(network_table(rows))
+
+
+def replay() -> str:
+    """The tables of the replay in docs/network.md."""
+    from hardware_specs import load_yaml
+    from reports import replay_table
+    from simulator.network.scenario_traffic import replay_scenario
+
+    rows = replay_scenario({**load_yaml(EXAMPLE), "devices": 64})
+    return _shown(*(replay_table([r for r in rows if r["together"] == both]) for both in (False, True)))
+
+
 BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "README.md": {
         "example output": example_output,
@@ -139,6 +176,7 @@ BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "catalog": catalog,
     },
     "docs/nomenclature.md": {"rules": rules},
+    "docs/network.md": {"collectives": collectives, "replay": replay},
 }
 
 

@@ -330,9 +330,10 @@ def _build_system(data: Mapping[str, Any], *, folder: Path | None, path: str) ->
     """Load the accelerator first; report its mistakes together with those of the system."""
     filled = dict(data)
     problems: list[Problem] = []
-    written = filled.get("calibration")
-    if folder is not None and isinstance(written, str) and looks_like_path(written):
-        filled["calibration"] = str(folder / written)
+    for key in ("calibration", "fabric_calibration"):
+        written = filled.get(key)
+        if folder is not None and isinstance(written, str) and looks_like_path(written):
+            filled[key] = str(folder / written)
     try:
         if "accelerator" in filled:
             filled["accelerator"] = _system_accelerator(filled["accelerator"], folder)

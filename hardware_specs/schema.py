@@ -245,8 +245,9 @@ class SystemSpec(Spec):
     calibration: NameOrFile | None = Field(
         default=None, description="calibration to use, a catalog name or a path; none: by accelerator"
     )
-    fabric_calibration: Name | None = Field(
-        default=None, description="fabric calibration to use; none: by accelerator and topology"
+    fabric_calibration: NameOrFile | None = Field(
+        default=None,
+        description="fabric calibration to use, a catalog name or a path; none: by accelerator and topology",
     )
 
     def broken_rules(self) -> Iterator[Problem]:

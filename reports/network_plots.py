@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 __all__ = ["network_table", "plot_bus_bandwidth", "plot_topology", "replay_table"]
 
 Rows = Iterable[Mapping[str, Any]]
-MARKS = {"device": "o", "bridge": "s", "switch": "s", "host": "D", "nic": "^", "leaf": "s", "spine": "D"}
-MANY_LABELS = 40
+MARKS = {
+    **{"device": "o", "idle": "x", "bridge": "s", "switch": "s", "wire": "s", "host": "D"},
+    **{"nic": "^", "leaf": "p", "spine": "D"},
+}
+SAID_TIERS = {"inner": "inside a node", "outer": "between nodes"}
+MANY_LINKS = 200
+STUB = 0.4  # of the distance of neighbours, by which a link around the end of an axis is shown
+MANY_LABELS, MOST_TICKS = 40, 10
+STYLES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1)), (0, (1, 1)), (0, (4, 1, 1, 1, 1, 1)))
 
 
 def _table(heads: list[str], rows: list[list[str]], left: int) -> Table:
@@ -93,6 +100,7 @@ def plot_bus_bandwidth(rows: pd.DataFrame | Rows, path: str | Path, title: str =
     ReportError
         If the file cannot be written.
     """
+    from matplotlib.lines import Line2D
     from matplotlib.ticker import FuncFormatter
 
     table = rows_of(rows)
@@ -104,32 +112,58 @@ def plot_bus_bandwidth(rows: pd.DataFrame | Rows, path: str | Path, title: str =
     titles(
         figure, title or "Collectives", "bus bandwidth by message size; lines are group sizes and algorithms"
     )
-    columns = 4
-    below = 0.95 + 0.24 * (-(-len(lines) // columns))
+    sizes = sorted({ranks for ranks, _ in lines})
+    algorithms = list(dict.fromkeys(algorithm for _, algorithm in lines))
+    columns = 6
+    below = 0.95 + 0.24 * (-(-len(sizes) // columns)) + (0.3 if len(algorithms) > 1 else 0.0)
     axes = axes_in(figure, 0.9, below, 0.3, 0.85, grid="both")
     scale, unit = axis_unit(max((row["bus_bytes_per_s"] for row in table), default=1.0), "B/s")
-    several = len({algorithm for _, algorithm in lines}) > 1
-    handles = []
-    for i, ((ranks, algorithm), points) in enumerate(lines.items()):
+    for (ranks, algorithm), points in lines.items():
         points.sort()
-        label = f"{ranks:,} ranks, {algorithm}" if several else f"{ranks:,} ranks"
-        handles += axes.plot(
+        axes.plot(
             [size for size, _ in points],
             [rate / scale for _, rate in points],
-            color=SERIES[i % len(SERIES)][0],
-            linestyle=("-", "--", ":")[i // len(SERIES) % 3],
+            color=_colour(sizes.index(ranks)),
+            linestyle=STYLES[algorithms.index(algorithm) % len(STYLES)],
             linewidth=1.8,
-            marker=SERIES[i % len(SERIES)][1],
+            marker=SERIES[sizes.index(ranks) % len(SERIES)][1],
             markersize=4,
-            label=label,
         )
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_bytes(value)))
+    messages = sorted({size for points in lines.values() for size, _ in points})
+    axes.set_xticks(messages[:: -(-len(messages) // MOST_TICKS)])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _binary(value)))
     axes.set_ylim(bottom=0)
     axes.set_ylabel(f"bus bandwidth, {unit}", color=INK)
     axes.set_xlabel("message", color=INK)
+    handles = [
+        Line2D([], [], color=_colour(i), marker=SERIES[i % len(SERIES)][1], label=f"{ranks:,} ranks")
+        for i, ranks in enumerate(sizes)
+    ]
     legend_in(axes, handles, columns, 0.6)
+    if len(algorithms) > 1:
+        styles = [
+            Line2D([], [], color=SOFT_INK, linestyle=STYLES[i % len(STYLES)], label=name)
+            for i, name in enumerate(algorithms)
+        ]
+        first = axes.get_legend()
+        if first is not None:
+            axes.add_artist(first)
+        legend_in(axes, styles, columns, 0.6 + 0.3 * (-(-len(sizes) // columns)))
     return save(figure, path)
+
+
+def _colour(number: int) -> str:
+    return SERIES[number % len(SERIES)][0]
+
+
+def _binary(size_bytes: float) -> str:
+    """A message in the powers of two that benchmarks step by."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size_bytes < 1024 or unit == "GiB":
+            return f"{size_bytes:g} {unit}"
+        size_bytes /= 1024
+    return ""
 
 
 def plot_topology(
@@ -142,7 +176,8 @@ def plot_topology(
     nodes : frame or iterable of mappings
         ``name``, ``kind``, ``x`` and ``y`` [1].
     links : frame or iterable of mappings
-        ``source``, ``target``, ``bytes_per_s`` one way [byte/s] and ``tier``.
+        ``source``, ``target``, ``bytes_per_s`` one way [byte/s], ``tier`` and, where it joins both ends of an axis,
+        ``wraps``.
     path : str or Path
         File to write; its ending decides the format.
     title : str
@@ -164,20 +199,21 @@ def plot_topology(
     joined = rows_of(links)
     rates = sorted({row["bytes_per_s"] for row in joined})
     figure = new_figure(5.2)
-    said = ", ".join(format_bytes_per_s(rate) for rate in rates[:4])
-    titles(figure, title or "Topology", f"links, one way: {said}" if rates else "")
+    titles(figure, title or "Topology", _said_links(joined))
     axes = axes_in(figure, 0.3, 0.75, 0.3, 0.85)
     axes.set_axis_off()
     for row in joined:
         a, b = placed[row["source"]], placed[row["target"]]
-        axes.plot(
-            [a["x"], b["x"]],
-            [a["y"], b["y"]],
-            color=SERIES[0 if row["tier"] == "inner" else 1][0],
-            linewidth=0.6 + 1.8 * row["bytes_per_s"] / rates[-1],
-            alpha=0.55,
-            zorder=1,
-        )
+        for xs, ys in _strokes(a, b, wraps=bool(row.get("wraps"))):
+            axes.plot(
+                xs,
+                ys,
+                color=_colour(0 if row["tier"] == "inner" else 1),
+                linewidth=0.4 + (1.8 if len(joined) <= MANY_LINKS else 0.8) * row["bytes_per_s"] / rates[-1],
+                linestyle=":" if row.get("wraps") else "-",
+                alpha=0.55,
+                zorder=1,
+            )
     kinds = list(dict.fromkeys(row["kind"] for row in placed.values()))
     size = 9.0 if len(placed) <= MANY_LABELS else 5.0
     for kind in kinds:
@@ -204,5 +240,51 @@ def plot_topology(
         )
         for kind in kinds
     ]
-    legend_in(axes, handles, 7, 0.2)
+    handles += [
+        Line2D([], [], color=_colour(i), label=said)
+        for i, (tier, said) in enumerate(SAID_TIERS.items())
+        if any(row["tier"] == tier for row in joined)
+    ]
+    if any(row.get("wraps") for row in joined):
+        handles.append(Line2D([], [], color=_colour(0), linestyle=":", label="around to the other end"))
+    if len(placed) <= MANY_LABELS:
+        for row in placed.values():
+            if row["kind"] == "device":
+                number = row["name"].split()[-1]
+                axes.annotate(
+                    number,
+                    (row["x"], row["y"]),
+                    xytext=(0, -14),
+                    textcoords="offset points",
+                    ha="center",
+                    color=INK,
+                    fontsize=8,
+                )
+    legend_in(axes, handles, 9, 0.25)
     return save(figure, path)
+
+
+def _said_links(links: list[dict[str, Any]]) -> str:
+    """Bandwidths of the drawn lines by tier; parallel links are one line."""
+    parts = []
+    for tier, where in SAID_TIERS.items():
+        rates = sorted({row["bytes_per_s"] for row in links if row["tier"] == tier})
+        if rates:
+            shown = ", ".join(format_bytes_per_s(rate) for rate in rates[:3])
+            parts.append(f"{shown}{' and more' if len(rates) > 3 else ''} {where}")
+    return f"one line, one way: {'; '.join(parts)}" if parts else ""
+
+
+def _strokes(
+    a: Mapping[str, Any], b: Mapping[str, Any], *, wraps: bool
+) -> list[tuple[list[float], list[float]]]:
+    """The line between two places; of a link around an end two stubs that point away from each other."""
+    if not wraps:
+        return [([a["x"], b["x"]], [a["y"], b["y"]])]
+    across, up = b["x"] - a["x"], b["y"] - a["y"]
+    length = max((across**2 + up**2) ** 0.5, 1e-9)
+    across, up = STUB * across / length, STUB * up / length
+    return [
+        ([a["x"] - across, a["x"]], [a["y"] - up, a["y"]]),
+        ([b["x"], b["x"] + across], [b["y"], b["y"] + up]),
+    ]

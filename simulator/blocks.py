@@ -140,7 +140,7 @@ def operator_time(operator: Operator, work: Work, inputs: Inputs, exchanges: Ten
             seconds=done.seconds,
             inner_bytes=done.inner_bytes,
             outer_bytes=done.outer_bytes,
-            doubt=exchange_doubt(done, inputs.device),
+            doubt=exchange_doubt(work.message_bytes, done.outer_bytes > 0, inputs.device),
         )
     return OperatorTime(
         seconds=KERNEL_MODELS[family].seconds(operator, work, _peak(inputs.device, operator), inputs),

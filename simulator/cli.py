@@ -14,9 +14,11 @@ from hardware_specs.errors import InfeasibleError, LlmsimError
 from simulator.commands.calibrate import calibrate
 from simulator.commands.catalog import lint, list_, show
 from simulator.commands.many import query, search, sweep
+from simulator.commands.measure import measure
 from simulator.commands.measured import validate
 from simulator.commands.network import network
 from simulator.commands.one import compare, explain, report, run
+from simulator.commands.read import read
 
 app = typer.Typer(
     name="llmsim",
@@ -39,6 +41,8 @@ app.command()(report)
 app.command(name="list")(list_)
 app.command()(show)
 app.command()(lint)
+app.command()(measure)
+app.command()(read)
 app.command()(validate)
 app.command()(network)
 app.command()(calibrate)

@@ -102,6 +102,7 @@ class PlanColumns:
     overlap_tensor_parallel: FloatArray
     overlap_expert_parallel: FloatArray
     overlap_pipeline_p2p: FloatArray
+    free_gradients: FloatArray
     collective_algorithm: FloatArray
     tensor_stride: FloatArray
     context_stride: FloatArray

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.collectives import Exchange
 from simulator.columns import DeviceColumns
 from simulator.kernels.models import KERNEL_MODELS
-from simulator.kernels.size_classes import class_index
+from simulator.kernels.size_classes import LARGE_MESSAGE_BYTES, SMALL_MESSAGE_BYTES, class_index
 from workloads.operator_graph import Operator
 
 __all__ = ["Doubt", "exchange_doubt", "kernel_doubt"]
@@ -59,11 +58,21 @@ def _picked(known: Mapping[str, FloatArray], index: tuple[tuple[str, ...], Float
     )
 
 
-def exchange_doubt(done: Exchange, device: DeviceColumns) -> Doubt:
-    """Doubt of a collective: that of the outer tier where it leaves the node. Raises nothing."""
-    inner, outer = device.doubts["collective_inner"], device.doubts["collective_outer"]
-    leaves = done.outer_bytes > 0
+def exchange_doubt(message_bytes: FloatArray, leaves: NDArray[np.bool_], device: DeviceColumns) -> Doubt:
+    """Doubt of a collective with whole buffers of a size [byte]: that of the outer tier where it leaves the node.
+
+    Broadcasts; raises nothing.
+    """
+    known = [device.doubts[f"collective_{side}"] for side in ("inner", "outer")]
+    inner, outer = (
+        np.select(
+            [message_bytes <= SMALL_MESSAGE_BYTES, message_bytes < LARGE_MESSAGE_BYTES],
+            [one["small"], one["middle"]],
+            one["large"],
+        )
+        for one in known
+    )
     return (
-        np.where(leaves, outer["all"], inner["all"]),
-        np.where(leaves, outer["common"], inner["common"]),
+        np.where(leaves, outer, inner),
+        np.where(leaves, known[1]["common"], known[0]["common"]),
     )

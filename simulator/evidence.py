@@ -163,14 +163,19 @@ def family_evidence(fit: FitEvidence, exact: bool) -> FamilyEvidence:
 def collective_evidence(tiers: Sequence[CollectiveFit]) -> FamilyEvidence:
     """Evidence of the collectives of a scenario: that of the least known tier that it uses; raises nothing."""
     fits = [fit for tier in tiers for _, fit in tier.algorithms()]
-    fitted = all(tier.ring.basis == "measured" for tier in tiers)
-    # Twice the mean error of the worst size class is about a 90 % quantile.
-    known = max((2.0 * error for fit in fits for error in fit.error.values()), default=ASSUMED_SPREAD)
+    fitted = all(tier.ring.basis == "measured" and tier.ring.spread for tier in tiers)
+    # The choice of algorithm is part of a prediction, so its worst one speaks for a class.
+    spread: dict[str, float] = {}
+    for fit in fits:
+        for name, width in fit.spread.items():
+            spread[name] = max(width, spread.get(name, 0.0))
+    common = max(fit.common for fit in fits)
     return FamilyEvidence(
         label="fitted" if fitted else "assumed",
-        spread={"all": known},
+        spread=spread,
         floor=0.0 if fitted else ASSUMED_SPREAD,
-        common=0.0,
+        # As with kernels: what is borrowed is off alike in all exchanges.
+        common=common if fitted else max(common, ASSUMED_SPREAD / DEVIATIONS),
         fitted_range={},
     )
 

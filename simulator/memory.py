@@ -66,6 +66,23 @@ def activation_bytes(
 
 
 @rule(
+    symbol="G",
+    formula="f = 1: max(G - A, 0); f = 0: G",
+    unit="B",
+    source="PyTorch, torch.optim.Optimizer.zero_grad(set_to_none=True): the backward pass allocates gradients while it "
+    "frees activations, so that a step peaks at its start or at its end",
+)
+def gradients_beside(
+    *, gradients_bytes: FloatArray, activations_bytes: FloatArray, freed: FloatArray
+) -> FloatArray:
+    """Gradients that live beside the most activations [byte]; ``freed`` is 1 where none outlive a step. Broadcasts.
+
+    Raises nothing.
+    """
+    return np.where(freed > 0, np.maximum(gradients_bytes - activations_bytes, 0.0), gradients_bytes)
+
+
+@rule(
     symbol="C",
     formula="l b s 2 n_kv d w / t_kv",
     unit="B",
@@ -237,6 +254,12 @@ def _training(
             ends_bytes=stage.first * table.embedding_kept_bytes,
             # The head runs forward and straight back: one micro-batch of logits, whatever is in flight.
             rebuilt_bytes=np.maximum(table.layer_rebuilt_bytes, stage.last * table.head_kept_bytes),
+        )
+    with at("memory.gradients_bytes"):
+        owners["gradients"] = gradients_beside(
+            gradients_bytes=owners["gradients"],
+            activations_bytes=owners["activations"],
+            freed=plan.free_gradients * (micro_batches == 1),
         )
     owners["kv_cache"] = ZERO
     owners["buffers"] = _unsharded_bytes(inputs, table, stage) + np.maximum(

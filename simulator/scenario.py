@@ -142,6 +142,11 @@ class Plan(_Keys):
         False, description="exchanges of experts' rows beside the compute of another micro-batch"
     )
     overlap_pipeline_p2p: bool = Field(False, description="stage-to-stage messages beside compute")
+    free_gradients: bool = Field(
+        False,
+        description="gradients are given back after each step (zero_grad of PyTorch): with one micro-batch they "
+        "grow while activations shrink",
+    )
     placement: str = Field(
         " ".join(AXES), description="axes from the inside out: neighbours on the first share a node first"
     )

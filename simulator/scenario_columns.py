@@ -211,6 +211,7 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         overlap_tensor_parallel=plan("overlap_tensor_parallel"),
         overlap_expert_parallel=plan("overlap_expert_parallel") * (experts > 1),
         overlap_pipeline_p2p=plan("overlap_pipeline_p2p"),
+        free_gradients=plan("free_gradients"),
         collective_algorithm=_code(chunk, "plan.collective_algorithm", ALGORITHMS),
         tensor_stride=strides["tensor"],
         context_stride=strides["context"],

@@ -230,11 +230,13 @@ def _doubt(
         name: np.where(
             across, *(inputs.device.doubts[f"collective_{side}"][name] for side in ("outer", "inner"))
         )
-        for name in ("all", "common")
+        for name in ("all", "large", "common")
     }
+    # Parameters and gradients of a layer are many megabytes; messages between stages are of any size.
     in_layer_s = micro_batches * stages.at_slowest(stages.data_s)
-    for exchange_s in (in_layer_s, closing.reduce_s, closing.gather_s, messages_s):
-        doubts.append(TimeDoubt(independent_s=exchange_s * tier["all"], shared_s=exchange_s * tier["common"]))
+    exposed = ((in_layer_s, "large"), (closing.reduce_s, "large"), (closing.gather_s, "large"))
+    for exchange_s, size in (*exposed, (messages_s, "all")):
+        doubts.append(TimeDoubt(independent_s=exchange_s * tier[size], shared_s=exchange_s * tier["common"]))
     if closing.optimizer is not None:
         update = closing.optimizer
         doubts.append(TimeDoubt(independent_s=np.sqrt(update.variance_s2), shared_s=update.shared_s))

@@ -64,6 +64,10 @@ class GemmFit(FitEvidence):
         default=1.0,
         description="share of the cost of whole tiles that shows; 0: work divides without loss, 1: it does not",
     )
+    panel_copies: Count = Field(
+        default=0.0,
+        description="times that a library moves the second operand to bring it into panels, with two rows and more",
+    )
 
     def broken_rules(self) -> Iterator[Problem]:
         """Tiles of at most 128 rows are whole steps: otherwise one more row could take less time."""
@@ -91,4 +95,5 @@ class GemmFit(FitEvidence):
             "row_step": 1.0,
             "least_rows": 1.0,
             "granularity": 0.0,
+            "panel_copies": 0.0,
         }

@@ -20,7 +20,9 @@ Count = Annotated[float, Dimension("count")]
 class StreamingFit(FitEvidence):
     """Coefficients of ``T = fixed_s + max(1, saturating_rows / rows) (R (1 + rereads miss) / e_r + V / e_w) / W``.
 
-    R and V are bytes read and written; ``miss = 1 / (1 + (resident_row_bytes / row_bytes)^row_sharpness)``.
+    R and V are bytes read and written; ``miss = 1 / (1 + (resident_row_bytes / row_bytes)^row_sharpness)``. Where W is
+    the bandwidth of a cache, what did not stay in it takes ``spill`` longer: times
+    ``1 + spill / (1 + (resident_bytes / (R + V))^2)``.
     """
 
     read_efficiency: Efficiency = Field(
@@ -42,6 +44,13 @@ class StreamingFit(FitEvidence):
     row_sharpness: Annotated[float, Dimension("count", minimum=1)] = Field(
         default=4.0, description="how suddenly longer rows leave the cache"
     )
+    spill: Count = Field(
+        default=0.0, description="further share of its time that a stream takes which no cache holds"
+    )
+    resident_bytes: Annotated[float, Dimension("bytes", positive=True, bare=True)] = Field(
+        default=1e12,
+        description="bytes of a kernel of which half stays in a cache from one kernel to the next",
+    )
 
     @classmethod
     def ideal(cls) -> dict[str, float]:
@@ -54,4 +63,6 @@ class StreamingFit(FitEvidence):
             "rereads": 0.0,
             "resident_row_bytes": math.inf,
             "row_sharpness": 1.0,
+            "spill": 0.0,
+            "resident_bytes": math.inf,
         }

@@ -57,14 +57,48 @@ def _check_packages() -> None:
         raise ScenarioError([Problem(path="llmsim calibrate", value="", rule=rule, fix=fix)])
 
 
+def _figures(texts: list[str], device: str | None) -> dict[str, str]:
+    """Figures of the data sheet by key; every text that is none is told at once."""
+    problems, out = [], {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator or not key or not value:
+            fix = "write such as --figure memory_bandwidth='204.8 GB/s'"
+            problems.append(Problem(path="--figure", value=text, rule="must be KEY=VALUE", fix=fix))
+        out[key] = value
+    if texts and device is not None:
+        rule, fix = "is for a device that is made of the rows", "leave --device out, or edit its YAML file"
+        problems.append(Problem(path="--figure", value=texts[0], rule=rule, fix=fix))
+    if problems:
+        raise SpecError(problems)
+    return out
+
+
 def calibrate(
     data: Annotated[
         list[Path],
-        typer.Option("--data", metavar="FILE", help="CSV or Parquet table of kernels; may be repeated."),
+        typer.Option(
+            "--data",
+            metavar="FILE|DIR",
+            help="CSV or Parquet table of kernels, or the folder of llmsim measure; may be repeated.",
+        ),
     ],
     device: Annotated[
-        str, typer.Option(metavar="NAME", help="Accelerator: catalog name, table's spelling or YAML file.")
-    ],
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Accelerator: catalog name, table's spelling or YAML file; without it a device and a system "
+            "are made of what llmsim measure wrote.",
+        ),
+    ] = None,
+    figure: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Figure of the data sheet for the device that is made, such as "
+            "memory_bandwidth='204.8 GB/s'; the others are ceilings of the rows. May be repeated.",
+        ),
+    ] = [],  # noqa: B006
     stack: Annotated[
         str, typer.Option(metavar="TEXT", help="Software; only rows of the frameworks it names are kept.")
     ] = "",
@@ -89,6 +123,12 @@ def calibrate(
     from hardware_specs.kernel_fits import StreamingFit
     from simulator.evidence import kernel_fit
     from simulator.fitting.completed_calibration import calibration_name, calibration_text, completed
+    from simulator.fitting.measured_folder import (
+        expanded,
+        link_ceiling,
+        machine_files,
+        measured_folder,
+    )
     from simulator.fitting.user_calibration import fit_families
     from simulator.fitting.user_families import families_of
     from simulator.fitting.user_tables import accelerator_named, read_user_tables
@@ -104,16 +144,21 @@ def calibrate(
             return None
 
     attempt(_check_packages)
-    accelerator = attempt(lambda: accelerator_named(device))
+    known_figures = attempt(lambda: _figures(figure, device)) or {}
+    own = attempt(lambda: measured_folder(data, known_figures)) if device is None else None
+    accelerator = own.accelerator if own else None
+    if device is not None:
+        accelerator = attempt(lambda: accelerator_named(device))
     sibling = attempt(lambda: _named("--like", lambda: load_calibration(like))) if like is not None else None
-    tables = attempt(lambda: read_user_tables(data, accelerator, stack))
+    files = attempt(lambda: expanded(data)) or []
+    tables = attempt(lambda: read_user_tables(files, accelerator, stack)) if not (problems and own) else None
     software = stack or (", ".join(tables.stacks) if tables and tables.stacks else "unstated software")
     known = accelerator.name if accelerator else "device"
     named = attempt(lambda: calibration_name(name, known, software))
     target = out or Path(f"{named}.yaml")
     attempt(lambda: _check_out(target))
     if problems or accelerator is None or tables is None or named is None:
-        raise SpecError(problems)
+        raise SpecError(list(dict.fromkeys(problems)))
     base = sibling or calibration_for(accelerator, task.value if task else "training")
     plain = kernel_fit(base, "pointwise", "any")[0]
     assert isinstance(plain, StreamingFit)
@@ -128,8 +173,16 @@ def calibrate(
         tasks=[task.value] if task else ["training", "inference"],
         base=base,
     )
-    write_files(target.absolute().parent, {target.name: calibration_text(calibration, tables.files)})
+    written = {target.name: calibration_text(calibration, tables.files)}
+    if own:
+        written |= machine_files(own, target.name, link_ceiling(own.collectives), source)
+    write_files(target.absolute().parent, written)
     _show(calibration, fitted, found, target, base.name)
+    if own:
+        emit(
+            f"Made {accelerator.name}.yaml and {accelerator.name}-system.yaml beside it; in a scenario\n\n"
+            f"system: {target.parent / f'{accelerator.name}-system.yaml'}\n\nis this machine with its calibration."
+        )
 
 
 def _fitted(action: Callable[[], list[FittedFamily]]) -> list[FittedFamily]:

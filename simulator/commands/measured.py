@@ -29,6 +29,13 @@ def validate(
     source: Annotated[
         list[str], typer.Option(metavar="PREFIX", help="Only rows whose id starts so; may be repeated.")
     ] = [],  # noqa: B006
+    system: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="System that rows of llmsim measure ran on; else the file beside the table.",
+        ),
+    ] = None,
     format_: FormatOption = Format.table,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder for validation.json and parity.png.")
@@ -53,6 +60,7 @@ def validate(
         assume=assumed,
         sources=source or None,
         fidelity=fidelity.value if fidelity else "calibrated",
+        system=system,
     )
     if out is not None:
         from reports.parity import plot_parity

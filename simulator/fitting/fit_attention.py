@@ -16,13 +16,16 @@ from simulator.fitting.robust_fit import Free
 from simulator.fitting.samples import KernelSamples, fit_samples, predict_samples, sample_weights
 
 __all__ = [
+    "PREFILL",
     "DecodeChoice",
     "FittedAttention",
     "decode_choices",
     "fit_attention_rows",
     "fit_decode",
     "fit_prefill",
+    "loss_of",
     "stack_rows",
+    "tidy",
 ]
 
 COMPUTE = Free(name="compute_efficiency", start=(0.7,), lower=0.05, upper=1.0)
@@ -88,7 +91,7 @@ class FittedAttention:
     samples: KernelSamples
 
 
-def _tidy(fit: FitEvidence) -> FitEvidence:
+def tidy(fit: FitEvidence) -> FitEvidence:
     """The same fit with coefficients that ended next to zero set to it: they are below any measurement."""
     update = {
         name: 0.0
@@ -98,7 +101,7 @@ def _tidy(fit: FitEvidence) -> FitEvidence:
     return fit.model_copy(update=update)
 
 
-def _loss(samples: KernelSamples, fit: FitEvidence) -> float:
+def loss_of(samples: KernelSamples, fit: FitEvidence) -> float:
     """Weighted mean of ``|ln(predicted / measured)|`` over the rows that were fitted [1]."""
     kept = samples.where(~samples.left_out)
     off = np.abs(np.log(predict_samples(kept, fit.coefficients()) / kept.measured_s))
@@ -134,7 +137,7 @@ def fit_prefill(samples: KernelSamples, *, source: str, basis: Basis = "measured
         fit_samples(samples, free, fixed={**choice, **known}, source=source, basis=basis)
         for choice in PREFILL_CHOICES
     ]
-    return _tidy(min(fits, key=lambda fit: _loss(samples, fit)))
+    return tidy(min(fits, key=lambda fit: loss_of(samples, fit)))
 
 
 def decode_choices(samples: KernelSamples) -> list[DecodeChoice]:
@@ -189,7 +192,7 @@ def fit_decode(samples: KernelSamples, *, source: str, basis: Basis = "measured"
         if not latent:
             fixed["compute_efficiency"] = 1.0
         fits.append(fit_samples(samples, free, fixed=fixed, source=source, basis=basis))
-    return _tidy(min(fits, key=lambda fit: _loss(samples, fit)))
+    return tidy(min(fits, key=lambda fit: loss_of(samples, fit)))
 
 
 def fit_attention_rows(folder: Tables, rows: AttentionRows) -> FittedAttention:

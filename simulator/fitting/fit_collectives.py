@@ -12,8 +12,9 @@ from simulator.collectives import all_to_all, exchange, stage_message
 from simulator.columns import AlgorithmColumns, FabricColumns, TierColumns
 from simulator.fitting.error_lines import ErrorLine
 from simulator.fitting.measured_collectives import CollectiveRows
-from simulator.fitting.robust_fit import Free, robust_fit, significant
+from simulator.fitting.robust_fit import Free, robust_fit, significant, spread_90
 from simulator.fitting.rows import FloatArray
+from simulator.fitting.samples import MIN_CLASS_ROWS, stack_common
 from simulator.placement import TOPOLOGIES, place
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "MeasuredFabric",
     "collective_error_lines",
     "collective_errors",
+    "collective_spread",
     "fit_algorithms",
     "predict_collectives",
 ]
@@ -135,6 +137,7 @@ def fit_algorithms(
     source: str,
     known: Mapping[str, AlgorithmFit | Mapping[str, float]] | None = None,
     linked: Mapping[str, Mapping[str, str]] | None = None,
+    slowness: float = 1.0,
 ) -> Fits:
     """Fit coefficients of some algorithms together.
 
@@ -152,6 +155,8 @@ def fit_algorithms(
         Coefficients of algorithms that stay as they are, or of some of a free algorithm's.
     linked : mapping, optional
         By algorithm and coefficient, the algorithm whose fitted coefficient it shares.
+    slowness : float
+        Over the latencies of GPU libraries that the search is bounded by, those that are possible here [1].
 
     Returns
     -------
@@ -189,7 +194,7 @@ def fit_algorithms(
             lambda values: predict_collectives(seen, fabric, numbers(values)),
             seen.measured_s,
             seen.cell_weights,
-            [_free(algorithm, n) for algorithm, names in free.items() for n in names],
+            [_free(algorithm, n, slowness) for algorithm, names in free.items() for n in names],
         )
 
     values = fitted(rows)
@@ -199,6 +204,8 @@ def fit_algorithms(
     held = rows.where(rows.left_out)
     unseen = collective_errors(held, predict_collectives(held, fabric, blind))
     error = {**errors, **{f"{name}_left_out": value for name, value in unseen.items()}}
+    spread = collective_spread(held, predict_collectives(held, fabric, blind))
+    common = stack_common(np.log(predict_collectives(rows, fabric, shown) / rows.measured_s), rows.stack)
     return {
         algorithm: AlgorithmFit.of(
             {name: significant(v) for name, v in dict(shown[algorithm]).items()},
@@ -206,14 +213,17 @@ def fit_algorithms(
             source=source,
             rows=len(rows),
             error=error,
+            spread=spread,
+            common=common,
         )
         for algorithm in free
     }
 
 
-def _free(algorithm: str, name: str) -> Free:
-    key = f"{algorithm}.{name}"
-    return replace(FREE[name], name=key, start=(START[key],) if key in START else FREE[name].start)
+def _free(algorithm: str, name: str, slowness: float) -> Free:
+    key, usual = f"{algorithm}.{name}", FREE[name]
+    upper = usual.upper * (slowness if name.endswith("_s") else 1.0)
+    return replace(usual, name=key, upper=upper, start=(START[key],) if key in START else usual.start)
 
 
 def collective_errors(rows: CollectiveRows, predicted_s: FloatArray) -> dict[str, float]:
@@ -222,6 +232,16 @@ def collective_errors(rows: CollectiveRows, predicted_s: FloatArray) -> dict[str
     return {
         str(c): significant(float(np.mean(off[rows.size_class == c]))) for c in np.unique(rows.size_class)
     }
+
+
+def collective_spread(rows: CollectiveRows, predicted_s: FloatArray) -> dict[str, float]:
+    """90 % quantile of the log ratio, overall and by size class with enough rows [1]; raises nothing."""
+    spread = {"all": spread_90(predicted_s, rows.measured_s)} if len(rows) else {}
+    for name in np.unique(rows.size_class):
+        here = rows.size_class == name
+        if here.sum() >= MIN_CLASS_ROWS:
+            spread[str(name)] = spread_90(predicted_s[here], rows.measured_s[here])
+    return spread
 
 
 def collective_error_lines(rows: CollectiveRows, predicted_s: FloatArray) -> list[ErrorLine]:

@@ -34,9 +34,20 @@ WRITE = Free(name="write_efficiency", start=(0.6,), lower=0.01, upper=1.0)
 ROWS = Free(name="saturating_rows", start=(30.0, 100.0), lower=0.0, upper=1000.0, scale=100.0)
 RESIDENT = Free(name="resident_row_bytes", start=(4e3, 16e3, 48e3), lower=1e3, upper=1e6, scale=1e4)
 SHARPNESS = Free(name="row_sharpness", start=(2.0, 5.0), lower=1.0, upper=8.0)
+CACHED = (
+    Free(name="spill", start=(0.5,), lower=0.0, upper=20.0),
+    Free(name="resident_bytes", start=(3e6, 3e7), lower=1e5, upper=1e9, scale=1e7),
+)
 NEUTRAL: Mapping[str, float] = {
     name: StreamingFit.model_fields[name].default
-    for name in ("saturating_rows", "rereads", "resident_row_bytes", "row_sharpness")
+    for name in (
+        "saturating_rows",
+        "rereads",
+        "resident_row_bytes",
+        "row_sharpness",
+        "spill",
+        "resident_bytes",
+    )
 }
 SAME_WAY: Mapping[str, str] = {"write_efficiency": "read_efficiency"}
 
@@ -58,6 +69,7 @@ def fit_streaming(
     basis: Basis = "measured",
     like: StreamingFit | None = None,
     by_row: bool = False,
+    cached: bool = False,
 ) -> StreamingFit:
     """Fit the coefficients that rows of one family can tell.
 
@@ -71,6 +83,8 @@ def fit_streaming(
         Plain kernels of the same device: their efficiencies are taken, and only what differs is fitted.
     by_row : bool
         Whether each block takes a row.
+    cached : bool
+        Whether the bandwidth of the device is that of a cache, which long streams outgrow.
 
     Returns
     -------
@@ -101,6 +115,8 @@ def fit_streaming(
             tied = {}
         if by_row:
             free.append(ROWS)
+        if cached:
+            free += CACHED
     fixed = {name: value for name, value in fixed.items() if name not in {f.name for f in free}}
     found = fit_samples(samples, free, fixed=fixed, source=source, basis=basis, tied=tied)
     assert isinstance(found, StreamingFit)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware_specs import list_accelerators
 from hardware_specs.schema import AcceleratorSpec
 from simulator.fitting.fit_gemm import QUANTISE, gemm_seconds
 from simulator.fitting.fit_moe import DISPATCH, GROUPED, moe_layer_seconds
@@ -17,9 +18,10 @@ from simulator.fitting.gemm_families import LEFT_AWAY
 from simulator.fitting.measured_attention import AttentionDevice, AttentionRows, attention_samples
 from simulator.fitting.measured_gemm import GEMM_FORMATS, format_key, gemm_samples
 from simulator.fitting.measured_moe import MOE_FORMATS, MoeRows, moe_rows
-from simulator.fitting.measured_streaming import EAGER_READS, eager_samples
+from simulator.fitting.measured_streaming import ARITHMETIC, EAGER_BYTES, EAGER_READS, eager_samples
 from simulator.fitting.rows import BoolArray, FloatArray, TextArray
 from simulator.fitting.samples import KernelSamples, predict_samples
+from simulator.fitting.user_products import PRODUCT_TYPES, product_samples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,7 +149,7 @@ def _attention(
     tables: Frames, accelerator: AcceleratorSpec, places: Places, *, clean: bool
 ) -> Iterator[SampledRows]:
     frame = tables["kernels_attention"]
-    device = AttentionDevice(table=accelerator.name, accelerator=accelerator.name)
+    device = AttentionDevice(table=accelerator.name, accelerator=accelerator.name, own=accelerator)
     keys = frame[["framework", "kind", "phase", "dtype", "kv_dtype"]].drop_duplicates()
     for stack, kind, phase, dtype, kv_dtype in keys.itertuples(index=False):
         rows = AttentionRows(
@@ -170,12 +172,15 @@ def _elementwise(
     bandwidth = accelerator.memory_bandwidth.value
     seen: set[str] = set()
     for family, reads in EAGER_READS.items():
-        # An operator that several families fit is scored once, in the first.
-        own = frame[frame["op"].isin([name for name in reads if name not in seen])]
-        seen |= set(reads)
+        # An operator that several families fit is scored once, in the first; on a processor activations are not plain.
+        arithmetic = ARITHMETIC if accelerator.kind == "cpu" and family == "pointwise" else ()
+        own = frame[frame["op"].isin([name for name in reads if name not in seen and name not in arithmetic])]
+        seen |= set(reads) - set(arithmetic)
         if len(own):
             kept = {"kernels_elementwise": own}
-            yield _of_samples(eager_samples(kept, accelerator.name, bandwidth, family), "any", places)
+            samples = eager_samples(kept, accelerator.name, bandwidth, family, tuple(EAGER_BYTES))
+            if len(samples):
+                yield _of_samples(samples, "any", places)
 
 
 def _experts(
@@ -203,7 +208,22 @@ def _experts(
         )
 
 
+def _own_products(tables: Frames, accelerator: AcceleratorSpec, places: Places) -> Iterator[SampledRows]:
+    """Products of a device that the catalog does not have, as a user's calibration counts them."""
+    frame = tables["kernels_gemm"].assign(row=np.arange(len(places)))
+    for dtype in _distinct(frame, "dtype"):
+        if dtype not in PRODUCT_TYPES or not _has(accelerator, PRODUCT_TYPES[dtype].compute):
+            continue
+        for family in ("matmul", "batched_matmul"):
+            samples = product_samples({"kernels_gemm": frame}, accelerator, dtype, family=family)
+            if len(samples):
+                yield _of_samples(samples, PRODUCT_TYPES[dtype].key, places)
+
+
 def _products(tables: Frames, accelerator: AcceleratorSpec, places: Places) -> Iterator[SampledRows]:
+    if accelerator.name not in list_accelerators():
+        yield from _own_products(tables, accelerator, places)
+        return
     frame = tables["kernels_gemm"]
     for stack in _distinct(frame, "framework"):
         for dtype in _distinct(frame, "dtype"):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hardware_specs import dense_peak_flop_per_s, load_accelerator
+from hardware_specs.schema import AcceleratorSpec
 from simulator.fitting.measured_kernels import Tables, read_table
 from simulator.fitting.rows import BoolArray, FloatArray, TextArray
 from simulator.fitting.samples import KernelSamples
@@ -30,8 +31,8 @@ __all__ = [
     "stacks_of",
 ]
 
-BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0}
-WIDE_BYTES = 2.0  # outputs, and queries of single tokens
+BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0}
+WIDE_BYTES = 2.0  # least width of outputs, and of queries of single tokens
 SHORTEST_PROMPT = 16  # a prompt of one token is a decode step
 NOT_CLEAN = "suspect_above_hbm_peak"
 LATENT, ROTATED, KEY, VALUE = 512.0, 64.0, 192.0, 128.0  # widths of DeepSeek's latent attention
@@ -49,11 +50,19 @@ class AttentionDevice:
     resident : bool
         Whether a cache of keys and values that fits the device's L2 was read from it: the loops of these
         devices beat their memory's peak there. Elsewhere nothing shows it.
+    own : AcceleratorSpec, optional
+        Figures of a device that the catalog does not have.
     """
 
     table: str
     accelerator: str
     resident: bool = False
+    own: AcceleratorSpec | None = None
+
+    @property
+    def board(self) -> AcceleratorSpec:
+        """Its figures; SpecError for a name that the catalog does not have."""
+        return self.own or load_accelerator(self.accelerator)
 
 
 ATTENTION_DEVICES = (
@@ -94,7 +103,7 @@ class AttentionRows:
     def compute_dtype(self) -> str:
         """Type that the products run in: TensorRT-LLM computes prompts in 8 bits when its cache holds 8 bits."""
         narrow = self.stacks == ("trtllm",) and self.phase == "prefill" and not self.latent
-        has = load_accelerator(self.device.accelerator).matmul_flop_per_unit_clock
+        has = self.device.board.matmul_flop_per_unit_clock
         return "fp8" if narrow and self.kv_dtype == "fp8" and "fp8" in has else self.dtype
 
     @property
@@ -154,7 +163,7 @@ def _stack(frame: pd.DataFrame) -> TextArray:
 
 
 def _device_inputs(rows: AttentionRows, count: int) -> dict[str, FloatArray]:
-    board = load_accelerator(rows.device.accelerator)
+    board = rows.device.board
     units, clock = board.units.value, board.clock.value
     figures = {
         "units": units,
@@ -170,6 +179,7 @@ def _prefill_inputs(rows: AttentionRows, frame: pd.DataFrame) -> dict[str, Float
         _column(frame, name) for name in ("batch", "q_len", "kv_len", "heads", "kv_heads", "head_dim")
     )
     width, cached = BYTES[rows.dtype], BYTES[rows.kv_dtype]
+    output = max(width, WIDE_BYTES)
     if rows.latent:
         folded = (frame.framework == "sglang").to_numpy()
         key = np.where(folded, FOLDED.key, UNFOLDED.key)
@@ -183,7 +193,7 @@ def _prefill_inputs(rows: AttentionRows, frame: pd.DataFrame) -> dict[str, Float
     pairs = query * (keys - (query - 1.0) / 2.0)
     return {
         "flop": 4.0 * batch * heads * dim * pairs,
-        "moved_bytes": batch * query * heads * (width * key + WIDE_BYTES * value) + batch * keys * kv_bytes,
+        "moved_bytes": batch * query * heads * (width * key + output * value) + batch * keys * kv_bytes,
         "batch": batch,
         "query_length": query,
         "kv_length": keys,
@@ -205,10 +215,10 @@ def _decode_inputs(rows: AttentionRows, frame: pd.DataFrame) -> dict[str, FloatA
         token_bytes = np.full_like(batch, cached * FOLDED.cached)
     else:
         token_bytes = 2.0 * cached * dim
-    query_bytes = 2.0 * WIDE_BYTES * dim
+    query_bytes = 2.0 * max(BYTES[rows.dtype], WIDE_BYTES) * dim
     moved = batch * (keys * kv_heads * token_bytes + heads * query_bytes)
     if rows.device.resident:
-        capacity = load_accelerator(rows.device.accelerator).l2_capacity.value
+        capacity = rows.device.board.l2_capacity.value
         moved = moved * (1.0 - np.minimum(1.0, (capacity / moved) ** RESIDENT_EXPONENT))
     return {
         "flop": 4.0 * batch * heads * dim * keys,

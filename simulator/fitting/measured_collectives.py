@@ -9,10 +9,9 @@ import numpy as np
 
 from simulator.fitting.measured_kernels import read_table
 from simulator.fitting.rows import BoolArray, FloatArray, TextArray, left_out_by_group
+from simulator.kernels.size_classes import LARGE_MESSAGE_BYTES, SMALL_MESSAGE_BYTES
 
 __all__ = ["CollectiveRows", "collective_rows", "message_rows"]
-
-SMALL_BYTES, LARGE_BYTES = 2**16, 2**23
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +66,9 @@ def collective_rows(
 ) -> CollectiveRows:
     """Rows with their size class and what is left out; all arrays have the shape ``(rows,)``, SI units."""
     sizes = np.select(
-        [message_bytes <= SMALL_BYTES, message_bytes < LARGE_BYTES], ["small", "middle"], "large"
+        [message_bytes <= SMALL_MESSAGE_BYTES, message_bytes < LARGE_MESSAGE_BYTES],
+        ["small", "middle"],
+        "large",
     )
     groups = [f"{o}/{int(n)}/{int(s)}" for o, n, s in zip(operation, n_ranks, message_bytes, strict=True)]
     return CollectiveRows(

@@ -14,7 +14,15 @@ from simulator.fitting.measured_kernels import Tables, read_table
 from simulator.fitting.rows import FloatArray, TextArray
 from simulator.fitting.samples import KernelSamples
 
-__all__ = ["EAGER_BYTES", "EAGER_READS", "LAYER_FAMILIES", "eager_samples", "layer_samples"]
+__all__ = [
+    "ARITHMETIC",
+    "EAGER_BYTES",
+    "EAGER_READS",
+    "EAGER_WRITES",
+    "LAYER_FAMILIES",
+    "eager_samples",
+    "layer_samples",
+]
 
 LARGE_S = 100e-6  # above this the fixed cost is a few percent
 SMALL_S = 20e-6  # below this a whole microsecond is more than 5 %
@@ -30,16 +38,24 @@ LAYER_FAMILIES: Mapping[str, tuple[str, ...]] = {
     "rms_norm": ("input_layernorm", "post_attention_layernorm"),
     "embedding": ("emb",),
 }
-# Tensors that each operator of kernels_elementwise reads, by family; all write one. The names with a u are unary.
+# Tensors that each operator of kernels_elementwise reads, by family; all but those of `EAGER_WRITES` write one. The
+# names with a u are unary. Parts of an optimizer count as the engine counts them: Adam reads the gradient and both
+# moments and writes the moments, beside the weights, which are moved all the same.
 EAGER_READS: Mapping[str, Mapping[str, int]] = {
     "pointwise": {
         **{name: 2 for name in ("add", "mul", "div", "pow")},
-        **{name: 1 for name in ("addu", "mulu", "divu", "powu", "tanh", "gelu", "relu")},
+        **{name: 1 for name in ("addu", "mulu", "divu", "powu", "tanh", "gelu", "relu", "copy")},
     },
-    "activation": {"gelu": 1, "relu": 1},
+    "activation": {"gelu": 1, "relu": 1, "silu": 1},
     "layer_norm": {"ln": 1},
-    "softmax": {"softmax": 1},
+    "rms_norm": {"rms_norm": 1},
+    "softmax": {"softmax": 1, "cross_entropy": 1},
+    "embedding": {"embedding": 1},
+    "optimizer": {"adamw": 3, "grad_norm": 1, "clip": 1},
 }
+# What a processor spends arithmetic on that no stream hides.
+ARITHMETIC = ("gelu", "relu", "tanh", "pow", "powu")
+EAGER_WRITES: Mapping[str, float] = {"adamw": 2.0, "grad_norm": 1e-3}
 
 
 def _samples(
@@ -54,9 +70,11 @@ def _samples(
     stack: TextArray,
     group: TextArray,
     row: FloatArray,
+    written_rows: FloatArray | float = 1.0,
 ) -> KernelSamples:
-    """Samples that write one tensor of ``rows`` x ``row_bytes`` and read ``read_rows`` times as much."""
-    written = rows * row_bytes
+    """Samples that write and read ``written_rows`` and ``read_rows`` tensors of ``rows`` x ``row_bytes``."""
+    tensor = rows * row_bytes
+    written = tensor * written_rows
     sizes = np.select([measured_s >= LARGE_S, measured_s >= SMALL_S], ["large", "middle"], "decode")
     return KernelSamples(
         family=family,
@@ -64,7 +82,7 @@ def _samples(
             # Arithmetic is far from the limit: none is counted, so any peak will do.
             "flop": np.zeros_like(rows),
             "peak_flop_per_s": np.ones_like(rows),
-            "read_bytes": written * read_rows,
+            "read_bytes": tensor * read_rows,
             "written_bytes": written,
             "rows": rows,
             "row_bytes": row_bytes,
@@ -138,6 +156,7 @@ def eager_samples(
     bandwidth_bytes_per_s: float,
     family: str,
     dtypes: Sequence[str] = ("fp32",),
+    without: Sequence[str] = (),
 ) -> KernelSamples:
     """Eager PyTorch kernels of ``kernels_elementwise``; whole shapes (rows x columns) form a group.
 
@@ -149,6 +168,8 @@ def eager_samples(
         Key of ``EAGER_READS``.
     dtypes : sequence of str
         Keys of ``EAGER_BYTES``.
+    without : sequence of str
+        Operators to leave away.
 
     Returns
     -------
@@ -161,7 +182,7 @@ def eager_samples(
         If the table is missing.
     """
     frame = read_table(folder, "kernels_elementwise")
-    reads = EAGER_READS[family]
+    reads = {name: count for name, count in EAGER_READS[family].items() if name not in without}
     frame = frame[
         (frame.device == table_device) & frame.op.isin(tuple(reads)) & frame.dtype.isin(tuple(dtypes))
     ]
@@ -172,6 +193,7 @@ def eager_samples(
         row_bytes=frame.dtype.map(EAGER_BYTES).to_numpy(dtype=np.float64)
         * frame.cols.to_numpy(dtype=np.float64),
         read_rows=np.array([float(reads[name]) for name in frame.op]),
+        written_rows=np.array([EAGER_WRITES.get(str(name), 1.0) for name in frame.op]),
         bandwidth_bytes_per_s=bandwidth_bytes_per_s,
         measured_s=frame.latency_us.to_numpy(dtype=np.float64) * 1e-6,
         rounding_s=0.0,

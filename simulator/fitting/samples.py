@@ -253,8 +253,15 @@ def _spread(samples: KernelSamples, predicted: FloatArray, left_out: BoolArray) 
 
 def _common(samples: KernelSamples, predicted: FloatArray) -> float:
     """Standard deviation over stacks of the mean log ratio [1]: what all kernels of a stack share."""
-    ratio = np.log(predicted / samples.measured_s)
-    means = [float(ratio[samples.stack == s].mean()) for s in np.unique(samples.stack)]
+    return stack_common(np.log(predicted / samples.measured_s), samples.stack)
+
+
+def stack_common(ratio: FloatArray, stack: TextArray) -> float:
+    """Standard deviation over stacks of the mean of ``ratio``, the log of predicted over measured [1].
+
+    Both have the shape ``(rows,)``. Where there is one stack, what stacks have been seen to differ by; raises nothing.
+    """
+    means = [float(ratio[stack == s].mean()) for s in np.unique(stack)]
     return (
         ONE_STACK_COMMON
         if len(means) < 2

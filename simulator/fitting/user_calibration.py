@@ -16,6 +16,7 @@ from simulator.fitting.fit_attention import fit_decode, fit_prefill
 from simulator.fitting.fit_moe import fit_moe_rows
 from simulator.fitting.fit_streaming import REREADS, fit_streaming
 from simulator.fitting.measured_moe import MoeRows
+from simulator.fitting.processor_fits import PROCESSOR_FITS
 from simulator.fitting.robust_fit import Free, robust_fit, spread_90
 from simulator.fitting.rows import FloatArray, TextArray
 from simulator.fitting.samples import (
@@ -104,8 +105,12 @@ def _held_apart(samples: KernelSamples) -> KernelSamples:
     return replace(samples, group=np.array(names, dtype=np.str_))
 
 
-def _full(family: str, samples: KernelSamples, plain: FitEvidence | None, source: str) -> FitEvidence:
+def _full(
+    family: str, samples: KernelSamples, plain: FitEvidence | None, source: str, processor: bool
+) -> FitEvidence:
     held = _held_apart(samples)
+    if processor and family in PROCESSOR_FITS:
+        return PROCESSOR_FITS[family](held, source=source)
     if family in FULL_FITS:
         return FULL_FITS[family](held, source=source)
     like = plain if family in REREADS and isinstance(plain, StreamingFit) else None
@@ -156,10 +161,11 @@ def _one(
     like: CalibrationSpec | None,
     plain: FitEvidence | None,
     source: str,
+    processor: bool,
 ) -> FittedFamily | Problem:
     rows = len(samples)
     if rows >= FULL_ROWS:
-        fit = _full(family, samples, plain, source)
+        fit = _full(family, samples, plain, source, processor)
         return FittedFamily(family=family, dtype=dtype, fit=fit, rows=fit.rows, left_out=rows - fit.rows)
     if rows < FEW_ROWS or like is None:
         return too_few(family, dtype, rows, like)
@@ -223,7 +229,7 @@ def fit_families(found: UserFamilies, *, source: str, like: CalibrationSpec | No
     fitted: list[FittedFamily] = []
     for (family, dtype), samples in found.samples.items():
         of_rows = f"{source} ({_stacks(samples.stack)})"
-        done = _one(family, dtype, samples, like, plain, of_rows)
+        done = _one(family, dtype, samples, like, plain, of_rows, found.processor)
         if isinstance(done, Problem):
             raise SpecError([done])
         plain = done.fit if family == "pointwise" else plain

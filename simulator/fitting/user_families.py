@@ -14,7 +14,7 @@ from simulator.fitting.measured_attention import (
     attention_samples,
 )
 from simulator.fitting.measured_moe import MOE_FORMATS, MoeRows, moe_rows
-from simulator.fitting.measured_streaming import EAGER_BYTES, EAGER_READS, eager_samples
+from simulator.fitting.measured_streaming import ARITHMETIC, EAGER_BYTES, EAGER_READS, eager_samples
 from simulator.fitting.samples import KernelSamples, join_samples
 from simulator.fitting.user_products import PRODUCT_TYPES, product_samples
 from simulator.fitting.user_tables import UserTables
@@ -38,12 +38,16 @@ class Aside:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserFamilies:
-    """Samples by family and type of a calibration, MoE layers apart, what is left aside, and mistakes."""
+    """Samples by family and type of a calibration, MoE layers apart, what is left aside, and mistakes.
+
+    ``processor`` says that the device is one whose cores work alone, which has forms of its own.
+    """
 
     samples: dict[tuple[KernelFamily, str], KernelSamples] = field(default_factory=dict)
     moe: dict[str, MoeRows] = field(default_factory=dict)
     aside: list[Aside] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    processor: bool = False
 
     def _add(self, family: KernelFamily, dtype: str, samples: KernelSamples) -> None:
         key = (family, dtype)
@@ -71,7 +75,10 @@ def families_of(tables: UserTables, quantise: StreamingFit) -> UserFamilies:
     UserFamilies
         ``problems`` names types that the device has no matmul units for. Raises nothing.
     """
-    found = UserFamilies()
+    found = UserFamilies(processor=tables.accelerator.kind == "cpu")
+    found._leave(
+        "all families", tables.noisy, "noisy: repeats disagree, or the machine did other work beside them"
+    )
     if "kernels_gemm" in tables.frames:
         _products(tables, quantise, found)
     if "kernels_attention" in tables.frames:
@@ -144,7 +151,7 @@ def _attention(tables: UserTables, found: UserFamilies) -> None:
         if _lacks_units(tables, dtype, dtype, "kernels_attention", found):
             continue
         rows = AttentionRows(
-            device=AttentionDevice(table=name, accelerator=name),
+            device=AttentionDevice(table=name, accelerator=name, own=tables.accelerator),
             phase=phase,
             dtype=dtype,
             kv_dtype=kv_dtype,
@@ -173,10 +180,22 @@ def _streaming(tables: UserTables, found: UserFamilies) -> None:
     for name, rows in frame[frame.op.isin(known)].groupby("dtype"):
         if name not in EAGER_BYTES:
             found._leave(f"elementwise {name}", len(rows), f"not one of {', '.join(EAGER_BYTES)}")
-    families: tuple[KernelFamily, ...] = ("pointwise", "activation", "layer_norm", "softmax")
+    families: tuple[KernelFamily, ...] = (
+        "pointwise",
+        "activation",
+        "layer_norm",
+        "rms_norm",
+        "softmax",
+        "embedding",
+        "optimizer",
+    )
     for family in families:
         bandwidth = tables.accelerator.memory_bandwidth.value
-        samples = eager_samples(tables.frames, tables.accelerator.name, bandwidth, family, tuple(EAGER_BYTES))
+        # Where arithmetic does not hide behind the stream, an activation is no plain kernel.
+        without = ARITHMETIC if found.processor and family == "pointwise" else ()
+        samples = eager_samples(
+            tables.frames, tables.accelerator.name, bandwidth, family, tuple(EAGER_BYTES), without
+        )
         found._add(family, "any", samples)
 
 

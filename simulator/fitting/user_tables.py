@@ -12,6 +12,7 @@ from hardware_specs import device_named, find_device, list_accelerators, load_ac
 from hardware_specs.errors import LlmsimError, Problem, SpecError, near_names, shorten
 from hardware_specs.schema import AcceleratorSpec
 from simulator.fitting.kernel_tables import DEFAULTS, with_defaults
+from simulator.fitting.noise import machine_problems, noise_problems, without_noise
 from simulator.fitting.user_units import BYTES, unit_problems
 from simulator.validation.kernel_kinds import KERNEL_KINDS
 from simulator.validation.measured_table import MeasuredTable, Row, read_cells
@@ -39,12 +40,15 @@ class UserTables:
         Rows by kind of table; the column ``device`` holds the accelerator's name.
     files, stacks : tuple of str
         Names of the files, and software that the rows state, for the calibration's source.
+    noisy : int
+        Rows that were left away because they are marked noisy [1].
     """
 
     accelerator: AcceleratorSpec
     frames: Mapping[str, pd.DataFrame]
     files: tuple[str, ...]
     stacks: tuple[str, ...]
+    noisy: int = 0
 
 
 def accelerator_named(text: str) -> AcceleratorSpec:
@@ -122,6 +126,8 @@ def read_user_tables(
             [Problem(path="--device", value=accelerator.name, rule="has no row in the data", fix=fix)]
         )
     frames = _of_stack(frames, stack) if stack else frames
+    problems += [*machine_problems(frames), *noise_problems(frames)]
+    frames, noisy = without_noise(frames)
     for kind, frame in frames.items():
         for (file, _), rows in frame.groupby(["file", "framework"], sort=False):
             problems += unit_problems(str(file), kind, rows, accelerator)
@@ -133,6 +139,7 @@ def read_user_tables(
         frames=frames,
         files=tuple(path.name for path in paths),
         stacks=tuple(sorted(names - {UNSTATED})),
+        noisy=noisy,
     )
 
 

@@ -48,10 +48,12 @@ class _Tile(NamedTuple):
 @rule(
     symbol="T",
     formula="[w > 0] t0 + min over splits s of ((c + g (min over tiles a x c' of tiles(a, c', s) - c))^p + M^p)^(1/p)"
-    " + [s > 1] g (ts + 8 s b m n/(beta f S)); c = F/(ec P), M = (B + q x)/(em W) + sqrt(r (B + q x)/W)",
+    " + [s > 1] g (ts + 8 s b m n/(beta f S)); c = F/(ec P), M = (B + q x)/(em W) + sqrt(r (B + q x)/W) "
+    "+ [m > 1] y b n k b'/W",
     unit="s",
     source="roofline of Williams, Waterman, Patterson, CACM 52(4), 2009, doi:10.1145/1498765.1498785, over the tiles "
-    "of a library kernel with work spread over units: Osama et al., Stream-K, arXiv:2301.03598",
+    "of a library kernel with work spread over units: Osama et al., Stream-K, arXiv:2301.03598; panels: Goto and van "
+    "de Geijn, ACM TOMS 34(3), 2008, doi:10.1145/1356052.1356053",
 )
 def gemm_time(
     *,
@@ -81,6 +83,7 @@ def gemm_time(
     row_step: FloatArray,
     least_rows: FloatArray,
     granularity: FloatArray,
+    panel_copies: FloatArray,
 ) -> FloatArray:
     r"""Time of ``batch`` products of an m x k by a k x n matrix on one device.
 
@@ -92,7 +95,7 @@ def gemm_time(
               u(h) = \max\left(\frac{2 h c' k_s}{e_c P / S}, \frac{(h b + c' b')\, k_s}{\beta f}\right)
               + \tau \frac{h c'}{128^2}
 
-    .. math:: T_m = \frac{B'}{e_m W} + \sqrt{r B' / W}, \quad
+    .. math:: T_m = \frac{B'}{e_m W} + \sqrt{r B' / W} + [m > 1]\, y\, b_a n k b' / W, \quad
               B' = B + q\, b_a \left(\lceil m / 128 \rceil - 1\right) \max(n k b' - R, 0)
 
     Parameters
@@ -113,8 +116,8 @@ def gemm_time(
         :math:`\beta` [byte], :math:`\tau` [s], :math:`t_s` [s], :math:`\theta` [1].
     memory_ramp_s, rereads, resident_bytes : ndarray
         :math:`r` [s], :math:`q` [1], :math:`R` [byte].
-    row_step, least_rows, granularity : ndarray
-        Step of tile heights, least height, and :math:`g` [1]. All are described in
+    row_step, least_rows, granularity, panel_copies : ndarray
+        Step of tile heights, least height, :math:`g` and :math:`y` [1]. All are described in
         `hardware_specs.kernel_fits.gemm.GemmFit`.
 
     Returns
@@ -160,6 +163,10 @@ def gemm_time(
         moved_bytes + again * np.maximum(n * k * second_operand_bytes - resident_bytes, 0.0)
     ) / bandwidth_bytes_per_s
     memory_s = stream_s / memory_efficiency + np.sqrt(memory_ramp_s * stream_s)
+    if np.any(panel_copies):
+        # A single row multiplies the operand where it lies; for more a library copies it into panels first.
+        panels = np.where(m > 1.0, panel_copies, 0.0) * batch * n * k * second_operand_bytes
+        memory_s = memory_s + panels / bandwidth_bytes_per_s
     part_s = PARTIAL_BYTES * batch * m * n / (feed_bytes_per_s * units)
     best_s: FloatArray = np.full(1, np.inf)
     for splits in SPLITS:

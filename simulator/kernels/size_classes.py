@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 __all__ = [
     "CLASSES",
+    "LARGE_MESSAGE_BYTES",
+    "SMALL_MESSAGE_BYTES",
     "class_index",
     "decode_class",
     "matmul_class",
@@ -32,7 +34,11 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "mla_prefill": ("middle", "prefill", "large"),
     "attention_decode": ("decode", "large"),
     "mla_decode": ("decode", "large"),
+    "collective_inner": ("all", "small", "middle", "large"),
+    "collective_outer": ("all", "small", "middle", "large"),
 }
+# Messages of collectives: start-up decides below the first, links above the second [byte].
+SMALL_MESSAGE_BYTES, LARGE_MESSAGE_BYTES = 2.0**16, 2.0**23
 
 
 def matmul_class(batch: FloatArray, m: FloatArray, n: FloatArray, k: FloatArray) -> TextArray:

@@ -9,16 +9,18 @@ from simulator.kernels.smooth_maximum import powered
 from simulator.rules import rule
 
 FloatArray = NDArray[np.float64]
+SPILL_EXPONENT = 2.0  # how suddenly a stream outgrows a cache that other data share
 
 
 @rule(
     symbol="T",
-    formula="[w > 0] t0 + max(F / P, max(1, n / r) (R (1 + q m) / e_r + V / e_w) / W); "
-    "m = 1 - 1 / (1 + (c / c_half)^s)",
+    formula="[w > 0] t0 + max(F / P, max(1, n / r) (R (1 + q m) / e_r + V / e_w) / W (1 + x u)); "
+    "m = 1 - 1 / (1 + (c / c_half)^s), u = 1 - 1 / (1 + ((R + V) / R_half)^2)",
     unit="s",
     source="bytes over sustained bandwidth with a fixed cost; reads and writes apart, as DRAM turns its bus "
     "between them; a block per row (PyTorch, aten/src/ATen/native/cuda/layer_norm_kernel.cu and SoftMax.cu: rows are "
-    "read two and three times)",
+    "read two and three times); a cache keeps short streams (McCalpin, STREAM, IEEE TCCA Newsletter, 1995: arrays of "
+    "four times the cache, so that none stays)",
 )
 def streaming_time(
     *,
@@ -36,12 +38,15 @@ def streaming_time(
     rereads: FloatArray,
     resident_row_bytes: FloatArray,
     row_sharpness: FloatArray,
+    spill: FloatArray,
+    resident_bytes: FloatArray,
 ) -> FloatArray:
     r"""Time of one memory-bound kernel on one device.
 
     .. math:: T = [w > 0]\, t_0 + \max\left(\frac{F}{P},\; \max\left(1, \frac{n}{r}\right)
-              \frac{R\,(1 + q\,m) / e_r + V / e_w}{W}\right), \qquad
-              m = 1 - \frac{1}{1 + (c / c_{1/2})^{s}}
+              \frac{R\,(1 + q\,m) / e_r + V / e_w}{W} (1 + x u)\right), \qquad
+              m = 1 - \frac{1}{1 + (c / c_{1/2})^{s}}, \quad
+              u = 1 - \frac{1}{1 + ((R + V) / R_{1/2})^{2}}
 
     Parameters
     ----------
@@ -63,6 +68,10 @@ def streaming_time(
         :math:`q`, how often the kernel reads a row again: 1 in a norm, 2 in a softmax of several passes [1].
     resident_row_bytes, row_sharpness : ndarray
         :math:`c_{1/2}`, length of a row that misses the caches half the time [byte], and :math:`s \ge 1` [1].
+    spill, resident_bytes : ndarray
+        :math:`x`, how much longer a stream takes that no cache holds [1], and :math:`R_{1/2}`, the bytes of which half
+        stays from one kernel to the next [byte]. Only where W is the bandwidth of a cache, as on a processor whose
+        cores share one.
 
     Returns
     -------
@@ -85,6 +94,9 @@ def streaming_time(
         longer = powered(row_bytes / resident_row_bytes, row_sharpness)
         read = read * (1.0 + rereads * (1.0 - 1.0 / (1.0 + longer)))
     memory_s = (read + written_bytes / write_efficiency) / bandwidth_bytes_per_s
+    if np.any(spill):
+        outgrown = ((read_bytes + written_bytes) / resident_bytes) ** SPILL_EXPONENT
+        memory_s = memory_s * (1.0 + spill * (1.0 - 1.0 / (1.0 + outgrown)))
     # Less than a row is a row.
     idle = np.maximum(saturating_rows / np.maximum(rows, 1.0), 1.0)
     busy_s = np.maximum(flop / peak_flop_per_s, idle * memory_s)

@@ -18,7 +18,7 @@ HEIGHTS = {
     "switch": 1.0,
     "wire": 1.0,
     "host": 2.0,
-    "nic": 2.2,
+    "nic": 1.6,
     "leaf": 3.2,
     "spine": 4.2,
 }
@@ -38,7 +38,8 @@ def picture_rows(graph: LinkGraph, system: SystemSpec) -> tuple[list[dict[str, A
     Returns
     -------
     tuple of two lists of dict
-        ``name``, ``kind``, ``x``, ``y`` [1]; and ``source``, ``target``, ``bytes_per_s`` one way [byte/s], ``tier``.
+        ``name``, ``kind``, ``x``, ``y`` [1]; and ``source``, ``target``, ``bytes_per_s`` one way [byte/s], ``tier``
+        and ``wraps``, whether it joins the two ends of an axis.
 
     Raises
     ------
@@ -47,12 +48,33 @@ def picture_rows(graph: LinkGraph, system: SystemSpec) -> tuple[list[dict[str, A
     """
     places = _grid(graph) if system.scale_up.topology in GRIDS else _layers(graph, system)
     nodes = [{"name": _name(node), "kind": str(node[0]), "x": x, "y": y} for node, (x, y) in places.items()]
+    strides = _strides(graph) if system.scale_up.topology in GRIDS else []
     links = [
-        {"source": _name(a), "target": _name(b), "bytes_per_s": data["bytes_per_s"], "tier": data["tier"]}
+        {
+            "source": _name(a),
+            "target": _name(b),
+            "bytes_per_s": data["bytes_per_s"],
+            "tier": data["tier"],
+            "wraps": _wraps(a, b, data, strides),
+        }
         for a, b, data in graph.edges(data=True)
         if _name(a) < _name(b)
     ]
     return nodes, links
+
+
+def _strides(graph: LinkGraph) -> list[int]:
+    """Difference of device numbers of neighbours on each axis of a grid: the smallest step along it [1]."""
+    n = len(device_nodes(graph))
+    return [
+        min((abs(int(a[1]) - int(b[1])) for a, b, d in graph.edges(data=True) if d["axis"] == k), default=n)
+        for k in range(3)
+    ]
+
+
+def _wraps(a: tuple[Any, ...], b: tuple[Any, ...], data: dict[str, Any], strides: list[int]) -> bool:
+    """Whether a link joins the two ends of an axis."""
+    return bool(strides) and abs(int(a[1]) - int(b[1])) > strides[data["axis"]]
 
 
 def _name(node: tuple[Any, ...]) -> str:
@@ -78,22 +100,17 @@ def _layers(graph: LinkGraph, system: SystemSpec) -> dict[tuple[Any, ...], tuple
         for one in sorted((n for n in graph if n[0] == kind), key=str):
             below = [places[n] for n in graph.predecessors(one) if n in places]
             across = sum(x for x, _ in below) / max(len(below), 1)
+            # Ports stand beside the switch of their node, so that their links can be told apart.
+            across += {"switch": -0.2, "nic": 0.2}.get(kind, 0.0) * node if not direct else 0.0
             places[one] = (across, HEIGHTS[kind])
     return places
 
 
 def _grid(graph: LinkGraph) -> dict[tuple[Any, ...], tuple[float, float]]:
     """First axis to the right, second up, third aslant; read off the links, whose edges name their axis."""
-    sides = [1, 1, 1]
-    for a, b, data in graph.edges(data=True):
-        step = abs(int(a[1]) - int(b[1]))
-        sides[data["axis"]] = max(sides[data["axis"]], step)
     n = len(device_nodes(graph))
-    # The smallest step along an axis is the product of the sides of the axes before it.
-    steps = [
-        min((abs(int(a[1]) - int(b[1])) for a, b, d in graph.edges(data=True) if d["axis"] == k), default=n)
-        for k in range(3)
-    ]
+    # The step along an axis is the product of the sides of the axes before it.
+    steps = _strides(graph)
     places = {}
     for device in device_nodes(graph):
         k = int(device[1])

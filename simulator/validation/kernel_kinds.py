@@ -12,6 +12,9 @@ _COMMON: dict[str, CellType] = {
     "kernel": "text",
     "source": "text",
     "quality": "text",
+    # What `llmsim measure` writes beside each row.
+    "machine": "text",
+    "spread": "number",
 }
 
 KERNEL_KINDS: dict[str, TableKind] = {

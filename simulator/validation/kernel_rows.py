@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hardware_specs import (
     CalibrationSpec,
+    SystemSpec,
     calibration_for,
     find_device,
     list_calibrations,
@@ -22,6 +23,7 @@ from simulator.evidence import family_evidence, kernel_fit
 from simulator.fitting.gemm_families import LEFT_AWAY
 from simulator.fitting.kernel_tables import SampledRows, sampled_rows, with_defaults
 from simulator.fitting.measured_moe import without_false_gates
+from simulator.fitting.noise import NOISY
 from simulator.kernels.models import KERNEL_MODELS
 from simulator.validation.cases import Case
 from simulator.validation.measured_table import Row
@@ -103,7 +105,9 @@ def _free_memory(coefficients: Mapping[str, float]) -> dict[str, float]:
     return {name: math.inf if name in MEMORY_EFFICIENCIES else value for name, value in coefficients.items()}
 
 
-def _parts(kind: str, frame: pd.DataFrame, fidelity: str) -> Iterator[tuple[str, _Predicted]]:
+def _parts(
+    kind: str, frame: pd.DataFrame, fidelity: str, own: SystemSpec | None
+) -> Iterator[tuple[str, _Predicted]]:
     """Predictions by device and stack, with the text of the device."""
     frame = frame.assign(framework=frame.get("framework", "unstated"))
     frame["framework"] = frame["framework"].fillna("unstated")
@@ -111,6 +115,12 @@ def _parts(kind: str, frame: pd.DataFrame, fidelity: str) -> Iterator[tuple[str,
         # Rows of other stacks show which layers have no gate, so before the stacks part.
         frame = without_false_gates(with_defaults(frame))
     for (device, framework), rows in frame.groupby(["device", "framework"], sort=False):
+        if own is not None and str(device) == own.accelerator.name and own.calibration:
+            # Noisy rows were no part of the fit and say nothing about it.
+            quiet = rows[rows["quality"] != NOISY] if "quality" in rows else rows
+            for part in sampled_rows(kind, quiet, own.accelerator):
+                yield str(device), _predicted(part, load_calibration(own.calibration), fidelity)
+            continue
         named = find_device(str(device))
         if named is None:
             continue
@@ -120,7 +130,9 @@ def _parts(kind: str, frame: pd.DataFrame, fidelity: str) -> Iterator[tuple[str,
             yield str(device), _predicted(part, calibration, fidelity)
 
 
-def kernel_scores(kind: str, rows: Sequence[Row], fidelity: str) -> list[Score]:
+def kernel_scores(
+    kind: str, rows: Sequence[Row], fidelity: str, own: SystemSpec | None = None
+) -> list[Score]:
     """Score every row of a table of kernels.
 
     Parameters
@@ -131,6 +143,8 @@ def kernel_scores(kind: str, rows: Sequence[Row], fidelity: str) -> list[Score]:
         Typed rows of the table.
     fidelity : str
         "calibrated", "datasheet" or "bound": the last two use ideal coefficients.
+    own : SystemSpec, optional
+        System of the user's, with its calibration: rows of its accelerator are scored with it.
 
     Returns
     -------
@@ -147,7 +161,7 @@ def kernel_scores(kind: str, rows: Sequence[Row], fidelity: str) -> list[Score]:
     """
     frame = _table(rows)
     found: dict[int, _Found] = {}
-    for _, done in _parts(kind, frame, fidelity):
+    for _, done in _parts(kind, frame, fidelity, own):
         times = np.stack([done.seconds, done.low_s, done.high_s, done.compute_floor_s], axis=1)
         for number, row_s, size in zip(done.numbers, times.tolist(), done.size_class, strict=True):
             found[int(number)] = (row_s, size)
@@ -185,6 +199,8 @@ def _quantity(row: Row) -> str:
 
 
 def _why_not(row: Row) -> str:
+    if row.text("quality") == NOISY:
+        return "quality noisy: measured beside other work"
     if find_device(row.text("device")) is None:
         return f"device {row.text('device')!r} is not in the catalog"
     if row.text("quality").startswith("suspect"):

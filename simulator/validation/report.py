@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hardware_specs import load_system
 from hardware_specs.errors import Problem, ScenarioError
 from simulator.validation.cases import Case, parse_assumptions
 from simulator.validation.eager_model_rows import eager_model_case
@@ -19,6 +20,7 @@ from simulator.validation.kernel_rows import kernel_scores
 from simulator.validation.layer_rows import layer_cases
 from simulator.validation.measured_table import Cell, Row, read_table
 from simulator.validation.predictions import predict
+from simulator.validation.run_rows import measured_run_case, system_beside
 from simulator.validation.scoring import Score, group_scores, score, source_prefix
 from simulator.validation.training_rows import training_case
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Validation", "validate"]
 
+RUNS = "measured_runs"
 Reader = Callable[[Sequence[Row], Mapping[str, Cell]], list[Case]]
 
 
@@ -123,6 +126,26 @@ def _chosen(rows: Sequence[Row], sources: Sequence[str] | None) -> list[Row]:
     return kept
 
 
+def _mixed(rows: Sequence[Row]) -> None:
+    """Refuse rows of several machines in one table; ScenarioError that counts them."""
+    counts = Counter(text for row in rows if (text := row.text("machine")))
+    if len(counts) > 1:
+        told = ", ".join(f"{name} ({count} rows)" for name, count in counts.items())
+        rule = f"mixes rows of {len(counts)} machines or settings: {told}"
+        fix = "score the table of each llmsim measure folder by itself"
+        raise ScenarioError([Problem(path="--data, column machine", value="", rule=rule, fix=fix)])
+
+
+def _run_cases(
+    path: Path, rows: Sequence[Row], assumptions: Mapping[str, Cell], system: str | None
+) -> list[Case]:
+    cases = []
+    for row in rows:
+        found, why_not = (system, "") if system else system_beside(path, row.text("device"))
+        cases.append(measured_run_case(row, assumptions, found, why_not))
+    return cases
+
+
 def validate(
     path: Path,
     *,
@@ -130,6 +153,7 @@ def validate(
     assume: Mapping[str, str] | None = None,
     sources: Sequence[str] | None = None,
     fidelity: str = "calibrated",
+    system: str | None = None,
 ) -> Validation:
     """Score the engine against a measured table.
 
@@ -145,6 +169,9 @@ def validate(
         Keep rows whose id starts with one of these.
     fidelity : str
         "calibrated", "datasheet" or "bound".
+    system : str, optional
+        Name or file of the system that rows of ``llmsim measure`` ran on; without it the file that ``llmsim
+        calibrate`` put beside the table.
 
     Returns
     -------
@@ -156,7 +183,7 @@ def validate(
     SpecError
         If the file cannot be read, lacks columns or has wrong cells.
     ScenarioError
-        If the table is not one that is scored, or an assumption or a source is unknown.
+        If the table is not one that is scored, an assumption or a source is unknown, or machines are mixed.
     """
     if fidelity not in ("calibrated", "datasheet", "bound"):
         raise ScenarioError(
@@ -170,12 +197,18 @@ def validate(
             ]
         )
     read = read_table(Path(path), table)
+    chosen = _chosen(read.rows, sources)
+    _mixed(chosen)
     if read.kind.name in KERNEL_KINDS:
-        chosen = _chosen(read.rows, sources)
-        kernels = tuple(kernel_scores(read.kind.name, chosen, fidelity))
+        beside = system or system_beside(Path(path), chosen[0].text("device"))[0]
+        own = load_system(beside) if beside else None
+        kernels = tuple(kernel_scores(read.kind.name, chosen, fidelity, own))
         return Validation(table=read.kind.name, fidelity=fidelity, scores=kernels)
     assumptions = parse_assumptions(assume or {}, read.kind)
-    cases = _CASES[read.kind.name](_chosen(read.rows, sources), assumptions)
+    if read.kind.name == RUNS:
+        cases = _run_cases(Path(path), chosen, assumptions, system)
+    else:
+        cases = _CASES[read.kind.name](chosen, assumptions)
     ready = [case for case in cases if case.scenario]
     predictions = dict(zip((id(case) for case in ready), predict(ready, fidelity), strict=True))
     scores = [entry for case in cases for entry in score(case, predictions.get(id(case)))]

@@ -117,6 +117,35 @@ KINDS: dict[str, TableKind] = {
         },
     ),
 }
+KINDS["measured_runs"] = TableKind(
+    name="measured_runs",
+    needed={
+        "id": "text",
+        "device": "text",
+        "phase": "text",
+        "mode": "text",
+        "dtype": "text",
+        "seq_len": "count",
+        "batch": "count",
+        "n_layers": "count",
+        "hidden": "count",
+        "heads": "count",
+        "ffn": "count",
+        "vocab": "count",
+        "measured_ms": "positive",
+    },
+    optional={
+        "source": "text",
+        "framework": "text",
+        "version": "text",
+        "machine": "text",
+        "strategy": "text",
+        "processes": "count",
+        "measured_peak_memory_mib": "positive",
+        "spread": "number",
+        "quality": "text",
+    },
+)
 KINDS |= KERNEL_KINDS
 # Tables of the same collection that this version recognises but does not score, by telling columns.
 UNSCORED: Mapping[str, tuple[str, ...]] = {

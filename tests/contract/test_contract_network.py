@@ -50,6 +50,20 @@ def test_table_plot_and_drawing(tmp_path, capsys):
         assert (tmp_path / "net" / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_drawings_say_which_links_go_around(tmp_path):
+    """A torus of 4 x 4 x 4 has 48 links within each axis' lines and 16 that join their ends."""
+    from reports import plot_topology
+    from simulator.network.drawing import picture_rows
+
+    system = load_system("tpu-v5p")
+    nodes, links = picture_rows(topology_graph(system, 64), system)
+    assert len(nodes) == len({(n["x"], n["y"]) for n in nodes}) == 64
+    assert sum(not row["wraps"] for row in links) == 3 * 3 * 16
+    assert sum(row["wraps"] for row in links) == 3 * 16
+    path = plot_topology(nodes, links, tmp_path / "torus.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
 def test_every_collective_and_algorithm_has_a_time():
     system = load_system("dgx-h100")
     for collective in (
@@ -95,6 +109,22 @@ def test_replay_agrees_where_an_axis_is_alone(capsys, tmp_path):
     assert len(list(csv.DictReader((tmp_path / "replay" / "replay.csv").read_text().splitlines()))) == len(
         rows
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "plan", "axis"),
+    [
+        ("llama-2-7b", {"context_parallel": 4, "tensor_parallel": 2}, "context"),
+        ("mixtral-8x7b", {"expert_parallel": 8}, "expert"),
+        ("mixtral-8x7b", {"expert_parallel": 4, "tensor_parallel": 2, "sequence_parallel": True}, "expert"),
+    ],
+)
+def test_exchanges_of_every_axis_are_replayed(model, plan, axis):
+    rows = [r for r in replay_scenario({**SCENARIO, "model": model, "plan": plan}) if not r["together"]]
+    assert {row["ranks"] for row in rows if row["axis"] == axis} == {plan[f"{axis}_parallel"]}
+    (tied,) = {row["ranks"] for row in rows if row["axis"] == "data"}
+    assert tied == 16 // plan.get("tensor_parallel", 1)  # context ranks hold the same parameters
+    assert all(row["gap_fraction"] == pytest.approx(0.0, abs=0.02) for row in rows)
 
 
 def test_placement_decides_who_shares_a_node():

@@ -54,6 +54,7 @@ def products(draw):
             "row_step": draw(st.sampled_from([1.0, 8.0, 16.0, 32.0, 64.0])),
             "least_rows": draw(st.sampled_from([1.0, 16.0, 64.0])),
             "granularity": draw(st.one_of(st.just(1.0), st.floats(0.0, 1.0))),
+            "panel_copies": draw(st.one_of(st.just(0.0), st.floats(0.0, 10.0))),
         }
     )
 

@@ -23,7 +23,7 @@ GEMM = {
     "second_operand_bytes": 2, "peak_flop_per_s": 8e9, "bandwidth_bytes_per_s": 1e9, "units": 4, "clock_hz": 1e9,
     "compute_efficiency": 0.5, "memory_efficiency": 0.5, "fixed_s": 1e-3, "sharpness": np.inf,
     "feed_bytes_per_clock": 1e15, "tile_s": 1e-6, "split_s": 10e-6, "tail": 0.0, "memory_ramp_s": 0.0, "rereads": 0.0,
-    "resident_bytes": 96.0, "row_step": 64, "least_rows": 64, "granularity": 1.0,
+    "resident_bytes": 96.0, "row_step": 64, "least_rows": 64, "granularity": 1.0, "panel_copies": 0.0,
 }  # fmt: skip
 NARROWING = {
     "flop": 0.0, "moved_bytes": 8e6, "rows": 100.0, "peak_flop_per_s": 1e12, "bandwidth_bytes_per_s": 1e9, "units": 4,
@@ -34,6 +34,7 @@ STREAM = {
     "flop": 0.0, "read_bytes": 2e6, "written_bytes": 1e6, "rows": 100.0, "row_bytes": 1e4, "peak_flop_per_s": 1e12,
     "bandwidth_bytes_per_s": 1e9, "read_efficiency": 0.8, "write_efficiency": 0.5, "fixed_s": 1e-3,
     "saturating_rows": 0.0, "rereads": 2.0, "resident_row_bytes": 1e4, "row_sharpness": 3.0,
+    "spill": 0.0, "resident_bytes": 3e6,
 }  # fmt: skip
 SCAN = {
     "tokens": 1000.0, "chunk": 256.0, "flop": 3e9, "moved_bytes": 1e6, "peak_flop_per_s": 1e12,
@@ -131,6 +132,9 @@ CASES = [
         {**GEMM, "m": 256, "flop": 1048576, "moved_bytes": 992e3, "rereads": 2.0},
         3e-3,
     ),
+    # 64 x 32 weights of 2 bytes, brought into panels 500 times over: 2.048 MB at 1 GB/s; one row needs none
+    ("gemm_time", {**GEMM, "panel_copies": 500.0}, 3048e-6),
+    ("gemm_time", {**GEMM, "m": 1, "panel_copies": 500.0}, 1262.394e-6),
     ("gemm_time", {**GEMM, "m": 0, "flop": 0.0}, 0.0),
     # 8 MB at half of 1 GB/s; 25 rows a unit at 0.1 ms
     ("quantise_time", NARROWING, 17e-3),
@@ -184,6 +188,8 @@ CASES = [
     # rows as long as what stays half the time: read 1 + 2 x 1/2 = 2 times, 4 MB / 0.8 = 5 ms; 1 MB / 0.5 = 2 ms; 1 ms
     ("streaming_time", STREAM, 8e-3),
     ("streaming_time", {**STREAM, "read_bytes": 0.0, "written_bytes": 0.0}, 0.0),
+    # 3 MB of which half stays: 7 ms take half of twice as long again
+    ("streaming_time", {**STREAM, "spill": 2.0}, 15e-3),
     # a quarter of the 400 rows that occupy the device: four times 7 ms
     ("streaming_time", {**STREAM, "saturating_rows": 400.0}, 29e-3),
     # 20 GFLOP at 1 TFLOP/s are longer
@@ -321,6 +327,10 @@ CASES = [
     ("micro_batches_in_flight", {**FLIGHT, "virtual_pipeline": 2}, 5.5),
     # 7e9 parameters, 12 bytes, 8 replicas: 10.5 GB
     ("state_bytes", {"parameters": 7e9, "bytes_per_parameter": 12, "shards": 8}, 10.5e9),
+    # 3 GB beside 2 GB of activations, and none beside 5 GB; all of it where it is kept
+    ("gradients_beside", {"gradients_bytes": 3e9, "activations_bytes": 2e9, "freed": 1}, 1e9),
+    ("gradients_beside", {"gradients_bytes": 3e9, "activations_bytes": 5e9, "freed": 1}, 0.0),
+    ("gradients_beside", {"gradients_bytes": 3e9, "activations_bytes": 2e9, "freed": 0}, 3e9),
     # 4 x (10 x 3 + 2) + 5
     (
         "activation_bytes",

@@ -23,6 +23,8 @@ COEFFICIENTS = {
     "rereads": st.floats(0.0, 3.0),
     "resident_row_bytes": st.floats(1e2, 1e12),
     "row_sharpness": st.floats(1.0, 8.0),
+    "spill": st.floats(0.0, 10.0),
+    "resident_bytes": st.floats(1e3, 1e12),
 }
 
 

@@ -18,8 +18,14 @@ PACKAGES = ("hardware_specs", "workloads", "simulator", "reports")
 # One error tree and one strict reader serve both kinds of description (docs/decisions.md).
 SHARED_WITH_WORKLOADS = {"hardware_specs.errors", "hardware_specs.strict_yaml"}
 # Parts of the simulator that are tools around the engine: they read tables and files.
-EDGES = ("simulator.cli", "simulator.commands", "simulator.fitting", "simulator.validation")
-HEAVY = {"pandas", "matplotlib", "scipy", "pyarrow", "rich", "typer"}
+EDGES = (
+    "simulator.cli",
+    "simulator.commands",
+    "simulator.fitting",
+    "simulator.measuring",
+    "simulator.validation",
+)
+HEAVY = {"pandas", "matplotlib", "scipy", "pyarrow", "rich", "torch", "typer"}
 
 
 @dataclass(frozen=True)
@@ -209,3 +215,12 @@ def late():
         ("reports.palette", False),
         ("reports.files", False),
     }
+
+
+def test_torch_is_loaded_in_one_folder_only() -> None:
+    """Nothing but measuring knows PyTorch, and nothing loads measuring's parts that do before they are called."""
+    torch = [i for i in IMPORTS if _below(i.imported, "torch")]
+    assert torch and all(_below(i.importer, "simulator.measuring") for i in torch), _shown(torch)
+    heavy = {i.importer for i in torch if i.at_load}
+    for start in ("simulator", "simulator.cli", "simulator.validation", "simulator.fitting"):
+        assert not _reached(start, at_load_only=True) & heavy

@@ -18,7 +18,7 @@ from simulator.cli import app
 from simulator.space import space_from
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-NEED_A_TABLE = ("validate", "calibrate")
+NEED_A_TABLE = ("validate", "calibrate", "measure", "read")  # or minutes of the machine itself
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 CONTINUOUS_INTEGRATION = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
 

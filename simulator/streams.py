@@ -123,7 +123,9 @@ def longest_path(
             compute = compute + exposed[position]
             finish.append(compute)
             continue
-        ready = ZERO
+        among_tensor_ranks = issue.operator.axis not in ("context", "expert")
+        # The others are issued behind all kernels in front of them, those that they do not need included.
+        ready = ZERO if among_tensor_ranks else compute
         for i in issue.after:
             ready = np.maximum(ready, finish[i])
         apart = overlap_rows if issue.operator.axis == "expert" else ZERO
@@ -132,7 +134,7 @@ def longest_path(
         end = np.where(runs, np.maximum(network, ready) + duration, ready)
         network = np.where(runs, end, network)
         finish.append(end)
-        beside = ZERO if issue.operator.axis in ("context", "expert") else overlap
+        beside = overlap if among_tensor_ranks else ZERO
         blocked = np.where(runs, (1.0 - beside) * np.maximum(end - compute, 0.0), 0.0)
         exposed[position] = blocked
         compute = compute + blocked

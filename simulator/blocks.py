@@ -197,7 +197,11 @@ def cost_block(
         counted.append(_scaled(work, op.scale))
     busy = [t.seconds * issue.operator.scale for t, issue in zip(times, issues, strict=True)]
     total, exposed = longest_path(
-        issues, busy, inputs.plan.overlap_tensor_parallel, inputs.fabric.inner.compute_share
+        issues,
+        busy,
+        inputs.plan.overlap_tensor_parallel,
+        inputs.fabric.inner.compute_share,
+        inputs.plan.overlap_expert_parallel,
     )
     costs = [
         OperatorCost(

@@ -100,6 +100,7 @@ class PlanColumns:
     overlap_grad_reduce: FloatArray
     overlap_param_gather: FloatArray
     overlap_tensor_parallel: FloatArray
+    overlap_expert_parallel: FloatArray
     overlap_pipeline_p2p: FloatArray
     free_gradients: FloatArray
     collective_algorithm: FloatArray

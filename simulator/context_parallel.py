@@ -35,6 +35,12 @@ class ContextRanks:
     gathered: FloatArray
     ulysses: FloatArray
 
+    @classmethod
+    def alone(cls) -> ContextRanks:
+        """One rank; raises nothing."""
+        one, zero = np.ones(1), np.zeros(1)
+        return cls(ranks=one, ring=zero, gathered=zero, ulysses=zero)
+
     def split(self) -> bool:
         """Whether any plan has more than one rank."""
         return bool(np.any(self.ranks > 1))

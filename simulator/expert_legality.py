@@ -112,3 +112,17 @@ def _imbalance(c: Combination) -> BoolArray:
 )
 def _groups(c: Combination) -> BoolArray:
     return (c.plan.experts_apart > 0) & (c.plan.zero_group != c.plan.gradient_ranks) & (c.model.experts > 0)
+
+
+@legality_rule(
+    "rows pass beside another micro-batch",
+    lambda c: Problem(
+        path="plan.overlap_expert_parallel",
+        value="true",
+        rule="needs training with at least two micro-batches per replica: rows of one pass while the other computes",
+        fix="switch it off, or use a smaller micro_batch_size",
+    ),
+)
+def _two_micro_batches(c: Combination) -> BoolArray:
+    several = c.task.batch >= 2.0 * c.plan.data_parallel * c.plan.micro_batch_size
+    return (c.plan.overlap_expert_parallel > 0) & ~(several & (c.training > 0))

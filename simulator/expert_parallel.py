@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from simulator.rules import rule
 from workloads.operator_graph import Dim, Operator, Tensor
 
-__all__ = ["ROUTED", "TAKEN_TOKENS", "ExpertRanks", "emit_routed", "expert_divisors", "rows_of_rank"]
+__all__ = [
+    "ROUTED",
+    "TAKEN_TOKENS",
+    "ExpertRanks",
+    "emit_routed",
+    "expert_divisors",
+    "exposed_rows",
+    "rows_of_rank",
+]
 
 FloatArray = NDArray[np.float64]
 Emit = Callable[[Operator, dict[str, str]], None]
@@ -74,6 +82,20 @@ def rows_of_rank(
     Degrees and the imbalance [1] broadcast; more expert ranks change nothing, since each brings tokens; raises nothing.
     """
     return routed_rows * expert_imbalance * expert_tensor_parallel / (context_parallel * tensor_parallel)
+
+
+@rule(
+    symbol="Te",
+    formula="max(T - C, 0)",
+    unit="s",
+    source="DeepSeek-AI, arXiv:2412.19437, section 3.2.1: rows of one micro-batch pass while another one computes",
+)
+def exposed_rows(*, exchange_s: FloatArray, kernels_s: FloatArray) -> FloatArray:
+    """Part of a pass's exchanges of rows that the kernels of another micro-batch's equal pass do not hide [s].
+
+    Times [s] broadcast; raises nothing.
+    """
+    return np.maximum(exchange_s - kernels_s, 0.0)
 
 
 def expert_divisors(

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.collectives import Exchange, all_to_all, exchange, stage_message
-from simulator.columns import Inputs
+from simulator.columns import FabricColumns, Inputs
 from simulator.context_parallel import RING_EXCHANGE
 from simulator.placement import Group, place
 from workloads.operator_graph import Operator
 
-__all__ = ["axis_group", "layer_exchange"]
+__all__ = ["axis_group", "layer_exchange", "ring_exchange"]
 
 FloatArray = NDArray[np.float64]
 NEIGHBOURS: FloatArray = np.full(1, 2.0)
@@ -30,12 +30,15 @@ def axis_group(axis: str, inputs: Inputs) -> Group:
     return place(ranks, stride, plan.devices, inputs.fabric)
 
 
-def _ring(message_bytes: FloatArray, inputs: Inputs) -> Exchange:
-    """All exchanges of a ring, one hop of ``message_bytes`` [byte] after the other; the slowest neighbours decide."""
-    plan, fabric = inputs.plan, inputs.fabric
-    group = axis_group("context", inputs)
-    hop = stage_message(message_bytes, plan.context_stride, NEIGHBOURS, fabric)
-    hops, spans = plan.context_parallel - 1.0, group.outer > 1
+def ring_exchange(
+    message_bytes: FloatArray, ranks: FloatArray, stride: FloatArray, group: Group, fabric: FabricColumns
+) -> Exchange:
+    """All exchanges of a ring, one hop of ``message_bytes`` [byte] after the other; the slowest neighbours decide.
+
+    Neighbours of the ``ranks`` of a ``group`` are ``stride`` apart [1]. Broadcasts; raises nothing.
+    """
+    hop = stage_message(message_bytes, stride, NEIGHBOURS, fabric)
+    hops, spans = ranks - 1.0, group.outer > 1
     sent = hops * message_bytes
     # Of the ranks of a node one sends to the next node.
     leaving = np.where(spans, group.outer / group.ranks, 0.0)
@@ -69,7 +72,8 @@ def layer_exchange(operator: Operator, message_bytes: FloatArray, inputs: Inputs
         If axis or collective is unknown.
     """
     if operator.collective == RING_EXCHANGE:
-        return _ring(message_bytes, inputs)
+        plan, group = inputs.plan, axis_group("context", inputs)
+        return ring_exchange(message_bytes, plan.context_parallel, plan.context_stride, group, inputs.fabric)
     group = axis_group(operator.axis, inputs)
     if operator.collective == "all_to_all":
         return all_to_all(message_bytes, group, inputs.fabric)

@@ -238,13 +238,17 @@ def _training(
     plan = inputs.plan
     owners = _states(inputs, table, stage, parameters, weight_bytes)
     with at("memory.activations_bytes"):
+        in_flight = micro_batches_in_flight(
+            stage=stage.position,
+            pipeline_parallel=plan.pipeline_parallel,
+            virtual_pipeline=plan.virtual_pipeline,
+            micro_batches=micro_batches,
+        )
+        if np.any(plan.overlap_expert_parallel):
+            # Another micro-batch computes while rows pass.
+            in_flight = np.minimum(in_flight + plan.overlap_expert_parallel, micro_batches)
         owners["activations"] = activation_bytes(
-            in_flight=micro_batches_in_flight(
-                stage=stage.position,
-                pipeline_parallel=plan.pipeline_parallel,
-                virtual_pipeline=plan.virtual_pipeline,
-                micro_batches=micro_batches,
-            ),
+            in_flight=in_flight,
             layers=stage.layers,
             per_layer_bytes=table.layer_kept_bytes,
             ends_bytes=stage.first * table.embedding_kept_bytes,

@@ -41,6 +41,7 @@ LAYER_PLAN_KEYS = (
     "plan.sequence_parallel",
     "plan.recompute",
     "plan.overlap_tensor_parallel",
+    "plan.overlap_expert_parallel",
 )
 MAX_CODE = 2**62
 

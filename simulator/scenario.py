@@ -138,6 +138,9 @@ class Plan(_Keys):
     overlap_tensor_parallel: bool = Field(
         False, description="tensor-parallel exchanges beside the kernels that do not wait for them"
     )
+    overlap_expert_parallel: bool = Field(
+        False, description="exchanges of experts' rows beside the compute of another micro-batch"
+    )
     overlap_pipeline_p2p: bool = Field(False, description="stage-to-stage messages beside compute")
     free_gradients: bool = Field(
         False,

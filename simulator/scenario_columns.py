@@ -209,6 +209,7 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         overlap_grad_reduce=plan("overlap_grad_reduce"),
         overlap_param_gather=plan("overlap_param_gather"),
         overlap_tensor_parallel=plan("overlap_tensor_parallel"),
+        overlap_expert_parallel=plan("overlap_expert_parallel") * (experts > 1),
         overlap_pipeline_p2p=plan("overlap_pipeline_p2p"),
         free_gradients=plan("free_gradients"),
         collective_algorithm=_code(chunk, "plan.collective_algorithm", ALGORITHMS),

@@ -14,7 +14,7 @@ Switches (sequence parallel or not) are 0/1 arrays on the inserted operators, so
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 import networkx as nx
@@ -53,7 +53,7 @@ class ShardDegrees:
     tensor: FloatArray
     kv_heads: FloatArray
     sequence: FloatArray
-    context: ContextRanks
+    context: ContextRanks = field(default_factory=ContextRanks.alone)
     experts: ExpertRanks | None = None
 
     def by_label(self) -> Mapping[str, FloatArray]:

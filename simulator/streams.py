@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.context_parallel import RING_EXCHANGE, exposed_ring
+from simulator.expert_parallel import exposed_rows
 from workloads.operator_graph import Graph, Operator, operators
 
 FloatArray = NDArray[np.float64]
@@ -65,6 +66,7 @@ def longest_path(
     durations: Sequence[FloatArray],
     overlap: FloatArray,
     displaced: FloatArray | float = 0.0,
+    overlap_rows: FloatArray = ZERO,
 ) -> tuple[FloatArray, list[FloatArray]]:
     """Finish time of a block and what each operator adds to it.
 
@@ -79,6 +81,8 @@ def longest_path(
         of context ranks always runs beside its kernel, their other exchanges never.
     displaced : ndarray or float
         Share of the compute units that a running exchange takes from the kernels beside it [1].
+    overlap_rows : ndarray
+        1 where exchanges of experts' rows run beside the kernels of another micro-batch, 0 where they block [1].
 
     Returns
     -------
@@ -119,20 +123,34 @@ def longest_path(
             compute = compute + exposed[position]
             finish.append(compute)
             continue
-        ready = ZERO
+        among_tensor_ranks = issue.operator.axis not in ("context", "expert")
+        # The others are issued behind all kernels in front of them, those that they do not need included.
+        ready = ZERO if among_tensor_ranks else compute
         for i in issue.after:
             ready = np.maximum(ready, finish[i])
-        runs = duration > 0
+        apart = overlap_rows if issue.operator.axis == "expert" else ZERO
+        runs = (duration > 0) & (apart == 0)
         # What is switched off neither waits for the stream nor occupies it.
         end = np.where(runs, np.maximum(network, ready) + duration, ready)
         network = np.where(runs, end, network)
         finish.append(end)
-        beside = overlap if issue.operator.axis == "tensor" else ZERO
+        beside = overlap if among_tensor_ranks else ZERO
         blocked = np.where(runs, (1.0 - beside) * np.maximum(end - compute, 0.0), 0.0)
         exposed[position] = blocked
         compute = compute + blocked
     exchanges = [i for i, issue in enumerate(issues) if issue.is_exchange]
     compute = stand_still(exchanges, compute)
+    rows = [i for i in exchanges if issues[i].operator.axis == "expert"]
+    if rows and np.any(overlap_rows):
+        kernels_s = sum(
+            (d for d, issue in zip(durations, issues, strict=True) if not issue.is_exchange), ZERO
+        )
+        total = sum((durations[i] for i in rows), ZERO)
+        waiting = exposed_rows(exchange_s=total, kernels_s=kernels_s) * overlap_rows
+        compute = compute + waiting
+        for i in rows:
+            share = np.divide(durations[i], total, out=np.zeros_like(durations[i] * total), where=total > 0)
+            exposed[i] = exposed[i] + waiting * share
     # What was hidden still cost the kernels beside it their share of the device.
     for i in exchanges:
         cost = displaced * np.maximum(durations[i] - exposed[i], 0.0)

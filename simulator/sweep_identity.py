@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from hardware_specs import list_systems
-from hardware_specs.catalog import catalog_hash, list_calibrations
+from hardware_specs.catalog import catalog_hash, list_calibrations, list_fabric_calibrations
+from hardware_specs.catalog_files import catalog_file
 from simulator.space import Space
 from workloads.catalog import list_models, model_hash
 
@@ -71,7 +72,13 @@ def _text(value: Any) -> str:
 
 def _catalog(space: Space) -> dict[str, str]:
     """Fingerprints of the catalog entries and files that the scenario names, and of all calibrations."""
-    found = {f"calibration {name}": catalog_hash(name) for name in list_calibrations()}
+    calibrations = {"calibration": list_calibrations(), "fabric calibration": list_fabric_calibrations()}
+    # The files as they are: to read them all would cost more than a small sweep.
+    found = {
+        f"{kind} {name}": _file_hash(catalog_file(kind, name))
+        for kind, names in calibrations.items()
+        for name in names
+    }
     for section in ("model", "system"):
         values = [space.base.get(section)]
         for axis in space.axes:
@@ -86,5 +93,9 @@ def _catalog(space: Space) -> dict[str, str]:
             elif section == "system" and name in list_systems():
                 found[f"system {name}"] = catalog_hash(name)
             elif Path(name).is_file():
-                found[f"{section} {name}"] = hashlib.sha256(Path(name).read_bytes()).hexdigest()[:12]
+                found[f"{section} {name}"] = _file_hash(Path(name))
     return dict(sorted(found.items()))
+
+
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]

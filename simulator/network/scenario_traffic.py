@@ -11,10 +11,12 @@ import numpy as np
 
 from hardware_specs import Problem, ScenarioError
 from simulator.collective_algorithms import ALGORITHMS
-from simulator.collectives import exchange, stage_message
+from simulator.collectives import all_to_all, exchange, stage_message
 from simulator.columns import Inputs, column
+from simulator.context_parallel import RING_EXCHANGE
 from simulator.estimate import single_partition
 from simulator.evaluate import Detail, evaluate
+from simulator.layer_exchange import ring_exchange
 from simulator.network.flow_replay import replay
 from simulator.network.max_min_flows import Routes
 from simulator.network.played_rounds import (
@@ -46,7 +48,7 @@ class Traffic:
     Attributes
     ----------
     axis, collective : str
-        tensor, data or pipeline; the collective, or send.
+        tensor, context, expert, data or pipeline; the collective, or send.
     message_bytes, count : float
         Whole message of one exchange [byte], and how often it runs in a step [1].
     ranks, stride : int
@@ -66,7 +68,9 @@ def _one(value: Any) -> float:
 
 
 def step_traffic(inputs: Inputs, detail: Detail, kind: str) -> list[Traffic]:
-    """Distinct exchanges of a step, from its blocks: per layer on the tensor axis, per unit or step on the data axis.
+    """Distinct exchanges of a step: from its blocks those of layers on the tensor, context and expert axis, per unit or
+    step those on the data axis, and between stages. Copies of experts are not told apart from the other parameters, nor
+    shards within part of the replicas.
 
     Raises nothing.
     """
@@ -79,15 +83,22 @@ def step_traffic(inputs: Inputs, detail: Detail, kind: str) -> list[Traffic]:
             key = (axis, collective, message)
             found[key] = found.get(key, 0.0) + count
 
-    if plan.tensor_parallel[0] > 1:
-        for blocks in (detail.blocks.forward, detail.blocks.backward):
-            for name, block in blocks.items():
-                for cost in block.operators:
-                    if cost.operator.collective:
-                        times = micro * (layers if name == "layer" else 1.0) * _one(cost.operator.scale > 0)
-                        message = _one(cost.work.message_bytes) / max(_one(cost.operator.scale), 1e-300)
-                        note("tensor", str(cost.operator.collective), message, times)
-    if plan.data_parallel[0] > 1 and kind == "training":
+    axes = {
+        "tensor": (plan.tensor_parallel, plan.tensor_stride),
+        "context": (plan.context_parallel, plan.context_stride),
+        "expert": (plan.expert_parallel, plan.expert_tensor_parallel * plan.tensor_stride),
+        "data": (plan.gradient_ranks, _replica_stride(inputs)),
+        "pipeline": (plan.pipeline_parallel, plan.pipeline_stride),
+    }
+    for blocks in (detail.blocks.forward, detail.blocks.backward):
+        for name, block in blocks.items():
+            for cost in block.operators:
+                axis = cost.operator.axis
+                if cost.operator.collective and axes[axis][0][0] > 1:
+                    times = micro * (layers if name == "layer" else 1.0) * _one(cost.operator.scale > 0)
+                    message = _one(cost.work.message_bytes) / max(_one(cost.operator.scale), 1e-300)
+                    note(axis, str(cost.operator.collective), message, times)
+    if plan.gradient_ranks[0] > 1 and kind == "training":
         stage, weights = int(plan.zero_stage[0]), _one(inputs.precision.weights)
         gradients = _one(inputs.precision.gradient_communication)
         layer = _one(detail.table.layer_parameters)
@@ -109,11 +120,6 @@ def step_traffic(inputs: Inputs, detail: Detail, kind: str) -> list[Traffic]:
         note(
             "pipeline", "send", whole / _one(plan.tensor_parallel), ways * micro * _one(plan.virtual_pipeline)
         )
-    axes = {
-        "tensor": (plan.tensor_parallel, plan.tensor_stride),
-        "data": (plan.data_parallel, plan.data_stride),
-        "pipeline": (plan.pipeline_parallel, plan.pipeline_stride),
-    }
     return [
         Traffic(
             axis=axis,
@@ -125,6 +131,13 @@ def step_traffic(inputs: Inputs, detail: Detail, kind: str) -> list[Traffic]:
         )
         for (axis, collective, message), count in found.items()
     ]
+
+
+def _replica_stride(inputs: Inputs) -> Any:
+    """Distance of ranks that hold the same parameters: replicas, and context ranks where there are some [1]."""
+    plan = inputs.plan
+    nearest = np.minimum(plan.context_stride, plan.data_stride)
+    return np.where(plan.context_parallel > 1, nearest, plan.data_stride)
 
 
 def _groups(devices: int, ranks: int, stride: int) -> list[list[int]]:
@@ -142,6 +155,13 @@ def _rounds(traffic: Traffic, members: list[int], group: Group, inputs: Inputs) 
     tier = inputs.fabric.inner
     if traffic.collective == "send":
         return [[(a, b, traffic.message_bytes) for a, b in zip(members, members[1:], strict=False)]]
+    if traffic.collective == RING_EXCHANGE:
+        around = [*members[1:], members[0]]
+        return [[(a, b, traffic.message_bytes) for a, b in zip(members, around, strict=True)]] * (
+            len(members) - 1
+        )
+    if traffic.collective == "all_to_all":
+        return direct_rounds("all_to_all", members, traffic.message_bytes)
     if on_grid(tier.topology, tier.axis_0)[0] and group.outer[0] == 1:
         axes = (tier.axis_0, tier.axis_1, tier.axis_2)
         ranks, stride = column(traffic.ranks), column(traffic.stride)
@@ -174,6 +194,14 @@ def _closed_form_s(traffic: Traffic, group: Group, inputs: Inputs) -> float:
         sent = stage_message(message, column(traffic.stride), column(traffic.ranks), inputs.fabric)
         inside = _one(sent.inside_s) if sent.boundaries_inside[0] > 0 else 0.0
         return max(inside, _one(sent.across_s) if sent.boundaries_across[0] > 0 else 0.0)
+    if traffic.collective == RING_EXCHANGE:
+        return _one(
+            ring_exchange(
+                message, column(traffic.ranks), column(traffic.stride), group, inputs.fabric
+            ).seconds
+        )
+    if traffic.collective == "all_to_all":
+        return _one(all_to_all(message, group, inputs.fabric).seconds)
     meshed = inputs.fabric.inner.topology[0] == FULLY_CONNECTED and group.outer[0] == 1
     forced = DIRECT if meshed else RING
     return _one(exchange(traffic.collective, message, group, inputs.fabric, forced).seconds)

@@ -114,6 +114,7 @@ class Framework:
     sequence_parallel: bool | None
     counts_context: bool
     calibrations: Mapping[str, str]
+    precision: Mapping[str, str]
 
 
 def framework_of(name: str, date: str) -> Framework | None:
@@ -126,6 +127,7 @@ def framework_of(name: str, date: str) -> Framework | None:
                 sequence_parallel=entry.get("sequence_parallel"),
                 counts_context=entry["memory"] == "device",
                 calibrations=entry.get("calibrations", {}),
+                precision=entry.get("precision", {}),
             )
     return None
 

@@ -92,7 +92,9 @@ def training_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
     keys.update(degrees(reader))
     sequence = reader.need_count("seq_len")
     model = model_of(reader, sequence)
-    chosen, dtype = precision(reader, notes)
+    # What the row says of itself outweighs what its framework does.
+    said = [{"precision": framework.precision}, *notes] if framework is not None else notes
+    chosen, dtype = precision(reader, said)
     keys.update(switches(reader, framework, notes, keys["plan.tensor_parallel"]))
     keys.update(
         {

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import time
+from unittest import mock
 
 import networkx as nx
 import numpy as np
 import pytest
 
-from hardware_specs import ScenarioError, SpecError, load_system, to_mapping
+from hardware_specs import ScenarioError, SpecError, load_fabric_calibration, load_system, to_mapping
 from simulator import simulate
 from simulator.network.scenario_traffic import replay_scenario
 from simulator.network.system_table import collective_table
@@ -109,6 +110,42 @@ def test_replay_agrees_where_an_axis_is_alone(capsys, tmp_path):
     assert len(list(csv.DictReader((tmp_path / "replay" / "replay.csv").read_text().splitlines()))) == len(
         rows
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "plan", "axis"),
+    [
+        ("llama-2-7b", {"context_parallel": 4, "tensor_parallel": 2}, "context"),
+        ("mixtral-8x7b", {"expert_parallel": 8}, "expert"),
+        ("mixtral-8x7b", {"expert_parallel": 4, "tensor_parallel": 2, "sequence_parallel": True}, "expert"),
+    ],
+)
+def test_exchanges_of_every_axis_are_replayed(model, plan, axis):
+    rows = [r for r in replay_scenario({**SCENARIO, "model": model, "plan": plan}) if not r["together"]]
+    assert {row["ranks"] for row in rows if row["axis"] == axis} == {plan[f"{axis}_parallel"]}
+    (tied,) = {row["ranks"] for row in rows if row["axis"] == "data"}
+    assert tied == 16 // plan.get("tensor_parallel", 1)  # context ranks hold the same parameters
+    assert all(row["gap_fraction"] == pytest.approx(0.0, abs=0.02) for row in rows)
+
+
+def test_an_unmeasured_fabric_widens_the_interval():
+    """The same coefficients without rows behind them: the time is the same, and less is known of it."""
+    one_node = {**SCENARIO, "devices": 8, "plan": {"tensor_parallel": 8}}
+    known = simulate(one_node)
+    fabric = load_fabric_calibration("nvswitch-hopper-training")
+    guessed = {
+        name: fit.model_copy(update={"basis": "assumed", "spread": {}, "common": 0.0, "error": {}})
+        for name, fit in fabric.scale_up.algorithms()
+    }
+    unknown = fabric.model_copy(update={"scale_up": fabric.scale_up.model_copy(update=guessed)})
+    with mock.patch("simulator.device.fabric_calibration_for", return_value=unknown):
+        other = simulate(one_node)
+    assert other.step_time_s == known.step_time_s
+    width = [e.interval["step_time_s"]["high"] / e.step_time_s - 1 for e in (known, other)]
+    # 0.4 instead of 0.06 in ln, on the part of the step that exchanges take, beside what kernels err by
+    share = known.time["tensor_parallel_s"] / known.step_time_s
+    assert share > 0.05
+    assert width[1] > width[0] + 0.1 * share
 
 
 def test_placement_decides_who_shares_a_node():

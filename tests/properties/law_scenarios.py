@@ -129,9 +129,11 @@ def scenarios(
             )
             plan |= {"expert_parallel": experts, "expert_tensor_parallel": parts}
             plan["expert_imbalance"] = draw(st.sampled_from((1.0, min(1.25, experts))))
+            plan["overlap_expert_parallel"] = experts > 1 and draw(st.booleans())
         chunks = [v for v in (1, 2, 4) if v == 1 or (pipeline > 1 and shape.n_layers % (pipeline * v) == 0)]
         v, micro = draw(st.sampled_from(chunks)), draw(st.sampled_from((1, 2, 4)))
-        count = draw(st.integers(1, 6)) * (pipeline if v > 1 else 1)
+        least = 2 if plan.get("overlap_expert_parallel") else 1
+        count = draw(st.integers(least, 6)) * (pipeline if v > 1 else 1)
         plan |= {
             "virtual_pipeline": v,
             "micro_batch_size": micro,

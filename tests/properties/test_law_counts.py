@@ -34,8 +34,10 @@ def test_parameters_of_the_graph_are_those_of_the_model(name):
     assert held(blocks, "embedding") == expected["embedding"] + expected["position_embedding"]
     shared = held(blocks, "head", "head_weight") if model.tied_embeddings else 0.0
     assert held(blocks, "head") - shared == expected["final_norm"] + expected["head"]
-    total = model.n_layers * held(blocks, "layer") + held(blocks, "embedding") + held(blocks, "head") - shared
-    assert total == expected["total"]
+    total = (model.n_layers - model.first_dense_layers) * held(blocks, "layer") - shared
+    if model.first_dense_layers:
+        total += model.first_dense_layers * held(blocks, "dense_layer")
+    assert total + held(blocks, "embedding") + held(blocks, "head") == expected["total"]
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -50,6 +52,10 @@ def test_parameters_of_all_ranks_sum_to_the_model(name, t):
     everywhere = layer_parameters(model)["attention_norm"] + layer_parameters(model)["mlp_norm"]
     everywhere += layer_parameters(model)["qk_norm"] + layer_parameters(model).get("router", 0)
     everywhere += model.hidden * (model.attention_out_bias + model.mlp_bias)
+    # Latents are made, and normed, on every rank.
+    everywhere += (model.hidden + 1) * (
+        model.q_lora_rank + model.kv_lora_rank
+    ) + model.hidden * model.rope_head_dim
     assert t * held(blocks, "layer") == parameters(model)["layer"] + (t - 1) * everywhere
     vocabulary = t * -(-model.vocab // t)  # padded to a multiple of the ranks
     assert t * held(blocks, "embedding", "embedding_weight") == vocabulary * model.hidden
@@ -66,6 +72,8 @@ def test_key_value_heads_beyond_their_number_are_replicated():
 @pytest.mark.parametrize("kernel", ["flash", "unfused"])
 def test_forward_flop_is_two_per_weight_and_token_and_attention(name, kernel):
     model, b, s = load_model(name), 2, 128
+    if model.kv_lora_rank and kernel == "unfused":
+        return  # refused
     blocks = blocks_of(training(name, batch=b, length=s, attention_kernel=kernel))
     layer = layer_parameters(model)
     biases = model.qkv_bias * (model.heads + 2 * model.kv_heads) * model.head_dim
@@ -73,7 +81,9 @@ def test_forward_flop_is_two_per_weight_and_token_and_attention(name, kernel):
     biases += model.mlp_bias * (model.hidden + model.ffn * (1 + model.gated_mlp))
     matrices = sum(layer.get(k, 0) for k in ("qkv", "attention_out", "mlp_in", "mlp_out", "router")) - biases
     # A token passes topk of the experts.
-    matrices -= (parameters(model)["total"] - active_parameters(model)) / model.n_layers
+    layers = model.n_layers - model.first_dense_layers
+    matrices -= (parameters(model)["total"] - active_parameters(model)) / layers
+    matrices -= model.q_lora_rank + model.kv_lora_rank  # norms of the latents
     assert flop_of(blocks.forward["layer"], *MATRIX) == pytest.approx(2 * b * s * matrices, rel=1e-12)
     before_head = model.hidden * model.head_transform
     assert flop_of(blocks.forward["head"], *MATRIX) == 2 * b * s * model.hidden * (model.vocab + before_head)
@@ -83,7 +93,9 @@ def test_forward_flop_is_two_per_weight_and_token_and_attention(name, kernel):
         assert flop_of(blocks.forward["layer"], *UNFUSED) == 2 * 2 * b * s * s * width
     else:  # the causal half, diagonal included; all pairs in an encoder
         pairs = s * (s + 1) / 2 if model.causal else s * s
-        assert flop_of(blocks.forward["layer"], "attention") == 2 * 2 * b * pairs * width
+        if model.kv_lora_rank:  # a product of a key's width and one of a value's
+            width = model.heads * (model.head_dim + model.value_head_dim) / 2
+        assert flop_of(blocks.forward["layer"], "attention", "latent_attention") == 2 * 2 * b * pairs * width
 
 
 @pytest.mark.parametrize("kernel", ["flash", "unfused"])

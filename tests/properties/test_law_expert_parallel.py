@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from blocks_of import blocks_of, flop_of
+from blocks_of import blocks_of, flop_of, partition_of
 from hypothesis import given
 from hypothesis import strategies as st
 from law_scenarios import changed, laws
@@ -139,6 +139,27 @@ def test_the_fullest_rank_decides():
     assert skewed.memory["activations_bytes"] > even.memory["activations_bytes"]
 
 
+@pytest.mark.parametrize("ranks", [8, 16])
+def test_rows_pass_beside_another_micro_batch(ranks):
+    """Each pass waits for what its own kernels' time does not cover, and the hidden part costs its share of units."""
+    plan = step(ranks, recompute="none")
+    plan["task"]["global_batch_size"] = 32
+    alone, beside = (simulate(changed(plan, plan__overlap_expert_parallel=o)) for o in (False, True))
+    share = partition_of(plan).inputs.fabric.inner.compute_share[0]
+    expected = whole = 0.0
+    blocks = blocks_of(plan)
+    for block in (blocks.forward["layer"], blocks.backward["layer"]):
+        rows = sum(float(c.busy_s[0]) for c in block.operators if c.operator.axis == "expert")
+        kernels = sum(float(c.busy_s[0]) for c in block.operators if c.operator.kind != "collective")
+        waiting = max(rows - kernels, 0.0)
+        whole += 2 * 4 * rows
+        expected += 2 * 4 * (waiting + share * (rows - waiting))
+    assert beside.time["expert_parallel_s"] == pytest.approx(expected, rel=1e-9)
+    assert alone.time["expert_parallel_s"] == pytest.approx(whole, rel=1e-9)
+    assert beside.operators["exposed_s"].sum() == pytest.approx(beside.step_time_s, rel=1e-9)
+    assert beside.memory["activations_bytes"] > 1.4 * alone.memory["activations_bytes"]
+
+
 def test_rows_over_nodes_take_longer():
     near, far = (simulate(step(n, data=16)).time["expert_parallel_s"] for n in (8, 16))
     assert far > 2 * near
@@ -146,19 +167,20 @@ def test_rows_over_nodes_take_longer():
 
 def test_a_sweep_of_expert_ranks_is_the_loop_of_scalars():
     data = step(1, tensor=1, zero_stage=1)
-    data["task"]["global_batch_size"] = 32
+    data["task"]["global_batch_size"] = 64
     data["plan"] = {
         "expert_parallel": [1, 2, 4],
         "expert_tensor_parallel": [None, 1],
         "expert_imbalance": [1.0, 1.5],
+        "overlap_expert_parallel": [False, True],
         "tensor_parallel": [1, 2],
         "sequence_parallel": [True, False],
-        "zero_stage": [0, 1, 3],
+        "zero_stage": [1, 3],
         "context_parallel": [1, 2],
     }
     result = run_space(space_from(data))
     assert len(result.rows) > 50
-    for i in range(0, len(result.rows), 7):
+    for i in range(0, len(result.rows), 13):
         assert_row_is_scalar(result, i)
 
 

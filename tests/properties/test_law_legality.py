@@ -133,6 +133,9 @@ BROKEN = {
         mixture(plan__expert_imbalance=1.5),
         mixture(plan__expert_parallel=2, plan__expert_imbalance=3.0),
     ],
+    "rows pass beside another micro-batch": [
+        mixture(plan__expert_parallel=2, plan__overlap_expert_parallel=True, task__global_batch_size=8)
+    ],
     "shards of experts are not grouped": [
         mixture(plan__expert_parallel=2, plan__zero_stage=1, plan__zero_group=2)
     ],

@@ -384,6 +384,8 @@ CASES = [
         },
         75,
     ),  # fmt: skip
+    ("exposed_rows", {"exchange_s": 5, "kernels_s": 3}, 2),
+    ("exposed_rows", {"exchange_s": 2, "kernels_s": 3}, 0),
     # four ranks: a sixteenth of the pairs in each of four kernels, a quarter, or all of them for fewer heads
     ("pairs_per_kernel", {"pairs": 160, "context_parallel": 4, "ring": 1, "gathered": 0}, 10),
     ("pairs_per_kernel", {"pairs": 160, "context_parallel": 4, "ring": 0, "gathered": 1}, 40),

@@ -151,7 +151,9 @@ def calibrate(
         accelerator = attempt(lambda: accelerator_named(device))
     sibling = attempt(lambda: _named("--like", lambda: load_calibration(like))) if like is not None else None
     files = attempt(lambda: expanded(data)) or []
-    tables = attempt(lambda: read_user_tables(files, accelerator, stack)) if not (problems and own) else None
+    tables = (
+        attempt(lambda: read_user_tables(files, accelerator, stack)) if own or device is not None else None
+    )
     software = stack or (", ".join(tables.stacks) if tables and tables.stacks else "unstated software")
     known = accelerator.name if accelerator else "device"
     named = attempt(lambda: calibration_name(name, known, software))

@@ -92,6 +92,7 @@ def test_a_noisy_machine_is_refused_with_its_noise(folder, llmsim) -> None:
     done = llmsim("calibrate", "--data", folder, "--out", folder / "mine.yaml")
     assert done.status == 2 and not (folder / "mine.yaml").exists()
     assert "51% where at most 25% may be" in done.err and "30%" in done.err and "stop other work" in done.err
+    assert "not a known device" not in done.err  # what follows from the refusal alone is not told
 
 
 def test_a_few_noisy_rows_are_left_aside_and_told(folder, llmsim) -> None:

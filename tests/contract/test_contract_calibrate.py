@@ -242,6 +242,33 @@ def test_times_in_another_unit(
     assert times in found.err and unit in found.err and "column latency_us (such as row " in found.err
 
 
+@pytest.mark.parametrize("factor", [1e-3, 1e-6, 1e6])
+def test_some_rows_in_another_unit(calibrate, table: Path, factor: float) -> None:
+    frame = gemms(matmul_truth())
+    wrong = frame.index[100:140]  # too few for a median to show it
+    frame.loc[wrong, "latency_us"] *= factor
+    frame.to_csv(table, index=False)
+    found = calibrate("--data", table, "--device", "a100_sxm")
+    assert (
+        f"{FILE}, row 101, column latency_us" in found.err and "another unit than the other rows" in found.err
+    )
+    assert "and 30 more cells are wrong" in found.err
+
+
+def test_repeats_of_few_shapes_are_no_rows_of_a_fit(calibrate, table: Path) -> None:
+    frame = gemms(matmul_truth())
+    pd.concat([frame.head(3)] * 50).to_csv(table, index=False)
+    found = calibrate("--data", table, "--device", "a100_sxm")
+    assert "150 rows are repeats of 3 shapes: a fit needs 12 different ones" in found.err
+
+
+def test_a_limit_on_errors_does_not_hold_where_nothing_is_scored(llmsim, tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    gemms(matmul_truth(), count=5).assign(device="no-such-chip").to_csv(path, index=False)
+    found = llmsim("validate", "--data", path, "--max-mape", 0.1)
+    assert found.status == 1 and "no row was scored" in found.err
+
+
 def test_every_mistake_at_once(calibrate, tmp_path: Path, table: Path) -> None:
     with_cell(table, 5, "latency_us", -1)
     other = tmp_path / "more.csv"

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from hardware_specs import CalibrationSpec, load_accelerator, load_calibration
+from simulator import simulate
 from simulator.fitting.user_products import product_samples
 from simulator.kernels.models import KERNEL_MODELS
 
@@ -149,6 +150,21 @@ def test_a_run_uses_the_file_and_says_fitted(calibrate, llmsim, table: Path, tmp
     assert calibrate("--data", table, "--device", "a100_sxm").status == 0
     again = llmsim("run", scenario, "--format", "json").json()
     assert again["step_time_s"] > 1.3 * result["step_time_s"]
+
+
+def test_a_calibration_of_another_device_is_noted() -> None:
+    scenario = {
+        "model": "llama-3.1-8b",
+        "task": {"kind": "decode", "batch_size": 1, "context_length": 128},
+        "system": "dgx-h100",
+        "devices": 1,
+        "system.calibration": "a100-sxm-serving",
+    }
+    assert any(
+        "calibration a100-sxm-serving is of a100-sxm-40gb" in note for note in simulate(scenario).notes
+    )
+    own = simulate({**scenario, "system.calibration": "h100-sxm-serving"})
+    assert not any("is of" in note for note in own.notes)
 
 
 def test_few_rows_keep_the_curve_of_a_sibling(calibrate, table: Path, tmp_path: Path) -> None:

@@ -286,6 +286,10 @@ class SystemSpec(Spec):
             yield _rule(
                 "scale_up.links", f"{up.links.value:g}", rule, "give a link per peer, or another topology"
             )
+        if up.topology == "ring" and up.links.value > 2:
+            rule = "is more than the two neighbours in a ring: further links would carry nothing"
+            fix = "write 2, and in link_bandwidth what all links to one neighbour carry one way"
+            yield _rule("scale_up.links", f"{up.links.value:g}", rule, fix)
         if up.wiring is not None:
             yield from _broken_wiring(up.wiring, int(per_node), up.links.value)
         if up.topology in BETWEEN_BLOCKS and up.topology != "fat_tree":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hardware_specs import load_calibration
 from hardware_specs.errors import Problem, ScenarioError
 from hardware_specs.kernel_fits import OPTIONAL, SIBLINGS
 from simulator.device import as_executed, calibration_of, compute_dtype
@@ -203,6 +204,13 @@ def _notes(partition: Partition, totals: Totals, evidence: Mapping[str, FamilyEv
             if measured
             else f"no calibration for {system.accelerator.name}: coefficients are assumed from its generation"
         )
+    if partition.graphical.fidelity == "calibrated" and system.calibration is not None:
+        measured_on = load_calibration(system.calibration).applies_to
+        if measured_on and system.accelerator.name not in measured_on:
+            out.append(
+                f"calibration {system.calibration} is of {', '.join(measured_on)}: on {system.accelerator.name} its "
+                "coefficients are guesses, and intervals may be too narrow"
+            )
     layers = partition.inputs.model.n_layers / partition.inputs.plan.pipeline_parallel
     if _one(layers) != np.floor(_one(layers)):
         out.append(

@@ -83,7 +83,9 @@ def _rule(error: Mapping[str, Any]) -> str:
         return f"must be at least {limits['ge']}"
     if kind == "less_than_equal":
         return f"must be at most {limits['le']:,}"
-    return _RULES.get(kind) or str(error["msg"]).replace("Input should be", "must be")
+    return _RULES.get(kind) or str(error["msg"]).removeprefix("Value error, ").replace(
+        "Input should be", "must be"
+    )
 
 
 def _problem(error: Mapping[str, Any]) -> Problem:

@@ -75,7 +75,11 @@ def validate(
         for part in result.tables():
             display(part)
     if max_mape is not None:
-        above = [g for g in result.to_dict()["groups"] if g["mape"] is not None and g["mape"] > max_mape]
+        with_error = [g for g in result.to_dict()["groups"] if g["mape"] is not None]
+        if not with_error:
+            sys.stderr.write(f"no row was scored, so --max-mape {max_mape:g} does not hold\n")
+            raise typer.Exit(UNMET)
+        above = [g for g in with_error if g["mape"] > max_mape]
         if above:
             worst = max(above, key=lambda g: g["mape"])
             sys.stderr.write(

@@ -74,6 +74,9 @@ def network(
     ] = None,
 ) -> None:
     """Show how long collectives take on a system, or replay a step's traffic on its links."""
+    if replay is not None and system is not None:
+        rule, fix = "goes not with --replay: the scenario names its system", "leave one of them out"
+        raise ScenarioError([Problem(path="SYSTEM", value=system, rule=rule, fix=fix)])
     if replay is not None:
         _replay(replay, set_, format_, out)
         return

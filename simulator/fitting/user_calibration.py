@@ -96,13 +96,27 @@ def too_few(family: str, dtype: str, rows: int, like: CalibrationSpec | None) ->
     return Problem(path=f"{family} {dtype}", value=str(rows), rule=rule, fix=fix)
 
 
+def _shapes(samples: KernelSamples) -> TextArray:
+    """The sizes of each row as one text, shape ``(rows,)``."""
+    sizes = np.stack([np.broadcast_to(v, samples.measured_s.shape) for v in samples.inputs.values()], axis=1)
+    return np.array(["/".join(f"{value:.6g}" for value in row) for row in sizes], dtype=np.str_)
+
+
+def _repeated(family: str, dtype: str, samples: KernelSamples) -> Problem | None:
+    """The refusal of rows that repeat a few shapes, none of which could then be held out; None if there are enough."""
+    shapes = np.unique(_shapes(samples)).size
+    if len(samples) < FEW_ROWS or shapes >= FEW_ROWS:
+        return None
+    rule = f"{len(samples)} rows are repeats of {shapes} shapes: a fit needs {FEW_ROWS} different ones"
+    fix = f"measure at least {FEW_ROWS - shapes} more shapes"
+    return Problem(path=f"{family} {dtype}", value=str(shapes), rule=rule, fix=fix)
+
+
 def _held_apart(samples: KernelSamples) -> KernelSamples:
     """The same rows; where whole groups would hold out nearly none or nearly all, whole shapes are the groups."""
     if LEAST_LEFT_OUT <= samples.left_out.mean() <= MOST_LEFT_OUT:
         return samples
-    sizes = np.stack([np.broadcast_to(v, samples.measured_s.shape) for v in samples.inputs.values()], axis=1)
-    names = ["/".join(f"{value:.6g}" for value in row) for row in sizes]
-    return replace(samples, group=np.array(names, dtype=np.str_))
+    return replace(samples, group=_shapes(samples))
 
 
 def _full(
@@ -217,6 +231,8 @@ def fit_families(found: UserFamilies, *, source: str, like: CalibrationSpec | No
         for (family, dtype), rows in counts.items()
         if rows < (FULL_ROWS if like is None else FEW_ROWS)
     ]
+    repeated = (_repeated(family, dtype, samples) for (family, dtype), samples in found.samples.items())
+    problems += [problem for problem in repeated if problem]
     # Eight coefficients of layers that are timed as a whole have no few that a sibling leaves open.
     problems += [
         too_few("moe", dtype, len(layers), like)

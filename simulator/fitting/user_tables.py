@@ -130,7 +130,7 @@ def read_user_tables(
     frames, noisy = without_noise(frames)
     for kind, frame in frames.items():
         for (file, _), rows in frame.groupby(["file", "framework"], sort=False):
-            problems += unit_problems(str(file), kind, rows, accelerator)
+            problems += _shown(unit_problems(str(file), kind, rows, accelerator), Path(str(file)))
     if problems:
         raise SpecError(problems)
     names = {f"{f}-{v}" if v else f for frame in frames.values() for f, v in _pairs(frame)}

@@ -41,6 +41,8 @@ TOO_SHORT, TOO_LONG = 0.05, 30.0
 LAUNCH_S = 100e-6  # more than any launch: short kernels may take any multiple of their roofline
 SHORTEST_S = 0.3e-6  # no kernel is over sooner
 A_MILLION_TIMES = 3e-5
+# One row may stay in a cache or wait for the machine; beyond these it is in another unit than the rows beside it.
+ROW_TOO_SHORT, ROW_TOO_LONG = 0.02, 1000.0
 LONGEST = 0.75  # short kernels are all fixed cost, whatever the unit
 
 
@@ -97,7 +99,8 @@ def unit_problems(label: str, kind: str, frame: pd.DataFrame, accelerator: Accel
     Returns
     -------
     list of Problem
-        None, or one: milliseconds, seconds or nanoseconds under a name in microseconds.
+        None; one for all rows: milliseconds, seconds or nanoseconds under a name in microseconds; or one for
+        each row that is so among rows that are not.
     """
     least = least_seconds(kind, frame, accelerator)
     measured = frame["latency_us"].to_numpy(dtype=np.float64) * MICRO
@@ -106,7 +109,7 @@ def unit_problems(label: str, kind: str, frame: pd.DataFrame, accelerator: Accel
     above = float(np.median(measured[long] / (least[long] + LAUNCH_S)))
     short = ratio < TOO_SHORT or float(np.median(measured)) < SHORTEST_S
     if not short and above <= TOO_LONG:
-        return []
+        return _row_problems(label, frame, measured, least, accelerator)
     worst = int(np.flatnonzero(long)[np.argmax(least[long])])
     row, value = int(frame["row"].iloc[worst]), frame["latency_us"].iloc[worst]
     if short:
@@ -126,4 +129,23 @@ def unit_problems(label: str, kind: str, frame: pd.DataFrame, accelerator: Accel
         Problem(
             path=f"{label}, column latency_us (such as row {row})", value=f"{value:g}", rule=rule, fix=fix
         )
+    ]
+
+
+def _row_problems(
+    label: str, frame: pd.DataFrame, measured: FloatArray, least: FloatArray, accelerator: AcceleratorSpec
+) -> list[Problem]:
+    """Rows in another unit than most: no median shows them."""
+    short = (measured < SHORTEST_S) | (measured < ROW_TOO_SHORT * least)
+    long = measured > ROW_TOO_LONG * (least + LAUNCH_S)
+    times = measured / np.where(long, least + LAUNCH_S, np.maximum(least, SHORTEST_S))
+    return [
+        Problem(
+            path=f"{label}, row {int(frame['row'].iloc[index])}, column latency_us",
+            value=f"{frame['latency_us'].iloc[index]:g}",
+            rule=f"is {times[index]:.2g} of the least time that {accelerator.name} needs: "
+            f"another unit than the other rows?",
+            fix="write microseconds in every row, or leave the row out",
+        )
+        for index in np.flatnonzero(short | long)
     ]

@@ -77,6 +77,9 @@ def _problems(
             found.append(Problem(path="--algorithm", value=name, rule=rule, fix="use another algorithm"))
     grid = system.scale_up.topology in GRIDS
     known = default_ranks(system) if grid else []
+    if most < 2:
+        rule, fix = "has one accelerator: nothing is exchanged", "use a system with more"
+        return [*found, Problem(path="SYSTEM", value=system.name, rule=rule, fix=fix)]
     for n in ranks:
         rule = fix = ""
         if n > most:

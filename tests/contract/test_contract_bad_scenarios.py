@@ -79,6 +79,7 @@ ONE_MISTAKE = [
     ("where=devices > 200", ["where = devices > 200", "leaves this scenario out"]),
     ("plan.tensor_parallel=[4, 8]", ["plan.tensor_parallel", "2 values", "llmsim sweep"]),
     ("plan.tensor_parallel.x=3", ["plan.tensor_parallel.x = 3", "not a mapping"]),
+    ("plan.placement=tensor", ["plan.placement = tensor: must name each of tensor, context"]),
     ("system.scale_up.topology=ring", ["in_switch_reduction", "ring"]),
 ]
 

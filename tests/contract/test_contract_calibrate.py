@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from hardware_specs import CalibrationSpec, load_accelerator, load_calibration
+from simulator import simulate
 from simulator.fitting.user_products import product_samples
 from simulator.kernels.models import KERNEL_MODELS
 
@@ -151,6 +152,21 @@ def test_a_run_uses_the_file_and_says_fitted(calibrate, llmsim, table: Path, tmp
     assert again["step_time_s"] > 1.3 * result["step_time_s"]
 
 
+def test_a_calibration_of_another_device_is_noted() -> None:
+    scenario = {
+        "model": "llama-3.1-8b",
+        "task": {"kind": "decode", "batch_size": 1, "context_length": 128},
+        "system": "dgx-h100",
+        "devices": 1,
+        "system.calibration": "a100-sxm-serving",
+    }
+    assert any(
+        "calibration a100-sxm-serving is of a100-sxm-40gb" in note for note in simulate(scenario).notes
+    )
+    own = simulate({**scenario, "system.calibration": "h100-sxm-serving"})
+    assert not any("is of" in note for note in own.notes)
+
+
 def test_few_rows_keep_the_curve_of_a_sibling(calibrate, table: Path, tmp_path: Path) -> None:
     truth = matmul_truth(compute_efficiency=0.6)
     frame = gemms(truth, count=400, seed=3)
@@ -240,6 +256,33 @@ def test_times_in_another_unit(
     frame.assign(latency_us=frame["latency_us"] * factor).to_csv(table, index=False)
     found = calibrate("--data", table, "--device", "a100_sxm")
     assert times in found.err and unit in found.err and "column latency_us (such as row " in found.err
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e-6, 1e6])
+def test_some_rows_in_another_unit(calibrate, table: Path, factor: float) -> None:
+    frame = gemms(matmul_truth())
+    wrong = frame.index[100:140]  # too few for a median to show it
+    frame.loc[wrong, "latency_us"] *= factor
+    frame.to_csv(table, index=False)
+    found = calibrate("--data", table, "--device", "a100_sxm")
+    assert (
+        f"{FILE}, row 101, column latency_us" in found.err and "another unit than the other rows" in found.err
+    )
+    assert "and 30 more cells are wrong" in found.err
+
+
+def test_repeats_of_few_shapes_are_no_rows_of_a_fit(calibrate, table: Path) -> None:
+    frame = gemms(matmul_truth())
+    pd.concat([frame.head(3)] * 50).to_csv(table, index=False)
+    found = calibrate("--data", table, "--device", "a100_sxm")
+    assert "150 rows are repeats of 3 shapes: a fit needs 12 different ones" in found.err
+
+
+def test_a_limit_on_errors_does_not_hold_where_nothing_is_scored(llmsim, tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    gemms(matmul_truth(), count=5).assign(device="no-such-chip").to_csv(path, index=False)
+    found = llmsim("validate", "--data", path, "--max-mape", 0.1)
+    assert found.status == 1 and "no row was scored" in found.err
 
 
 def test_every_mistake_at_once(calibrate, tmp_path: Path, table: Path) -> None:

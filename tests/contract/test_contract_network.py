@@ -210,6 +210,9 @@ def test_ten_thousand_devices_need_no_graph(monkeypatch):
         (["dgx-h100", "--task", "trainign"], ["--task"]),
         (["dgx-h100", "--set", "a=1"], ["--set", "--replay"]),
         (["tpu-v5p", "--ranks", "24"], ["is no slice"]),
+        (["a100-pcie-40gb-1"], ["SYSTEM", "has one accelerator"]),
+        (["a100-pcie-40gb-1", "--ranks", "2"], ["SYSTEM", "has one accelerator"]),
+        (["dgx-h100", "--replay", "any.yaml"], ["SYSTEM = dgx-h100", "the scenario names its system"]),
         (["dgx-h100", "--collective", "all_gather", "--algorithm", "one_shot"], ["cannot do all_gather"]),
     ],
 )
@@ -269,6 +272,10 @@ def _wired(*pairs):
                 scale_up__topology="fully_connected", scale_up__links="3", scale_up__in_switch_reduction=False
             ),
             "is disconnected",
+        ),
+        (
+            _system(scale_up__topology="ring", scale_up__links="18", scale_up__in_switch_reduction=False),
+            "is more than the two neighbours in a ring",
         ),
         (
             _system(

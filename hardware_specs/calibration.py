@@ -25,6 +25,9 @@ class CalibrationSpec(Spec):
     schema_version: Literal[1]
     name: Name
     applies_to: list[Name] = Field(default_factory=list, description="accelerators it was measured on")
+    measured_on: list[Name] = Field(
+        default_factory=list, description="the same for a calibration that is asked for by name"
+    )
     tasks: list[Task] = Field(
         default_factory=_all_tasks, min_length=1, description="what its software is used for"
     )

@@ -97,6 +97,7 @@ def rated(base: CalibrationSpec, spec: StackRatesSpec) -> CalibrationSpec:
         update={
             "name": spec.name,
             "applies_to": [],
+            "measured_on": base.measured_on or base.applies_to,
             "tasks": spec.tasks,
             "stack": f"{spec.stack}; kernels of {base.stack}",
             "date": spec.date,

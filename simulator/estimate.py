@@ -205,7 +205,8 @@ def _notes(partition: Partition, totals: Totals, evidence: Mapping[str, FamilyEv
             else f"no calibration for {system.accelerator.name}: coefficients are assumed from its generation"
         )
     if partition.graphical.fidelity == "calibrated" and system.calibration is not None:
-        measured_on = load_calibration(system.calibration).applies_to
+        named = load_calibration(system.calibration)
+        measured_on = named.applies_to or named.measured_on
         if measured_on and system.accelerator.name not in measured_on:
             out.append(
                 f"calibration {system.calibration} is of {', '.join(measured_on)}: on {system.accelerator.name} its "

@@ -158,6 +158,7 @@ def eager_file(fit: EagerFit, default: CalibrationFile) -> CalibrationFile:
     return CalibrationFile(
         name=fit.device.name,
         applies_to=fit.device.applies_to,
+        measured_on=() if fit.device.applies_to else (fit.device.accelerator,),
         tasks=TASKS,
         stack=STACK,
         kernels={

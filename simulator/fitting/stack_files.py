@@ -160,6 +160,7 @@ def stack_files(
                 base,
                 name=f"{device.name}-{stack}",
                 applies_to=(),
+                measured_on=base.applies_to,
                 tasks=INFERENCE,
                 stack=stack,
                 kernels=_completed(_measured(folder, device, [stack]), base.kernels, same_device=True),

@@ -31,6 +31,7 @@ class CalibrationFile:
     tasks: Sequence[Task]
     stack: str
     kernels: Families
+    measured_on: Sequence[str] = ()
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain mapping in the schema's keys, in a fixed order."""
@@ -38,6 +39,7 @@ class CalibrationFile:
             "schema_version": 1,
             "name": self.name,
             "applies_to": list(self.applies_to),
+            **({"measured_on": list(self.measured_on)} if self.measured_on else {}),
             "tasks": list(self.tasks),
             "stack": self.stack,
             "date": CALIBRATION_DATE,

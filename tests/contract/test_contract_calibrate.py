@@ -152,19 +152,19 @@ def test_a_run_uses_the_file_and_says_fitted(calibrate, llmsim, table: Path, tmp
     assert again["step_time_s"] > 1.3 * result["step_time_s"]
 
 
-def test_a_calibration_of_another_device_is_noted() -> None:
+@pytest.mark.parametrize("foreign", ["a100-sxm-serving", "a100-sxm-vllm", "a100-sxm-80gb-fsdp"])
+def test_a_calibration_of_another_device_is_noted(foreign: str) -> None:
     scenario = {
         "model": "llama-3.1-8b",
         "task": {"kind": "decode", "batch_size": 1, "context_length": 128},
         "system": "dgx-h100",
         "devices": 1,
-        "system.calibration": "a100-sxm-serving",
+        "system.calibration": foreign,
     }
-    assert any(
-        "calibration a100-sxm-serving is of a100-sxm-40gb" in note for note in simulate(scenario).notes
-    )
-    own = simulate({**scenario, "system.calibration": "h100-sxm-serving"})
-    assert not any("is of" in note for note in own.notes)
+    assert any(f"calibration {foreign} is of a100-sxm-40gb" in note for note in simulate(scenario).notes)
+    for name in ("h100-sxm-serving", "h100-sxm-vllm"):
+        own = simulate({**scenario, "system.calibration": name})
+        assert not any("is of" in note for note in own.notes)
 
 
 def test_few_rows_keep_the_curve_of_a_sibling(calibrate, table: Path, tmp_path: Path) -> None:

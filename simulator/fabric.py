@@ -20,7 +20,6 @@ from hardware_specs.schema import GRIDS
 from simulator.columns import AlgorithmColumns, FabricColumns, TierColumns
 from simulator.device import Machines, TaskClass
 from simulator.hardware_leaves import HardwareLeaves
-from simulator.network.wired_node import wired_figures
 from simulator.placement import TOPOLOGIES
 
 FloatArray = NDArray[np.float64]
@@ -116,6 +115,9 @@ def _wired(leaves: HardwareLeaves, fabrics: Sequence[FabricSpec]) -> dict[str, F
     """What the graphs of wired nodes give to groups, by kind, size and stride [1]; empty where no node is wired."""
     if not any(fabric.wiring for fabric in fabrics):
         return {}
+    # Graphs are for wired nodes alone: networkx takes longer to load than a list of systems to print.
+    from simulator.network.wired_node import wired_figures
+
     found = [
         wired_figures(system.accelerators_per_node.value, fabric) if fabric.wiring else {}
         for system, fabric in zip(leaves.systems, fabrics, strict=True)

@@ -7,6 +7,7 @@ many plans, so that a sweep can count.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from simulator.columns import DeviceColumns
 from simulator.evidence import FamilyEvidence
 from simulator.kernels.models import KERNEL_MODELS
-from workloads.operator_graph import Operator
+
+if TYPE_CHECKING:
+    from workloads.operator_graph import Operator
 
 __all__ = ["outside_fit", "ranges_by_family"]
 

@@ -107,16 +107,21 @@ def _beside(
 def _ends(table: LayerTable, inputs: Inputs, units: UnitExchanges) -> _Ends:
     """The embedding is gathered in the open and its gradients scattered at the very end.
 
-    The head is gathered beside the last layer and its gradients scattered beside that layer's backward pass. The
-    weights of the head serve both its passes, and the embedding's backward pass needs none.
+    The head is gathered beside the last layer, whose own exchange is over by then, and its gradients scattered beside
+    that layer's backward pass, while the layers' exchanges leave the network free. The weights of the head serve both
+    its passes, and the embedding's backward pass needs none.
     """
-    _, embedding, head = units
+    layer, embedding, head = units
     plan, share = inputs.plan, inputs.fabric.inner.compute_share
+    busy_s = (
+        plan.overlap_param_gather * layer.gather.seconds + plan.overlap_grad_reduce * layer.reduce.seconds
+    )
+    free_s = np.maximum(table.layer_backward_s - busy_s, 0.0)
     return _Ends(
         embedding_forward=embedding.gather.seconds,
         embedding_backward=embedding.reduce.seconds,
         head_forward=_beside(head.gather.seconds, table.layer_forward_s, plan.overlap_param_gather, share),
-        head_backward=_beside(head.reduce.seconds, table.layer_backward_s, plan.overlap_grad_reduce, share),
+        head_backward=_beside(head.reduce.seconds, free_s, plan.overlap_grad_reduce, share),
     )
 
 

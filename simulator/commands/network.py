@@ -73,7 +73,10 @@ def network(
         ),
     ] = None,
 ) -> None:
-    """Show how long collectives take on a system, or replay a step's traffic on its links."""
+    """Time collectives on a system, or replay a step's traffic.
+
+    Shows how long collectives take by size of message and group, or replays the exchanges of one step on the links.
+    """
     if replay is not None and system is not None:
         rule, fix = "goes not with --replay: the scenario names its system", "leave one of them out"
         raise ScenarioError([Problem(path="SYSTEM", value=system, rule=rule, fix=fix)])

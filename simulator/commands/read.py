@@ -128,7 +128,10 @@ def read(
         Path | None, typer.Option("--out", metavar="DIR", help="Folder for the tables as CSV.")
     ] = None,
 ) -> None:
-    """Read a profiler trace, FLOP counts or an nccl-tests log, and show where the simulation disagrees."""
+    """Read a trace, FLOP counts or an nccl-tests log.
+
+    A profiler's trace becomes a table by operator, aligned with the simulated graph, biggest disagreement first.
+    """
     if out is not None:
         check_folder(out)
     kind = _kind(file)

@@ -43,6 +43,7 @@ TRUTH = {
     "row_step": 8.0,
     "least_rows": 64.0,
     "granularity": 1.0,
+    "panel_copies": 0.0,
 }
 PASS = {"quantise.fixed_s": 7e-6, "quantise.memory_efficiency": 0.4, "quantise.row_unit_s": 8e-7}
 # One start each: the made-up rows have one optimum.

@@ -57,6 +57,24 @@ def query_and_kv_widths(shape: AttentionShape) -> tuple[Extent, Extent]:
     return dim("heads", shape.heads * shape.head_dim), dim("kv_heads", shape.kv_heads * shape.head_dim)
 
 
+def fused_extents(shape: AttentionShape, head_dim: FloatArray, *, causal: bool) -> dict[str, Extent]:
+    """Sizes of the fused kernel by name [1]; ``head_dim`` is the mean of a key's and a value's width.
+
+    Shapes broadcast; raises nothing.
+    """
+    pairs = attended_pairs(shape.query_length, shape.kv_length, shape.window, causal=causal)
+    return {
+        "batch": dim("batch", shape.batch),
+        "query_length": dim("query_length", shape.query_length),
+        "kv_length": dim("kv_length", shape.kv_length),
+        "kv_span": dim("kv_span", np.minimum(shape.kv_length, shape.window)),
+        "heads": dim("heads", shape.heads),
+        "kv_heads": dim("kv_heads", shape.kv_heads),
+        "pairs": dim("pairs", pairs),
+        "head_dim": dim("head_dim", head_dim),
+    }
+
+
 def add_flash_attention(
     build: GraphBuilder,
     shape: AttentionShape,
@@ -71,22 +89,12 @@ def add_flash_attention(
     width, _ = query_and_kv_widths(shape)
     context = Tensor("attention_context", "activations", (tokens, width))
     statistics = Tensor("attention_statistics", "statistics", (tokens, dim("heads", shape.heads)))
-    pairs = attended_pairs(shape.query_length, shape.kv_length, shape.window, causal=causal)
     build.add(
         Operator(
             name="attention",
             kind="attention",
             module="attention_core",
-            extents={
-                "batch": dim("batch", shape.batch),
-                "query_length": dim("query_length", shape.query_length),
-                "kv_length": dim("kv_length", shape.kv_length),
-                "kv_span": dim("kv_span", np.minimum(shape.kv_length, shape.window)),
-                "heads": dim("heads", shape.heads),
-                "kv_heads": dim("kv_heads", shape.kv_heads),
-                "pairs": dim("pairs", pairs),
-                "head_dim": dim("head_dim", shape.head_dim),
-            },
+            extents=fused_extents(shape, shape.head_dim, causal=causal),
             reads=(query, keys, values),
             writes=(context, statistics),
             saved=(query, keys, values, context, statistics),

@@ -7,9 +7,7 @@ gathered. Up-projections are split by heads.
 
 from __future__ import annotations
 
-import numpy as np
-
-from workloads.attention import attended_pairs
+from workloads.attention import fused_extents
 from workloads.backward_pass import GradientOf, arriving_gradients, backward_rule, operands_of
 from workloads.layer_parts import LayerSizes, LayerStructure, add_matmul, add_norm, token_layouts
 from workloads.operator_graph import Extent, GraphBuilder, Operator, Tensor, dim
@@ -105,22 +103,12 @@ def add_latent_attention(
         "attention_context", "activations", (tokens, dim("heads", shape.heads * sizes.value_dim))
     )
     statistics = Tensor("attention_statistics", "statistics", (tokens, dim("heads", shape.heads)))
-    pairs = attended_pairs(shape.query_length, shape.kv_length, shape.window, causal=structure.causal)
     build.add(
         Operator(
             name="attention",
             kind="latent_attention",
             module="attention_core",
-            extents={
-                "batch": dim("batch", shape.batch),
-                "query_length": dim("query_length", shape.query_length),
-                "kv_length": dim("kv_length", shape.kv_length),
-                "kv_span": dim("kv_span", np.minimum(shape.kv_length, shape.window)),
-                "heads": dim("heads", shape.heads),
-                "kv_heads": dim("kv_heads", shape.kv_heads),
-                "pairs": dim("pairs", pairs),
-                "head_dim": dim("head_dim", (shape.head_dim + sizes.value_dim) / 2.0),
-            },
+            extents=fused_extents(shape, (shape.head_dim + sizes.value_dim) / 2.0, causal=structure.causal),
             reads=(turned_query, turned_keys, values),
             writes=(context, statistics),
             saved=(turned_query, turned_keys, values, context, statistics),

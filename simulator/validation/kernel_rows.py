@@ -43,7 +43,7 @@ MEMORY_EFFICIENCIES = ("memory_efficiency", "read_efficiency", "write_efficiency
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Predicted:
-    """Seconds of some rows of a table, their intervals, and what the units alone need at their peak [s]."""
+    """Seconds of some rows of a table, their intervals, and under bound what the units need at their peak [s]."""
 
     numbers: NDArray[np.int64]
     seconds: FloatArray
@@ -92,7 +92,9 @@ def _predicted(part: SampledRows, calibration: CalibrationSpec, fidelity: str) -
         seconds=seconds,
         low_s=seconds * np.exp(-half),
         high_s=seconds * np.exp(half),
-        compute_floor_s=part.predict({family: _free_memory(named) for family, named in ideal.items()}),
+        compute_floor_s=part.predict({family: _free_memory(named) for family, named in ideal.items()})
+        if fidelity == "bound"
+        else np.full_like(seconds, np.nan),
         size_class=[
             f"{name}, left out" if out and fitted else str(name)
             for name, out in zip(part.size_class, part.left_out, strict=True)

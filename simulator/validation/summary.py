@@ -175,8 +175,9 @@ def summary_tables(validation: Validation) -> list[RenderableType]:
     out: list[RenderableType] = [_groups(validation, quantity) for quantity in quantities]
     if validation.scored():
         out.append(_worst(validation))
-    if validation.floor_violations():
-        out += _floor(validation.floor_violations())
+    too_fast = validation.floor_violations()
+    if too_fast:
+        out += _floor(too_fast)
     if validation.skip_counts():
         out.append(_skips(validation))
     return out

@@ -1,17 +1,10 @@
-"""The command line as a user meets it: ``main()`` with arguments, exit status, both streams."""
+"""Scenarios that the tests of the command line run."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from simulator import cli
 
 TRAINING = """\
 model: llama-3.1-70b
@@ -34,46 +27,6 @@ system: dgx-a100-80gb
 devices: 4
 plan: {tensor_parallel: 4}
 """
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Exit status and what was printed."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def messages(self) -> list[str]:
-        """Lines on standard error."""
-        return self.err.splitlines()
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def llmsim(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """``llmsim(*arguments)`` in this process; an exception that is not an exit fails the test."""
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["llmsim", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err + printed.out
-        return Outcome(status, printed.out, printed.err)
-
-    return call
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,35 +11,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from measured_machine import MACHINE, products  # found by the line above, in any import mode
 
-from simulator import cli
 from simulator.measuring.machine import Machine, write_machine
 
 
-class Outcome:
-    """Exit status and both streams."""
-
-    def __init__(self, status: int, out: str, err: str) -> None:
-        self.status, self.out, self.err = status, out, err
-
-
 @pytest.fixture
-def llmsim(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """The command line in this process; anything but an exit fails the test."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["llmsim", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err + printed.out
-        return Outcome(status, printed.out, printed.err)
-
-    return call
+def terminal_width() -> int:
+    """Wide: folders and messages of tables are long."""
+    return 200
 
 
 @pytest.fixture

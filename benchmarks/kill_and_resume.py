@@ -49,8 +49,8 @@ SPACE: dict[str, Any] = {
 
 def child(folder: Path, kind: str) -> None:
     """Write the parts of the space to a folder, as the command line would."""
-    from simulator.space import space_from
-    from simulator.sweeping_parts import swept_parts
+    from simulator.spaces.space import space_from
+    from simulator.sweeps.sweeping_parts import swept_parts
 
     space = space_from(SPACE)
     options: dict[str, Any] = {"workers": 2 if kind != "main" else 1}
@@ -71,7 +71,7 @@ def rows_of(folder: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from simulator.saved_parts import part_files
+    from simulator.sweeps.saved_parts import part_files
 
     table = pa.concat_tables([pq.read_table(path) for path in part_files(folder)])
     return table.sort_by("row")

@@ -142,7 +142,7 @@ def warm_call(repeats: int, quick: bool) -> Figure:
 def _as_scenario(space: Any, row: int) -> dict[str, Any]:
     """The scenario of one row, bare SI figures of an array written with their unit, to the last digit."""
     from hardware_specs import SystemSpec, exact_quantity, figure_dimension
-    from simulator.space import is_figure
+    from simulator.spaces.space import is_figure
 
     def written(key: str, value: Any) -> Any:
         bare = is_figure(key) and isinstance(value, float)
@@ -180,8 +180,8 @@ def vector_against_scalar(result: Any, checked: int) -> Figure:
 
 
 def _sweep_figure(space_of: Callable[[bool], dict[str, Any]], repeats: int, quick: bool) -> Figure:
-    from simulator.space import space_from
-    from simulator.sweeping import run_space
+    from simulator.spaces.space import space_from
+    from simulator.sweeps.sweeping import run_space
 
     run_space(space_from(space_of(True)))  # loads what is loaded once: catalog, modules
     raw = space_of(quick)
@@ -233,7 +233,7 @@ def _processor() -> str:
 
 def circumstances() -> Figure:
     """Date, machine and versions."""
-    from simulator.estimate import llmsim_version
+    from simulator.estimates.estimate import llmsim_version
 
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -109,8 +109,8 @@ def rates(rows: int, legal: int, wall: float, cpu: float) -> Figure:
 
 
 def _swept(space: Figure, repeats: int) -> Figure:
-    from simulator.space import space_from
-    from simulator.sweeping import run_space
+    from simulator.spaces.space import space_from
+    from simulator.sweeps.sweeping import run_space
 
     parsed = space_from(space)
     best: Figure = {}
@@ -136,8 +136,8 @@ def decode(quick: bool) -> Figure:
 def search(quick: bool) -> Figure:
     """An exhaustive search, its optimum estimated by itself [s]."""
     from simulator import simulate
-    from simulator.plan_search import search_space
-    from simulator.space import space_from
+    from simulator.searching.plan_search import search_space
+    from simulator.spaces.space import space_from
 
     space = training_space([1536] if quick else [1536, 3072], quick)
     if not quick:
@@ -158,8 +158,8 @@ def search(quick: bool) -> Figure:
 
 
 def _parts(rows: int, folder: Path, workers: int = 1, part_rows: int = 2**20) -> Figure:
-    from simulator.space import space_from
-    from simulator.sweeping_parts import swept_parts
+    from simulator.spaces.space import space_from
+    from simulator.sweeps.sweeping_parts import swept_parts
 
     # About half of the combinations are legal.
     wanted, one = 2 * rows, space_from(training_space([1536], False)).n_rows
@@ -225,7 +225,7 @@ def workers(quick: bool) -> Figure:
 
 def query(quick: bool) -> Figure:
     """Questions to a saved sweep [s]."""
-    from simulator.querying import pareto, top
+    from simulator.sweeps.querying import pareto, top
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows"

@@ -53,7 +53,7 @@ def _shown_default(field: Any) -> str:
 
 def scenario_keys() -> str:
     """Every key of a scenario: unit, default and meaning as the schema states them."""
-    from simulator.scenario import TASKS, Plan, Scenario
+    from simulator.scenarios.scenario import TASKS, Plan, Scenario
 
     rows: list[list[str]] = []
 
@@ -88,7 +88,7 @@ def commands() -> str:
 def catalog() -> str:
     """Names of the catalog by kind."""
     from hardware_specs import list_accelerators, list_systems
-    from simulator.precision import RECIPES
+    from simulator.scenarios.precision import RECIPES
     from workloads import list_models
 
     kinds = {

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hardware_specs.errors import InfeasibleError, LlmsimError, Problem, ScenarioError, SpecError
-    from simulator.estimate import Estimate, simulate
-    from simulator.explanation import Explanation, explain
-    from simulator.plan_search import Found, search
+    from simulator.estimates.estimate import Estimate, simulate
+    from simulator.estimates.explanation import Explanation, explain
     from simulator.rules import RULES, Recorder, recording, rule
-    from simulator.scenario import Plan, Scenario
-    from simulator.sweeping import sweep
+    from simulator.scenarios.scenario import Plan, Scenario
+    from simulator.searching.plan_search import Found, search
+    from simulator.sweeps.sweeping import sweep
 
 __all__ = [
     "RULES",
@@ -39,12 +39,12 @@ __all__ = [
 
 _HOMES = {
     "hardware_specs.errors": ("InfeasibleError", "LlmsimError", "Problem", "ScenarioError", "SpecError"),
-    "simulator.estimate": ("Estimate", "simulate"),
-    "simulator.explanation": ("Explanation", "explain"),
+    "simulator.estimates.estimate": ("Estimate", "simulate"),
+    "simulator.estimates.explanation": ("Explanation", "explain"),
     "simulator.rules": ("RULES", "Recorder", "recording", "rule"),
-    "simulator.scenario": ("Plan", "Scenario"),
-    "simulator.plan_search": ("Found", "search"),
-    "simulator.sweeping": ("sweep",),
+    "simulator.scenarios.scenario": ("Plan", "Scenario"),
+    "simulator.searching.plan_search": ("Found", "search"),
+    "simulator.sweeps.sweeping": ("sweep",),
 }
 
 

@@ -121,7 +121,7 @@ def calibrate(
     """
     from hardware_specs import calibration_for, load_calibration
     from hardware_specs.kernel_fits import StreamingFit
-    from simulator.evidence import kernel_fit
+    from simulator.certainty.evidence import kernel_fit
     from simulator.fitting.completed_calibration import calibration_name, calibration_text, completed
     from simulator.fitting.measured_folder import (
         expanded,

@@ -24,7 +24,7 @@ class Kind(StrEnum):
 
 def list_(kind: Annotated[Kind, typer.Argument(help="What to list", show_default=False)]) -> None:
     """List what a catalog holds."""
-    from simulator.catalog_listing import listing
+    from simulator.commands.catalog_listing import listing
 
     display(listing(kind.value))
 
@@ -35,7 +35,7 @@ def show(
     ],
 ) -> None:
     """Show one entry of a catalog, with sources."""
-    from simulator.catalog_listing import entry
+    from simulator.commands.catalog_listing import entry
 
     emit(entry(name))
 
@@ -49,7 +49,7 @@ def lint(
 
     Exit status 2 if it has errors; warnings alone are status 0.
     """
-    from simulator.catalog_listing import lint_file
+    from simulator.commands.catalog_listing import lint_file
 
     errors, warnings = lint_file(file)
     for problem in warnings:

@@ -56,10 +56,10 @@ def sweep(
     A list is an axis, the last one runs fastest; zip groups keys that change together, where keeps what holds.
     Combinations that make no sense are left out and counted; plans that do not fit stay.
     """
-    from simulator.saved_sweep import check_writable, write_result
-    from simulator.space import space_from
-    from simulator.sweep_parts import PART_ROWS
-    from simulator.sweeping import explain_empty, run_space
+    from simulator.spaces.space import space_from
+    from simulator.sweeps.saved_sweep import check_writable, write_result
+    from simulator.sweeps.sweep_parts import PART_ROWS
+    from simulator.sweeps.sweeping import explain_empty, run_space
 
     if out is not None:
         check_writable(out)
@@ -98,9 +98,9 @@ def _show_best(frame: Any, keys: list[str], fits: int, top: int) -> None:
 
 
 def _sweep_in_parts(space: Any, out: Path | None, workers: int, scheduler: str | None, top: int) -> None:
-    from simulator.saved_parts import candidate_rows, part_files
-    from simulator.sweeping import explain_empty
-    from simulator.sweeping_parts import swept_parts
+    from simulator.sweeps.saved_parts import candidate_rows, part_files
+    from simulator.sweeps.sweeping import explain_empty
+    from simulator.sweeps.sweeping_parts import swept_parts
 
     with (
         progress_bar(space.n_rows, "rows") as progress,
@@ -162,7 +162,7 @@ def search(
     fits, the nearest plan is shown and the exit status is 1.
     """
     from reports.plan_tables import plan_table
-    from simulator.plan_search import generated_space, known_wishes, search_space
+    from simulator.searching.plan_search import generated_space, known_wishes, search_space
 
     wanted, _ = known_wishes(objective, constraint)
     if range_:
@@ -184,7 +184,7 @@ def _search_machines(
 ) -> None:
     """Search figures in ranges, and print the machines that no other beats."""
     from reports.plan_tables import plan_table
-    from simulator.hardware_search import search_hardware
+    from simulator.searching.hardware_search import search_hardware
 
     pairs = [text.partition("=") for text in written]
     ranges = {key.strip(): tuple(end.strip() for end in ends.split("..")) for key, _, ends in pairs}
@@ -228,7 +228,7 @@ def query(
     Names with dots stand in double quotes: SELECT "plan.tensor_parallel", min(step_time_s) FROM rows GROUP BY 1.
     """
     from hardware_specs.errors import Problem, ScenarioError
-    from simulator import querying
+    from simulator.sweeps import querying
 
     asked = [
         name

@@ -38,8 +38,8 @@ def run(
     """
     import yaml
 
-    from simulator.estimate import simulate
-    from simulator.resolved import fingerprints
+    from simulator.estimates.estimate import simulate
+    from simulator.estimates.resolved import fingerprints
 
     scenario_data = overridden(scenario, set_, fidelity)
     if out is not None:
@@ -84,7 +84,7 @@ def explain(
 ) -> None:
     """Show the formula, inputs and sources of one number."""
     from reports.explanation_text import explanation_text
-    from simulator.explanation import explain as explained
+    from simulator.estimates.explanation import explain as explained
 
     found = explained(overridden(scenario, set_, fidelity), path)
     display(explanation_text(found.to_dict(), most=depth or None))
@@ -99,8 +99,8 @@ def compare(
 ) -> None:
     """Show why B is not A, by causes that sum exactly."""
     from reports.plan_tables import difference_table
-    from simulator.compare import differences
-    from simulator.estimate import simulate
+    from simulator.estimates.compare import differences
+    from simulator.estimates.estimate import simulate
 
     if out is not None and out.suffix not in PICTURES:
         rule, fix = f"must end in {', '.join(PICTURES)}", "write such as --out waterfall.png"
@@ -135,13 +135,13 @@ def report(
     with Console(stderr=True).status("drawing"):
         if Path(source).suffix in (".parquet", ".csv"):
             from reports.sweep_report import write_sweep_report
-            from simulator.saved_sweep import read_result
+            from simulator.sweeps.saved_sweep import read_result
 
             written = write_sweep_report(read_result(Path(source)), out)
         else:
             from reports.estimate_report import write_report
-            from simulator.estimate import simulate
-            from simulator.strong_scaling import strong_scaling
+            from simulator.estimates.estimate import simulate
+            from simulator.estimates.strong_scaling import strong_scaling
 
             data = overridden(source, set_, fidelity)
             written = write_report(simulate(data).to_dict(), strong_scaling(data), out)

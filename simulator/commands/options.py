@@ -74,7 +74,7 @@ def overridden(source: str, settings: list[str], fidelity: Fidelity | None) -> d
         If the file cannot be read or settings are malformed, with every mistake.
     """
     from hardware_specs.strict_yaml import load_yaml, parse_yaml
-    from simulator.scenario_reading import anchored
+    from simulator.scenarios.scenario_reading import anchored
 
     data = anchored(load_yaml(Path(source)), Path(source).parent)
     problems: list[Problem] = []
@@ -98,8 +98,8 @@ def overridden(source: str, settings: list[str], fidelity: Fidelity | None) -> d
 
 def _assigned(data: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
     """``data`` with a dotted key set: in the section it belongs to, or at file level over a catalog name."""
-    from simulator.axes import is_figure, is_sweep
-    from simulator.scenario_reading import merged
+    from simulator.scenarios.scenario_reading import merged
+    from simulator.spaces.axes import is_figure, is_sweep
 
     groups = data.get("zip")
     for number, group in enumerate(groups if isinstance(groups, list) else [groups]):

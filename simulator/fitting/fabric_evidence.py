@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from hardware_specs import load_system, to_mapping
-from simulator.collectives import exchange
-from simulator.device import Machines
-from simulator.fabric import fabric_columns
+from simulator.communication.collectives import exchange
+from simulator.communication.placement import place
 from simulator.fitting.fit_collectives import predict_collectives
 from simulator.fitting.fit_fabrics import (
     FABRICS,
@@ -21,9 +20,10 @@ from simulator.fitting.fit_fabrics import (
 )
 from simulator.fitting.measured_collectives import CollectiveRows, message_rows
 from simulator.fitting.rows import FloatArray
-from simulator.hardware_leaves import HardwareLeaves
-from simulator.placement import place
-from simulator.precision import RECIPES
+from simulator.machines.device import Machines
+from simulator.machines.fabric import fabric_columns
+from simulator.machines.hardware_leaves import HardwareLeaves
+from simulator.scenarios.precision import RECIPES
 
 __all__ = ["between_nodes_table", "fabric_tables", "multi_node_predictions"]
 

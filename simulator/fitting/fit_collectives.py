@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hardware_specs import AlgorithmFit
-from simulator.collectives import all_to_all, exchange, stage_message
-from simulator.columns import AlgorithmColumns, FabricColumns, TierColumns
+from simulator.arrays.columns import AlgorithmColumns, FabricColumns, TierColumns
+from simulator.communication.collectives import all_to_all, exchange, stage_message
+from simulator.communication.placement import TOPOLOGIES, place
 from simulator.fitting.error_lines import ErrorLine
 from simulator.fitting.measured_collectives import CollectiveRows
 from simulator.fitting.robust_fit import Free, robust_fit, significant, spread_90
 from simulator.fitting.rows import FloatArray
 from simulator.fitting.samples import MIN_CLASS_ROWS, stack_common
-from simulator.placement import TOPOLOGIES, place
 
 __all__ = [
     "Fits",

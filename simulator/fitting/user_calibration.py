@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hardware_specs import CalibrationSpec
 from hardware_specs.errors import Problem, SpecError
 from hardware_specs.kernel_fits import FitEvidence, KernelFamily, StreamingFit
-from simulator.evidence import kernel_fit
+from simulator.certainty.evidence import kernel_fit
 from simulator.fitting.fit_attention import fit_decode, fit_prefill
 from simulator.fitting.fit_moe import fit_moe_rows
 from simulator.fitting.fit_streaming import REREADS, fit_streaming

@@ -37,8 +37,8 @@ from simulator.kernels.streaming import streaming_time
 from simulator.rules import RULES
 
 if TYPE_CHECKING:
-    from simulator.columns import Inputs
-    from simulator.counting import Work
+    from simulator.arrays.columns import Inputs
+    from simulator.kernels.counting import Work
     from workloads.operator_graph import Extent, Operator
 
 FloatArray = NDArray[np.float64]

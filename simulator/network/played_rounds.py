@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from simulator.collective_algorithms import RING_PASSES
+from simulator.communication.collective_algorithms import RING_PASSES
 
 __all__ = [
     "Branches",

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from hardware_specs import Problem, ScenarioError
-from simulator.collective_algorithms import ALGORITHMS
-from simulator.collectives import all_to_all, exchange, stage_message
-from simulator.columns import Inputs, column
-from simulator.context_parallel import RING_EXCHANGE
-from simulator.estimate import single_partition
-from simulator.evaluate import Detail, evaluate
-from simulator.layer_exchange import ring_exchange
+from simulator.arrays.columns import Inputs, column
+from simulator.communication.collective_algorithms import ALGORITHMS
+from simulator.communication.collectives import all_to_all, exchange, stage_message
+from simulator.communication.placement import FULLY_CONNECTED, RAIL_OPTIMISED, WIRED, Group, on_grid, place
+from simulator.communication.torus_rings import along_axes, extents
+from simulator.composition.evaluate import Detail, evaluate
+from simulator.estimates.estimate import single_partition
 from simulator.network.flow_replay import replay
 from simulator.network.max_min_flows import Routes
 from simulator.network.played_rounds import (
@@ -29,9 +29,9 @@ from simulator.network.played_rounds import (
     torus_rounds,
 )
 from simulator.network.topology_graph import topology_graph
-from simulator.placement import FULLY_CONNECTED, RAIL_OPTIMISED, WIRED, Group, on_grid, place
-from simulator.space import space_from
-from simulator.torus_rings import along_axes, extents
+from simulator.per_device.context_parallel import RING_EXCHANGE
+from simulator.per_device.layer_exchange import ring_exchange
+from simulator.spaces.space import space_from
 
 __all__ = ["MOST_REPLAYED", "Traffic", "replay_scenario", "step_traffic"]
 

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from hardware_specs import Problem, ScenarioError, SystemSpec, near_names
 from hardware_specs.schema import GRIDS
-from simulator.collective_algorithms import ALGORITHMS, COLLECTIVES, RING_PASSES, TRAFFIC
-from simulator.collectives import Exchange, all_to_all, exchange, rooted_exchange, stage_message
-from simulator.columns import FabricColumns, column
-from simulator.device import Fidelity, Machines, TaskClass
-from simulator.fabric import fabric_columns
-from simulator.hardware_leaves import HardwareLeaves
-from simulator.placement import place
-from simulator.precision import RECIPES
+from simulator.arrays.columns import FabricColumns, column
+from simulator.communication.collective_algorithms import ALGORITHMS, COLLECTIVES, RING_PASSES, TRAFFIC
+from simulator.communication.collectives import Exchange, all_to_all, exchange, rooted_exchange, stage_message
+from simulator.communication.placement import place
+from simulator.machines.device import Fidelity, Machines, TaskClass
+from simulator.machines.fabric import fabric_columns
+from simulator.machines.hardware_leaves import HardwareLeaves
+from simulator.scenarios.precision import RECIPES
 
 __all__ = ["DEFAULT_SIZES", "collective_table", "default_ranks", "system_fabric"]
 

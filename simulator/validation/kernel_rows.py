@@ -19,7 +19,7 @@ from hardware_specs import (
     load_accelerator,
     load_calibration,
 )
-from simulator.evidence import family_evidence, kernel_fit
+from simulator.certainty.evidence import family_evidence, kernel_fit
 from simulator.fitting.gemm_families import LEFT_AWAY
 from simulator.fitting.kernel_tables import SampledRows, sampled_rows, with_defaults
 from simulator.fitting.measured_moe import without_false_gates

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simulator.precision import CLASSES, OPERATOR_CLASSES, RECIPES, Precision
+from simulator.scenarios.precision import CLASSES, OPERATOR_CLASSES, RECIPES, Precision
 from simulator.validation.cases import RowReader
 from simulator.validation.known_words import Framework, spelling
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from simulator import legality
-from simulator.blocks import cost_blocks
-from simulator.columns import FloatArray
-from simulator.partition import Partition, Splitter
-from simulator.scenario import Plan
-from simulator.shared_columns import dense
-from simulator.space import Space, is_figure, space_from
-from simulator.sweeping import run_space
+from simulator.arrays.columns import FloatArray
+from simulator.arrays.shared_columns import dense
+from simulator.composition.blocks import cost_blocks
+from simulator.legality import plans as legality
+from simulator.scenarios.scenario import Plan
+from simulator.spaces.partition import Partition, Splitter
+from simulator.spaces.space import Space, is_figure, space_from
+from simulator.sweeps.sweeping import run_space
 from simulator.validation.cases import Case
 
 __all__ = ["Prediction", "predict", "scenario_of"]

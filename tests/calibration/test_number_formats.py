@@ -8,9 +8,9 @@ import pytest
 
 from hardware_specs import load_calibration
 from simulator import simulate
-from simulator.evidence import kernel_evidence, kernel_format
+from simulator.certainty.evidence import kernel_evidence, kernel_format
 from simulator.kernels.models import KERNEL_MODELS
-from simulator.precision import RECIPES
+from simulator.scenarios.precision import RECIPES
 
 BF16 = RECIPES["bf16"]
 

@@ -124,7 +124,7 @@ def test_a_picture_below_a_file(llmsim, training: Path, blocked: Path) -> None:
 
 def test_folders_are_checked_before_the_estimate(llmsim, training: Path, blocked: Path, monkeypatch) -> None:
     called: list[object] = []
-    monkeypatch.setattr("simulator.estimate.simulate", lambda *a: called.append(a))
+    monkeypatch.setattr("simulator.estimates.estimate.simulate", lambda *a: called.append(a))
     assert llmsim("run", training, "--out", blocked).status == 2
     assert called == []
     assert output.PROGRESS_ROWS == 100_000

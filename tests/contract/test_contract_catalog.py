@@ -7,7 +7,7 @@ import yaml
 
 from hardware_specs import list_accelerators, list_calibrations, list_systems
 from hardware_specs.catalog_files import catalog_file
-from simulator.precision import RECIPES
+from simulator.scenarios.precision import RECIPES
 from workloads.catalog import _FOLDER, list_models
 
 NAMES = {

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from simulator import explain, simulate
-from simulator.explanation import paths_of
-from simulator.explanation_parts import value_at
+from simulator.estimates.explanation import paths_of
+from simulator.estimates.explanation_parts import value_at
 from simulator.rules import RULES
 
 

@@ -138,7 +138,7 @@ def test_an_unmeasured_fabric_widens_the_interval():
         for name, fit in fabric.scale_up.algorithms()
     }
     unknown = fabric.model_copy(update={"scale_up": fabric.scale_up.model_copy(update=guessed)})
-    with mock.patch("simulator.device.fabric_calibration_for", return_value=unknown):
+    with mock.patch("simulator.machines.device.fabric_calibration_for", return_value=unknown):
         other = simulate(one_node)
     assert other.step_time_s == known.step_time_s
     width = [e.interval["step_time_s"]["high"] / e.step_time_s - 1 for e in (known, other)]
@@ -173,10 +173,10 @@ def test_a_forced_algorithm_is_never_faster_than_the_choice():
 
 def test_ten_thousand_devices_need_no_graph(monkeypatch):
     """A hierarchical all-reduce over 10,000 ranks: under a millisecond, measured as the best of several."""
-    from simulator.collective_algorithms import ALGORITHMS
-    from simulator.collectives import exchange
+    from simulator.communication.collective_algorithms import ALGORITHMS
+    from simulator.communication.collectives import exchange
+    from simulator.communication.placement import place
     from simulator.network.system_table import system_fabric
-    from simulator.placement import place
 
     def refuse(*_, **__):
         raise AssertionError("a graph was built")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from simulator import Plan, Scenario, search, simulate
-from simulator.plan_search import generated_space
-from simulator.scenario import Training
-from simulator.scenario_reading import mapping_from
-from simulator.sweeping import run_space
+from simulator.scenarios.scenario import Training
+from simulator.scenarios.scenario_reading import mapping_from
+from simulator.searching.plan_search import generated_space
+from simulator.sweeps.sweeping import run_space
 
 SMALL = """\
 model: llama-3.1-8b

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from simulator import simulate, sweep
-from simulator.saved_sweep import read_result
-from simulator.space import space_from
-from simulator.sweeping import run_space
+from simulator.spaces.space import space_from
+from simulator.sweeps.saved_sweep import read_result
+from simulator.sweeps.sweeping import run_space
 from workloads.catalog import load_model
 
 BASE = {
@@ -324,7 +324,7 @@ def test_conditions_over_inputs_and_derived_degrees() -> None:
 
 def test_names_of_conditions_are_those_that_rows_have() -> None:
     """The list that conditions are checked against is what the engine supplies."""
-    from simulator.conditions import DERIVED_NAMES
+    from simulator.spaces.conditions import DERIVED_NAMES
 
     for name in sorted(DERIVED_NAMES):
         frame = sweep({**with_plan(zero_stage=[0, 1]), "where": f"{name} > -1"})

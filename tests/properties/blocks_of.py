@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from simulator.activations import saved_bytes
-from simulator.blocks import cost_blocks
-from simulator.estimate import single_partition
-from simulator.space import space_from
+from simulator.composition.activations import saved_bytes
+from simulator.composition.blocks import cost_blocks
+from simulator.estimates.estimate import single_partition
+from simulator.spaces.space import space_from
 from workloads.model_spec import ModelSpec
 
 

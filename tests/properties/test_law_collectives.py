@@ -12,11 +12,17 @@ from hypothesis import strategies as st
 from law_scenarios import laws
 from played_collectives import play_hierarchical_all_reduce, play_ring
 
-from simulator.collective_algorithms import ALGORITHMS, RING_PASSES, ring_sent_bytes, ring_steps, tree_steps
-from simulator.collective_time import collective_time, transfer_time
-from simulator.collectives import all_to_all, exchange, rooted_exchange, stage_message
-from simulator.columns import AlgorithmColumns, FabricColumns, TierColumns
-from simulator.placement import FULLY_CONNECTED, RING, TORUS, place, rank_bandwidth
+from simulator.arrays.columns import AlgorithmColumns, FabricColumns, TierColumns
+from simulator.communication.collective_algorithms import (
+    ALGORITHMS,
+    RING_PASSES,
+    ring_sent_bytes,
+    ring_steps,
+    tree_steps,
+)
+from simulator.communication.collective_time import collective_time, transfer_time
+from simulator.communication.collectives import all_to_all, exchange, rooted_exchange, stage_message
+from simulator.communication.placement import FULLY_CONNECTED, RING, TORUS, place, rank_bandwidth
 
 COLLECTIVES = tuple(RING_PASSES)
 OFFERED = ("ring", "direct", "tree", "in_switch", "one_shot", "two_shot", "halving_doubling")

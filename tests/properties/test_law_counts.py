@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from law_scenarios import laws
 
 from simulator import simulate
-from simulator.counting import WEIGHT_KINDS
+from simulator.kernels.counting import WEIGHT_KINDS
 from workloads.catalog import list_models, load_model
 from workloads.operator_graph import elements
 from workloads.parameter_counts import active_parameters, layer_parameters, parameters

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from law_scenarios import laws
 
 from simulator import simulate, sweep
-from simulator.evaluate import decode_contexts
+from simulator.composition.evaluate import decode_contexts
 from workloads.attention import attended_pairs
 from workloads.catalog import load_model
 

@@ -11,8 +11,8 @@ from law_scenarios import changed, laws
 from test_law_one_engine import assert_row_is_scalar
 
 from simulator import simulate
-from simulator.space import space_from
-from simulator.sweeping import run_space
+from simulator.spaces.space import space_from
+from simulator.sweeps.sweeping import run_space
 
 SHAPES = {"n_layers": 4, "hidden": 1024, "heads": 16, "kv_heads": 4, "ffn": 2048, "vocab": 32000}
 EXPERTS = {**SHAPES, "experts": 16, "topk": 2, "moe_ffn": 512, "max_positions": 4096}

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator import simulate, sweep
-from simulator.evidence import ASSUMED_SPREAD, DEVIATIONS, FamilyEvidence, doubts_by_family
-from simulator.intervals import COVERAGE, TimeDoubt, bounds, joined, stretched
+from simulator.certainty.evidence import ASSUMED_SPREAD, DEVIATIONS, FamilyEvidence, doubts_by_family
+from simulator.certainty.intervals import COVERAGE, TimeDoubt, bounds, joined, stretched
 
 TRAINING: dict[str, Any] = {
     "model": "llama-2-7b",

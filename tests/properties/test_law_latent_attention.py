@@ -10,8 +10,8 @@ from law_scenarios import changed, laws
 from test_law_one_engine import assert_row_is_scalar
 
 from simulator import simulate
-from simulator.space import space_from
-from simulator.sweeping import run_space
+from simulator.spaces.space import space_from
+from simulator.sweeps.sweeping import run_space
 from workloads.catalog import load_model
 from workloads.parameter_counts import active_parameters, layer_parameters
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from law_scenarios import laws, scenarios
 
-from simulator.blocks import cost_block, layer_sizes
-from simulator.estimate import single_partition
-from simulator.sharding import ShardDegrees, shard
-from simulator.space import space_from
-from simulator.streams import chain_of, issue_order, layer_chain, longest_path
+from simulator.composition.blocks import cost_block, layer_sizes
+from simulator.composition.streams import chain_of, issue_order, layer_chain, longest_path
+from simulator.estimates.estimate import single_partition
+from simulator.per_device.sharding import ShardDegrees, shard
+from simulator.spaces.space import space_from
 from workloads.backward_pass import backward
 from workloads.decoder_graph import decoder_layer
 from workloads.operator_graph import Operator

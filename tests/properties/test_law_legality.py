@@ -9,9 +9,9 @@ from law_scenarios import changed, laws, scenarios
 
 from hardware_specs import ScenarioError
 from simulator import simulate
-from simulator.legality import RULES, first_broken, problems
-from simulator.partition import Splitter
-from simulator.space import space_from
+from simulator.legality.plans import RULES, first_broken, problems
+from simulator.spaces.partition import Splitter
+from simulator.spaces.space import space_from
 
 
 def training(**changes):

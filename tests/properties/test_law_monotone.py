@@ -10,8 +10,8 @@ from law_scenarios import ENCODERS, TASKS, changed, laws, scenarios
 
 from hardware_specs import figures, load_system
 from simulator import simulate, sweep
-from simulator.space import space_from
-from simulator.sweeping import run_space
+from simulator.spaces.space import space_from
+from simulator.sweeps.sweeping import run_space
 
 ROUNDING = 1 + 1e-9
 FASTER = (

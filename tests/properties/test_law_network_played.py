@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from law_scenarios import laws
 
 from hardware_specs import load_system
-from simulator.collective_algorithms import ALGORITHMS, RING_PASSES
-from simulator.collectives import all_to_all, exchange
-from simulator.columns import column
+from simulator.arrays.columns import column
+from simulator.communication.collective_algorithms import ALGORITHMS, RING_PASSES
+from simulator.communication.collectives import all_to_all, exchange
+from simulator.communication.placement import place
+from simulator.communication.torus_rings import along_axes
 from simulator.network.flow_replay import replay
 from simulator.network.max_min_flows import Flow, Routes, link_seconds, max_min_rates
 from simulator.network.played_rounds import (
@@ -27,8 +29,6 @@ from simulator.network.played_rounds import (
 )
 from simulator.network.system_table import system_fabric
 from simulator.network.topology_graph import is_connected, topology_graph
-from simulator.placement import place
-from simulator.torus_rings import along_axes
 
 BYTES = 3e8
 COLLECTIVES = tuple(RING_PASSES)

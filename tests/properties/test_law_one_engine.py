@@ -15,15 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from law_scenarios import TASKS, changed, laws, scenarios
 
-import simulator.sweeping
+import simulator.sweeps.sweeping
 from simulator import RULES, simulate, sweep
-from simulator.axis_tables import Factor, Rows
-from simulator.estimate import simulate_recorded
-from simulator.layer_cache import LayerCache
-from simulator.layer_table import LayerTable
-from simulator.shared_columns import dense
-from simulator.space import space_from
-from simulator.sweeping import run_space
+from simulator.arrays.axis_tables import Factor, Rows
+from simulator.arrays.shared_columns import dense
+from simulator.composition.layer_cache import LayerCache
+from simulator.composition.layer_table import LayerTable
+from simulator.estimates.estimate import simulate_recorded
+from simulator.spaces.space import space_from
+from simulator.sweeps.sweeping import run_space
 
 SAME = 1e-12
 PLAN_AXES = {
@@ -195,7 +195,7 @@ def test_chunks_and_shared_blocks_change_nothing(kind):
     def law(data):
         space = space_from(data)
         whole = run_space(space)
-        with mock.patch.object(simulator.sweeping, "CHUNK_ROWS", 7):
+        with mock.patch.object(simulator.sweeps.sweeping, "CHUNK_ROWS", 7):
             parts = run_space(space)
         assert parts.rows.tolist() == whole.rows.tolist()
         assert parts.excluded == whole.excluded

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from law_scenarios import laws
 
-from simulator.activations import micro_batches_in_flight
-from simulator.pipeline import exposed_p2p, pipeline_time, stage_layers
-from simulator.pipeline_replay import replay, stage_order
+from simulator.composition.activations import micro_batches_in_flight
+from simulator.composition.pipeline import exposed_p2p, pipeline_time, stage_layers
+from simulator.composition.pipeline_replay import replay, stage_order
 
 seconds = st.floats(1e-4, 10.0)
 

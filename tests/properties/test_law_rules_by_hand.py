@@ -10,7 +10,7 @@ import pytest
 
 import simulator
 from simulator import RULES
-from simulator.placement import FULLY_CONNECTED, RING, TORUS
+from simulator.communication.placement import FULLY_CONNECTED, RING, TORUS
 
 for module in pkgutil.iter_modules(simulator.__path__):
     if module.name not in ("cli", "__main__"):

@@ -9,7 +9,7 @@ from hypothesis import given
 from law_scenarios import EXACT, TASKS, laws, scenarios
 
 from simulator import simulate
-from simulator.memory import OWNERS
+from simulator.composition.memory import OWNERS
 
 ENERGY_PARTS = ("static_j", "compute_j", "memory_j", "network_j", "host_j")
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from law_scenarios import EXACT, TASKS, laws, scenarios
 
 import hardware_specs.catalog
-import simulator.device
-import simulator.estimate
-import simulator.fabric
+import simulator.estimates.estimate
+import simulator.machines.device
+import simulator.machines.fabric
 from hardware_specs import (
     TIME_EXPONENT,
     calibration_for,
@@ -31,8 +31,8 @@ from hardware_specs import (
 )
 from simulator import simulate
 
-PLAIN, CATALOG_SYSTEM = simulator.device.calibration_of, hardware_specs.catalog._catalog_system
-PLAIN_FABRIC = simulator.fabric.fabric_calibration_of
+PLAIN, CATALOG_SYSTEM = simulator.machines.device.calibration_of, hardware_specs.catalog._catalog_system
+PLAIN_FABRIC = simulator.machines.fabric.fabric_calibration_of
 FACTORS = (0.125, 0.3, 7.0, 1000.0)
 
 
@@ -71,10 +71,10 @@ def in_other_unit(scenario, k):
         return stretched_fabric(PLAIN_FABRIC(system, task).name, k)
 
     with (
-        mock.patch.object(simulator.fabric, "fabric_calibration_of", fabric_calibration_of),
-        mock.patch.object(simulator.estimate, "fabric_calibration_of", fabric_calibration_of),
-        mock.patch.object(simulator.device, "calibration_of", calibration_of),
-        mock.patch.object(simulator.estimate, "calibration_of", calibration_of),
+        mock.patch.object(simulator.machines.fabric, "fabric_calibration_of", fabric_calibration_of),
+        mock.patch.object(simulator.estimates.estimate, "fabric_calibration_of", fabric_calibration_of),
+        mock.patch.object(simulator.machines.device, "calibration_of", calibration_of),
+        mock.patch.object(simulator.estimates.estimate, "calibration_of", calibration_of),
         mock.patch.object(hardware_specs.catalog, "_catalog_system", lambda name: stretched_system(name, k)),
     ):
         return simulate(scenario).to_dict()

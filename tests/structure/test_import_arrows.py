@@ -154,7 +154,11 @@ def _reached(start: str, *, at_load_only: bool) -> set[str]:
 
 def test_replays_never_feed_an_estimate() -> None:
     """Replays check and draw: neither one estimate nor a sweep nor a search can reach one."""
-    for start in ("simulator.estimate", "simulator.sweeping", "simulator.plan_search"):
+    for start in (
+        "simulator.estimates.estimate",
+        "simulator.sweeps.sweeping",
+        "simulator.searching.plan_search",
+    ):
         assert start in MODULES
         replays = {m for m in _reached(start, at_load_only=False) if "replay" in m.rsplit(".", 1)[-1]}
         assert not replays, f"{start} reaches {replays}"
@@ -175,11 +179,11 @@ def test_the_engine_loads_without_pandas_and_plots() -> None:
 
 def test_counting_sees_no_rate() -> None:
     """Counts come from shapes: the counting rules cannot reach a device, a fabric or a catalog of machines."""
-    reached = _reached("simulator.counting", at_load_only=False)
+    reached = _reached("simulator.kernels.counting", at_load_only=False)
     rates = {
-        "simulator.device",
+        "simulator.machines.device",
         "simulator.kernels.models",
-        "simulator.collective_time",
+        "simulator.communication.collective_time",
         "hardware_specs.schema",
     }
     assert not reached & rates
@@ -194,12 +198,50 @@ def test_no_import_goes_in_a_circle() -> None:
         assert not circle, f"{name} and {circle} import each other"
 
 
+# The rooms of the simulator, from the ground up: each may use those before it.
+ROOMS = (
+    ("rules",),
+    ("arrays", "scenarios"),
+    ("kernels", "communication"),
+    ("certainty",),
+    ("machines",),
+    ("per_device",),
+    ("legality",),
+    ("spaces",),
+    ("composition",),
+    ("estimates",),
+    ("sweeps",),
+    ("searching", "network"),
+    ("fitting", "validation", "measuring"),
+    ("commands", "cli"),
+)
+# Bandwidths of a node that is declared wire by wire come from its links played out.
+BELOW_ITS_ROOM = {("simulator.machines.fabric", "simulator.network.wired_node")}
+
+
+def test_the_rooms_of_the_simulator_use_those_below_them() -> None:
+    """A change of composition cannot reach how a scenario is read, and so on; neighbours may use each other."""
+    floor = {room: height for height, rooms in enumerate(ROOMS) for room in rooms}
+    found = {m.split(".")[1] for m in MODULES if m.startswith("simulator.")}
+    assert found == floor.keys(), "every room has its place in ROOMS"
+    wrong = [
+        i
+        for i in IMPORTS
+        if i.importer.startswith("simulator.")
+        and i.imported.startswith("simulator.")
+        and i.imported in MODULES
+        and floor[i.importer.split(".")[1]] < floor[i.imported.split(".")[1]]
+        and (i.importer, i.imported) not in BELOW_ITS_ROOM
+    ]
+    assert not wrong, _shown(wrong)
+
+
 def test_the_reader_of_imports_sees_every_form() -> None:
     """The test itself: each way to import is found, and told apart by when it is loaded."""
     source = """
 import reports.canvas
 from simulator import rules
-from . import estimate
+from . import commands
 if TYPE_CHECKING:
     import pandas as pd
 def late():
@@ -210,7 +252,7 @@ def late():
     assert found == {
         ("reports.canvas", True),
         ("simulator.rules", True),
-        ("simulator.estimate", True),
+        ("simulator.commands", True),
         ("pandas", False),
         ("reports.palette", False),
         ("reports.files", False),

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from simulator import simulate, sweep
 from simulator.cli import app
-from simulator.space import space_from
+from simulator.spaces.space import space_from
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NEED_A_TABLE = ("validate", "calibrate", "measure", "read")  # or minutes of the machine itself

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from simulator import simulate
-from simulator.space import space_from
-from simulator.sweeping import run_space
+from simulator.spaces.space import space_from
+from simulator.sweeps.sweeping import run_space
 
 MODEL = {"model": ["llama-3.1-8b", "llama-3.1-70b"], "devices": 8}
 SPACES = {

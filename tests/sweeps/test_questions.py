@@ -13,11 +13,11 @@ from hypothesis.extra.numpy import arrays
 
 from hardware_specs import SpecError
 from simulator import sweep
-from simulator.querying import pareto, pareto_front, pivot, query, top
-from simulator.saved_sweep import write_result
-from simulator.space import space_from
-from simulator.sweeping import run_space
-from simulator.sweeping_parts import swept_parts
+from simulator.spaces.space import space_from
+from simulator.sweeps.querying import pareto, pareto_front, pivot, query, top
+from simulator.sweeps.saved_sweep import write_result
+from simulator.sweeps.sweeping import run_space
+from simulator.sweeps.sweeping_parts import swept_parts
 
 SPACE = {
     "model": "llama-3.1-8b",

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from hardware_specs import InfeasibleError, ScenarioError
 from simulator import search, simulate
-from simulator.hardware_search import search_hardware
-from simulator.named_spaces import NAMED_SPACES
-from simulator.plan_search import OBJECTIVES, generated_space, search_space
-from simulator.querying import HEADROOM
-from simulator.sweeping import run_space
+from simulator.searching.hardware_search import search_hardware
+from simulator.searching.named_spaces import NAMED_SPACES
+from simulator.searching.plan_search import OBJECTIVES, generated_space, search_space
+from simulator.sweeps.querying import HEADROOM
+from simulator.sweeps.sweeping import run_space
 
 TRAINING = {
     "model": "llama-3.1-8b",
@@ -70,7 +70,7 @@ def test_the_best_are_those_of_the_whole_space(scenario, objective) -> None:
 def test_chunks_and_bounds_lose_nothing(scenario, objective: str, top: int, chunk: int, seed: int) -> None:
     from unittest import mock
 
-    from simulator import plan_search
+    from simulator.searching import plan_search
 
     _, _, columns = everything(scenario)
     column, sign = OBJECTIVES[objective]
@@ -81,11 +81,11 @@ def test_chunks_and_bounds_lose_nothing(scenario, objective: str, top: int, chun
 
 
 def test_no_plan_costs_less_than_its_bound() -> None:
-    from simulator.best_rows import Objective
-    from simulator.layer_cache import LayerCache
-    from simulator.legal_rows import LegalRows
-    from simulator.partition import Splitter
-    from simulator.pruning import promising
+    from simulator.composition.layer_cache import LayerCache
+    from simulator.searching.best_rows import Objective
+    from simulator.searching.pruning import promising
+    from simulator.spaces.legal_rows import LegalRows
+    from simulator.spaces.partition import Splitter
 
     for scenario in (TRAINING, DECODE):
         space = generated_space(scenario)
@@ -107,7 +107,7 @@ def test_plans_that_cannot_win_are_not_timed() -> None:
     assert found.n_fit == len(everything(DECODE)[1])
     from unittest import mock
 
-    from simulator import plan_search
+    from simulator.searching import plan_search
 
     with mock.patch.object(plan_search, "SEED_ROWS", 4):
         again = search_space(generated_space(DECODE), top=1)

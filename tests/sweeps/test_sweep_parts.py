@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from hardware_specs import ScenarioError
-from simulator import sweep_parts
-from simulator.axis_dependence import Dependence
-from simulator.layer_cache import LayerCache
-from simulator.part_workers import write_parts
-from simulator.partition import Splitter
-from simulator.saved_parts import part_files, parts_frame
-from simulator.saved_sweep import read_result
-from simulator.space import space_from
-from simulator.sweep_parts import metadata_of, open_folder
-from simulator.sweeping import run_space
-from simulator.sweeping_parts import parts_folder, swept_parts
+from simulator.arrays.axis_dependence import Dependence
+from simulator.composition.layer_cache import LayerCache
+from simulator.spaces.partition import Splitter
+from simulator.spaces.space import space_from
+from simulator.sweeps import sweep_parts
+from simulator.sweeps.part_workers import write_parts
+from simulator.sweeps.saved_parts import part_files, parts_frame
+from simulator.sweeps.saved_sweep import read_result
+from simulator.sweeps.sweep_parts import metadata_of, open_folder
+from simulator.sweeps.sweeping import run_space
+from simulator.sweeps.sweeping_parts import parts_folder, swept_parts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
@@ -185,7 +185,7 @@ def test_a_full_disk_leaves_whole_parts(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_scheduler_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from simulator import part_workers
+    from simulator.sweeps import part_workers
 
     monkeypatch.setattr(part_workers, "CONNECT", "1s")
     space = space_from(SPACE)

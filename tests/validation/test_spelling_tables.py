@@ -8,8 +8,8 @@ import pytest
 from measured_rows import measured
 
 from hardware_specs import list_accelerators, load_system
-from simulator.precision import RECIPES
-from simulator.scenario import Plan
+from simulator.scenarios.precision import RECIPES
+from simulator.scenarios.scenario import Plan
 from simulator.validation.known_words import (
     _table,
     catalog_model,

@@ -11,7 +11,7 @@ from measured_rows import write_rows
 from hardware_specs import list_calibrations, list_systems
 from hardware_specs.errors import SpecError
 from simulator import simulate
-from simulator.scenario import Plan
+from simulator.scenarios.scenario import Plan
 from simulator.validation import validate
 from simulator.validation.known_words import _table, eager_word, layer_calibration
 from simulator.validation.layer_rows import LAYER_OPERATORS

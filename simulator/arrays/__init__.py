@@ -1,0 +1,1 @@
+"""Columns over rows, each kept on no more axes than it depends on."""

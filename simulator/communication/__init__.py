@@ -1,0 +1,1 @@
+"""How long collectives take: algorithms, tiers, placement of groups."""

@@ -1,0 +1,1 @@
+"""From operators to a step: streams, blocks, stages, pipeline; then memory, energy and utilisation."""

@@ -1,0 +1,134 @@
+"""Bytes that the forward pass keeps for the backward pass: a walk over the operators of a sharded block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.arrays.columns import PrecisionColumns
+from simulator.kernels.counting import bytes_per_element
+from simulator.rules import rule
+from workloads.operator_graph import Operator, elements
+
+FloatArray = NDArray[np.float64]
+ZERO: FloatArray = np.zeros(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedBytes:
+    """What one block keeps per micro-batch on one device [byte].
+
+    Attributes
+    ----------
+    everything : ndarray
+        Without recomputation.
+    core : ndarray
+        The part that selective recomputation drops: made and kept inside the attention core only.
+    block_input : ndarray
+        What full recomputation keeps.
+    largest_working_set : ndarray
+        Most bytes that one operator's activations occupy while it runs.
+    """
+
+    everything: FloatArray
+    core: FloatArray
+    block_input: FloatArray
+    largest_working_set: FloatArray
+
+
+def _activation_bytes(operator: Operator, widths: dict[str, FloatArray]) -> FloatArray:
+    total: FloatArray = ZERO
+    for tensor in (*operator.reads, *operator.writes):
+        if tensor.kind in ("activations", "operand", "mask", "statistics"):
+            total = total + elements(tensor) * widths[tensor.kind]
+    return total
+
+
+def saved_bytes(operators: Sequence[Operator], precision: PrecisionColumns) -> SavedBytes:
+    """Walk the operators of a sharded forward block.
+
+    Parameters
+    ----------
+    operators : sequence of Operator
+        Sizes per device.
+    precision : PrecisionColumns
+        Bytes per element by class; operands are kept in the activations' type.
+
+    Returns
+    -------
+    SavedBytes
+        Arrays of the broadcast shape [byte]. A tensor that several operators keep is counted once.
+
+    Raises
+    ------
+    KeyError
+        If a tensor's kind has no width.
+    """
+    widths = dict(bytes_per_element(precision))
+    widths["operand"] = precision.activations
+    keepers: dict[str, list[Operator]] = {}
+    sizes: dict[str, FloatArray] = {}
+    maker = {t.name: op for op in operators if op.kind != "collective" for t in op.writes}
+    for op in operators:
+        for tensor in op.saved:
+            keepers.setdefault(tensor.name, []).append(op)
+            sizes[tensor.name] = elements(tensor) * widths[tensor.kind]
+    everything, core, block_input = ZERO, ZERO, ZERO
+    for name, size in sizes.items():
+        everything = everything + size
+        made_by = maker.get(name)
+        if made_by is None:
+            block_input = block_input + size
+        elif made_by.module == "attention_core" and all(
+            op.module == "attention_core" for op in keepers[name]
+        ):
+            core = core + size
+    working: FloatArray = ZERO
+    for op in operators:
+        working = np.maximum(working, _activation_bytes(op, widths))
+    return SavedBytes(everything=everything, core=core, block_input=block_input, largest_working_set=working)
+
+
+@rule(
+    symbol="A",
+    formula="all: input; core: everything - core; none: everything",
+    unit="B",
+    source="Korthikanti et al., arXiv:2205.05198, sections 4 and 5 (here from a walk over the operators)",
+)
+def kept_bytes(
+    *,
+    everything_bytes: FloatArray,
+    core_bytes: FloatArray,
+    input_bytes: FloatArray,
+    recompute_core: FloatArray,
+    recompute_all: FloatArray,
+) -> FloatArray:
+    """Bytes one layer keeps per micro-batch under a recompute choice [byte]; 0/1 switches; raises nothing."""
+    selective = everything_bytes - recompute_core * core_bytes
+    return np.where(recompute_all > 0, input_bytes, selective)
+
+
+@rule(
+    symbol="k",
+    formula="v = 1: min(p - i, m); v > 1: min(2 (p - i - 1) + (v - 1) p + 1, m v) / v",
+    unit="1",
+    source="Narayanan et al., arXiv:2104.04473, section 2.2; Korthikanti et al., arXiv:2205.05198, section 4.2.3",
+)
+def micro_batches_in_flight(
+    *,
+    stage: FloatArray,
+    pipeline_parallel: FloatArray,
+    virtual_pipeline: FloatArray,
+    micro_batches: FloatArray,
+) -> FloatArray:
+    """Micro-batches whose activations stage ``stage`` (from 0) holds at once [1] under (interleaved) 1F1B.
+
+    All arguments [1] broadcast; fractional when interleaved, since a chunk holds 1/v of a stage; raises nothing.
+    """
+    plain = np.minimum(pipeline_parallel - stage, micro_batches)
+    chunks = 2.0 * (pipeline_parallel - stage - 1.0) + (virtual_pipeline - 1.0) * pipeline_parallel + 1.0
+    interleaved = np.minimum(chunks, micro_batches * virtual_pipeline) / virtual_pipeline
+    return np.where(virtual_pipeline > 1, interleaved, plain)

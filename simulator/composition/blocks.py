@@ -1,0 +1,332 @@
+"""Blocks of a model on one device: embedding, one layer, head; each forward and backward, timed.
+
+Everything here depends on few columns (sizes, tensor degree, micro-batch, precision, recompute, device), so
+a sweep evaluates it once per distinct combination.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.arrays.columns import DeviceColumns, Inputs
+from simulator.certainty.doubt import Doubt, exchange_doubt, kernel_doubt
+from simulator.certainty.fitted_ranges import outside_fit
+from simulator.composition.streams import issue_order, longest_path
+from simulator.kernels.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
+from simulator.kernels.models import KERNEL_MODELS
+from simulator.per_device.context_parallel import ContextRanks
+from simulator.per_device.expert_parallel import ExpertRanks
+from simulator.per_device.layer_exchange import layer_exchange
+from simulator.per_device.sharding import ShardDegrees, shard
+from simulator.per_device.structure import Structure
+from simulator.per_device.tensor_exchanges import TensorExchanges
+from simulator.rules import at
+from workloads.attention import AttentionShape
+from workloads.backward_pass import backward
+from workloads.decoder_graph import LayerSizes, decoder_layer
+from workloads.embedding_and_head import embedding, head
+from workloads.operator_graph import Graph, Operator, operators
+from workloads.quantise import with_quantise_passes
+
+FloatArray = NDArray[np.float64]
+ZERO: FloatArray = np.zeros(1)
+ONE: FloatArray = np.ones(1)
+ATTENTION = "attention"
+# A layer in front of those with experts.
+DENSE_LAYER = "dense_layer"
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorCost:
+    """One operator of a block: its work, its time and what it adds to the block [s, J].
+
+    All arrays are multiplied by the operator's ``scale``.
+    """
+
+    operator: Operator
+    work: Work
+    busy_s: FloatArray
+    exposed_s: FloatArray
+    inner_bytes: FloatArray
+    outer_bytes: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockCost:
+    """A block in one pass: operators in issue order and the block's time [s].
+
+    ``variance_s2`` sums the squares of what each operator errs by on its own [s^2], ``shared_s`` what they err by
+    together [s], both as standard deviations; ``extrapolated`` counts the kernels of sizes that nobody measured [1].
+    """
+
+    name: str
+    operators: Sequence[OperatorCost]
+    seconds: FloatArray
+    variance_s2: FloatArray
+    shared_s: FloatArray
+    extrapolated: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+    """All blocks of a partition; the backward ones are None in inference. Graphs are the sharded ones."""
+
+    forward: dict[str, BlockCost]
+    backward: dict[str, BlockCost]
+    forward_operators: dict[str, list[Operator]]
+    parameters: dict[str, Parameters]
+
+
+def _peak(device: DeviceColumns, operator: Operator) -> FloatArray:
+    kind = OPERATOR_KINDS[operator.kind]
+    if kind.peak == "vector":
+        return device.vector_flop_per_s
+    if kind.peak == "attention":
+        return device.attention_flop_per_s
+    sparse = operator.attributes.get("sparse")
+    return device.matmul_flop_per_s * (device.sparse_speedup if sparse is not None else 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorTime:
+    """Seconds of one execution [s], bytes sent on both tiers [byte], and how far off the time may be."""
+
+    seconds: FloatArray
+    inner_bytes: FloatArray
+    outer_bytes: FloatArray
+    doubt: Doubt
+
+
+def operator_time(operator: Operator, work: Work, inputs: Inputs, exchanges: TensorExchanges) -> OperatorTime:
+    """Time of one execution of an operator.
+
+    Raises KeyError if the device has no coefficients for the operator's kernel family.
+    """
+    family = OPERATOR_KINDS[operator.kind].family
+    if family == "view":
+        return OperatorTime(seconds=ZERO, inner_bytes=ZERO, outer_bytes=ZERO, doubt=(ZERO, ZERO))
+    if family == "collective":
+        done = (
+            exchanges.of(operator.collective, work.message_bytes)
+            if operator.axis == "tensor"
+            else layer_exchange(operator, work.message_bytes, inputs)
+        )
+        return OperatorTime(
+            seconds=done.seconds,
+            inner_bytes=done.inner_bytes,
+            outer_bytes=done.outer_bytes,
+            doubt=exchange_doubt(work.message_bytes, done.outer_bytes > 0, inputs.device),
+        )
+    return OperatorTime(
+        seconds=KERNEL_MODELS[family].seconds(operator, work, _peak(inputs.device, operator), inputs),
+        inner_bytes=ZERO,
+        outer_bytes=ZERO,
+        doubt=kernel_doubt(operator, family, inputs.device),
+    )
+
+
+def _scaled(work: Work, scale: FloatArray) -> Work:
+    return Work(
+        flop=work.flop * scale,
+        moved_bytes=work.moved_bytes * scale,
+        message_bytes=work.message_bytes * scale,
+        written_bytes=work.written_bytes * scale,
+    )
+
+
+def cost_block(
+    name: str, graph: Graph, inputs: Inputs, exchanges: TensorExchanges | None = None
+) -> BlockCost:
+    """Count, rate and compose one sharded block.
+
+    Parameters
+    ----------
+    name : str
+        Block and pass, e.g. "layer.forward"; rules are recorded under ``operators.<block>.<operator>``.
+    graph : networkx.DiGraph
+        Sharded, in issue order.
+    inputs : Inputs
+        Columns that broadcast against the graph's sizes.
+    exchanges : TensorExchanges, optional
+        Collectives that other blocks of the same rows share.
+
+    Returns
+    -------
+    BlockCost
+        Times [s]; the operators' exposed times sum to the block's.
+
+    Raises
+    ------
+    NotImplementedError
+        If an operator kind has no counting rule.
+    """
+    exchanges = exchanges or TensorExchanges(inputs)
+    issues = issue_order(graph)
+    counted: list[Work] = []
+    times: list[OperatorTime] = []
+    prefix = name.split(".")[0]
+    for op in (issue.operator for issue in issues):
+        with at(f"operators.{prefix}.{op.name}"):
+            work = count(op, inputs.precision)
+            times.append(operator_time(op, work, inputs, exchanges))
+        counted.append(_scaled(work, op.scale))
+    busy = [t.seconds * issue.operator.scale for t, issue in zip(times, issues, strict=True)]
+    total, exposed = longest_path(
+        issues,
+        busy,
+        inputs.plan.overlap_tensor_parallel,
+        inputs.fabric.inner.compute_share,
+        inputs.plan.overlap_expert_parallel,
+    )
+    costs = [
+        OperatorCost(
+            operator=issue.operator,
+            work=work,
+            busy_s=seconds,
+            exposed_s=shown,
+            inner_bytes=t.inner_bytes * issue.operator.scale,
+            outer_bytes=t.outer_bytes * issue.operator.scale,
+        )
+        for issue, work, t, seconds, shown in zip(issues, counted, times, busy, exposed, strict=True)
+    ]
+    doubted = widest_last([(c, t.doubt) for c, t in zip(costs, times, strict=True)], lambda pair: pair[0])
+    return BlockCost(
+        name=name,
+        operators=costs,
+        seconds=total,
+        variance_s2=sum(((c.exposed_s * own) ** 2 for c, (own, _) in doubted), ZERO),
+        shared_s=sum((c.exposed_s * shared for c, (_, shared) in doubted), ZERO),
+        extrapolated=sum(
+            (
+                outside_fit(c.operator, OPERATOR_KINDS[c.operator.kind].family, inputs.device)
+                for c, _ in doubted
+            ),
+            ZERO,
+        ),
+    )
+
+
+def widest_last(items: Sequence[Item], cost_of: Callable[[Item], OperatorCost]) -> list[Item]:
+    """Items in an order in which a sum over them is cheap: what attends to a context depends on it, all else does not.
+
+    The order is that of the operators otherwise, the same for one plan and for many. Raises nothing.
+    """
+    return sorted(items, key=lambda item: ATTENTION in cost_of(item).operator.kind)
+
+
+def layer_sizes(inputs: Inputs) -> LayerSizes:
+    """Sizes of one micro-batch on one replica, from the columns."""
+    model, task = inputs.model, inputs.task
+    return LayerSizes(
+        hidden=model.hidden,
+        ffn=model.ffn,
+        experts=model.experts,
+        topk=model.topk,
+        moe_ffn=model.moe_ffn,
+        shared_ffn=model.shared_ffn,
+        query_rank=model.query_rank,
+        kv_rank=model.kv_rank,
+        rope_dim=model.rope_dim,
+        value_dim=model.value_dim,
+        vocab=model.vocab,
+        positions=model.positions,
+        token_types=model.token_types,
+        attention=AttentionShape(
+            batch=inputs.plan.micro_batch_size,
+            query_length=task.query_length,
+            kv_length=task.kv_length,
+            heads=model.heads,
+            kv_heads=model.kv_heads,
+            head_dim=model.head_dim,
+            window=model.window,
+        ),
+    )
+
+
+def _expert_ranks(inputs: Inputs) -> ExpertRanks:
+    """How experts are split: with sequence parallelism each tensor rank routes its own tokens, if rows leave it."""
+    plan = inputs.plan
+    shards = plan.sequence_parallel * plan.experts_apart * (plan.tensor_parallel > 1)
+    return ExpertRanks(
+        ranks=plan.expert_parallel,
+        parts=plan.expert_tensor_parallel,
+        imbalance=plan.expert_imbalance,
+        takes_shards=shards,
+        gathers_rows=shards * (plan.expert_tensor_parallel > 1),
+    )
+
+
+def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
+    """Cost every block of a partition.
+
+    Parameters
+    ----------
+    structure : Structure
+        The partition's key.
+    inputs : Inputs
+        Its (distinct) rows.
+
+    Returns
+    -------
+    Blocks
+        Times [s], work and parameters per tensor-parallel rank [1].
+
+    Raises
+    ------
+    NotImplementedError
+        If an operator kind has no counting or backward rule.
+    """
+    sizes, plan, exchanges = layer_sizes(inputs), inputs.plan, TensorExchanges(inputs)
+    degrees = ShardDegrees(
+        tensor=plan.tensor_parallel,
+        kv_heads=inputs.model.kv_heads,
+        sequence=plan.sequence_parallel,
+        experts=_expert_ranks(inputs) if structure.layer.experts else None,
+        context=ContextRanks(
+            ranks=plan.context_parallel, ring=plan.ring, gathered=plan.gathered, ulysses=plan.ulysses
+        ),
+    )
+    layers = {"layer": decoder_layer(structure.layer, sizes)}
+    if structure.layer.first_dense:
+        plain = replace(structure.layer, experts=False, shared_experts=False)
+        layers[DENSE_LAYER] = decoder_layer(plain, sizes)
+    for rewrite in structure.rewrites:
+        layers = {name: rewrite(layer) for name, layer in layers.items()}
+    whole = {
+        "embedding": embedding(structure.layer, sizes),
+        **layers,
+        "head": head(structure.layer, sizes),
+    }
+
+    def finished(graph: Graph) -> Graph:
+        sharded = shard(graph, degrees)
+        return with_quantise_passes(sharded, inputs.precision.quantised) if structure.quantised else sharded
+
+    sharded = {name: finished(graph) for name, graph in whole.items()}
+    done = Blocks(
+        forward={n: cost_block(f"{n}.forward", g, inputs, exchanges) for n, g in sharded.items()},
+        backward={},
+        forward_operators={n: operators(g) for n, g in sharded.items()},
+        parameters={
+            **{n: parameters_of(operators(g), inputs.precision) for n, g in sharded.items()},
+            "head_matrix": parameters_of(operators(sharded["head"]), inputs.precision, named="head_weight"),
+            "experts": parameters_of(operators(sharded["layer"]), inputs.precision, labelled="experts"),
+        },
+    )
+    if structure.layer.computation == "training":
+        # Eager code hands the first micro-batch's gradients over; frameworks that fuse have a buffer for them.
+        several = inputs.task.batch > plan.data_parallel * plan.micro_batch_size
+        accumulates = several.astype(np.float64) if structure.layer.eager else ONE
+        for name, graph in whole.items():
+            again = (plan.recompute_core, plan.recompute_all) if name in layers else (None, None)
+            turned = finished(
+                backward(graph, recompute_core=again[0], recompute_all=again[1], accumulates=accumulates)
+            )
+            done.backward[name] = cost_block(f"{name}.backward", turned, inputs, exchanges)
+    return done

@@ -1,0 +1,156 @@
+"""Joules of one step: power that is drawn whatever happens, and energy per operation and per byte."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.arrays.columns import Inputs
+from simulator.composition.blocks import BlockCost
+from simulator.composition.data_parallel import EndOfStep, UnitExchanges
+from simulator.composition.layer_table import LayerTable, block_energy
+from simulator.rules import at, rule
+
+FloatArray = NDArray[np.float64]
+ZERO: FloatArray = np.zeros(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Energy:
+    """Energy of one step over all used devices, by cause [J]; ``host_j`` is that of their nodes."""
+
+    static_j: FloatArray
+    compute_j: FloatArray
+    memory_j: FloatArray
+    network_j: FloatArray
+    host_j: FloatArray
+
+    @property
+    def total_j(self) -> FloatArray:
+        """Sum of the causes [J]."""
+        return self.static_j + self.compute_j + self.memory_j + self.network_j + self.host_j
+
+
+@rule(
+    symbol="E",
+    formula="P T D",
+    unit="J",
+    source="power that does not depend on the work is drawn for the whole step, waiting included",
+)
+def standing_energy(*, power_w: FloatArray, seconds: FloatArray, devices: FloatArray) -> FloatArray:
+    """Energy of a constant power per device over a step [J]; broadcasts; raises nothing."""
+    return power_w * seconds * devices
+
+
+@rule(
+    symbol="E",
+    formula="m r (L el + ee) + d es",
+    unit="J",
+    source="every micro-batch passes every layer once on each of the r tensor x data ranks; es per step",
+)
+def work_energy(
+    *,
+    micro_batches: FloatArray,
+    ranks: FloatArray,
+    n_layers: FloatArray,
+    layer_j: FloatArray,
+    ends_j: FloatArray,
+    per_step_j: FloatArray,
+) -> FloatArray:
+    """Energy of one kind of work over a step [J]; counts [1]; ``per_step_j`` over all devices; raises nothing."""
+    return micro_batches * ranks * (n_layers * layer_j + ends_j) + per_step_j
+
+
+def _unit_network_j(units: UnitExchanges, inputs: Inputs, n_passes: float) -> FloatArray:
+    """Network energy of in-layer exchanges, one micro-batch, one rank, whole model [J]."""
+    layer, embedding, head = units
+    fabric, total = inputs.fabric, ZERO
+    for unit, count in (
+        (layer, inputs.model.n_layers - inputs.model.first_dense),
+        (embedding, np.ones(1)),
+        (head, np.ones(1)),
+    ):
+        for done, passes in ((unit.gather, n_passes), (unit.reduce, 1.0)):
+            per_unit = done.inner_bytes * fabric.inner.j_per_byte + done.outer_bytes * fabric.outer.j_per_byte
+            total = total + count * passes * per_unit
+    return total
+
+
+def step_energy(
+    table: LayerTable,
+    inputs: Inputs,
+    *,
+    seconds: FloatArray,
+    units: UnitExchanges,
+    optimizer: BlockCost | None,
+    end: EndOfStep | None,
+    messages_j: FloatArray,
+) -> Energy:
+    """Energy of one step.
+
+    Parameters
+    ----------
+    table, inputs : LayerTable, Inputs
+        Rows.
+    seconds : ndarray
+        Step time [s].
+    units : UnitExchanges
+        Data-parallel exchanges inside layers.
+    optimizer, end : BlockCost, EndOfStep or None
+        What training does once per step.
+    messages_j : ndarray
+        Energy of the messages between pipeline stages, all devices [J].
+
+    Returns
+    -------
+    Energy
+        Joules over all used devices, hosts included.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not broadcast.
+    """
+    plan, device, fabric = inputs.plan, inputs.device, inputs.fabric
+    ranks = plan.tensor_parallel * plan.gradient_ranks
+    once = block_energy([optimizer], inputs) if optimizer is not None else (ZERO, ZERO, ZERO)
+    network_once = once[2]
+    if end is not None:
+        for done in (end.reduce, end.gather, end.tied):
+            network_once = network_once + done.inner_bytes * fabric.inner.j_per_byte
+            network_once = network_once + done.outer_bytes * fabric.outer.j_per_byte
+    in_layers = _unit_network_j(units, inputs, 2.0 if optimizer is not None else 1.0)
+    parts = {}
+    for name, layer_j, ends_j, step_j in (
+        ("compute", table.layer_compute_j, table.ends_compute_j, once[0]),
+        ("memory", table.layer_memory_j, table.ends_memory_j, once[1]),
+        (
+            "network",
+            table.layer_network_j,
+            table.ends_network_j + in_layers,
+            network_once + messages_j / plan.devices,
+        ),
+    ):
+        with at(f"energy.{name}_j"):
+            parts[name] = work_energy(
+                # A last micro-batch that is not full does less work.
+                micro_batches=inputs.task.batch / plan.data_parallel / plan.micro_batch_size,
+                ranks=ranks,
+                n_layers=inputs.model.n_layers - inputs.model.first_dense,
+                layer_j=layer_j,
+                ends_j=ends_j,
+                per_step_j=step_j * plan.devices,
+            )
+    with at("energy.static_j"):
+        static = standing_energy(power_w=device.idle_w, seconds=seconds, devices=plan.devices)
+    with at("energy.host_j"):
+        host = standing_energy(power_w=device.host_w_per_device, seconds=seconds, devices=plan.devices)
+    return Energy(
+        static_j=static,
+        compute_j=parts["compute"],
+        memory_j=parts["memory"],
+        network_j=parts["network"],
+        host_j=host,
+    )

@@ -1,0 +1,203 @@
+"""Time of one micro-batch on the stages of a pipeline, sharded parameters and gradients included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.arrays.columns import Inputs
+from simulator.composition.data_parallel import InLayer, UnitExchanges
+from simulator.composition.layer_table import LayerTable
+from simulator.composition.pipeline import StageLayers
+from simulator.composition.streams import chain_of, layer_chain
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+ZERO: FloatArray = np.zeros(1)
+
+
+ByStage = tuple[FloatArray, FloatArray, FloatArray]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTimes:
+    """Seconds of one micro-batch by kind of stage [s], three arrays each: first, middle, last.
+
+    ``forward_s`` and ``backward_s`` contain the exposed exchanges; ``tensor_s`` and ``data_s`` are the parts of
+    both passes that wait for tensor-parallel and for data-parallel exchanges, ``n_layers`` the layers [1];
+    ``total_s`` is forward and backward, ``sum_s`` that of all stages. ``first_slowest`` says where no stage is slower
+    than the first, ``middle_slower`` where the last one is no slower than the middle.
+    """
+
+    forward_s: ByStage
+    backward_s: ByStage
+    tensor_s: ByStage
+    data_s: ByStage
+    n_layers: ByStage
+    total_s: ByStage
+    sum_s: FloatArray
+    first_slowest: BoolArray
+    middle_slower: BoolArray
+
+    def slowest_s(self) -> FloatArray:
+        """Time of the slowest stage [s]."""
+        first, middle, last = self.total_s
+        return np.maximum(np.maximum(first, middle), last)
+
+    def slowest(self) -> FloatArray:
+        """Index of the slowest kind of stage, the first of equals [1]."""
+        return self.at_slowest((np.zeros(1), np.ones(1), np.full(1, 2.0)))
+
+    def at_slowest(self, values: ByStage) -> FloatArray:
+        """The one of three ``values`` that belongs to the slowest stage."""
+        return np.where(self.first_slowest, values[0], np.where(self.middle_slower, values[1], values[2]))
+
+    def least(self, values: ByStage) -> FloatArray:
+        """Smallest of three ``values`` over the kinds of stage that exist; raises nothing."""
+        there = [np.where(total > 0, v, np.inf) for total, v in zip(self.total_s, values, strict=True)]
+        return np.minimum(np.minimum(there[0], there[1]), there[2])
+
+
+Chain = tuple[FloatArray, FloatArray, FloatArray]
+
+
+def _chains(table: LayerTable, inputs: Inputs, layer: InLayer) -> tuple[Chain, Chain]:
+    """Chains of layers with their exchanges, forward and backward."""
+    plan = inputs.plan
+    switches = {"overlap_gather": plan.overlap_param_gather, "overlap_reduce": plan.overlap_grad_reduce}
+    gather, reduce = layer.gather.seconds, layer.reduce.seconds
+    return (
+        layer_chain(table.layer_forward_s, gather, ZERO, **switches),
+        layer_chain(table.layer_backward_s, gather, reduce, **switches),
+    )
+
+
+def _exposed(
+    n_layers: FloatArray, chain: Chain, layer_s: FloatArray, exchange_s: FloatArray, inputs: Inputs
+) -> FloatArray:
+    """What the exchanges of ``n_layers`` layers add to their own time [s]: waiting, and units taken from kernels."""
+    if not np.any(exchange_s):
+        return ZERO
+    # Without an exchange the difference is rounding, and would show as a row of the operator table.
+    waiting = np.where(exchange_s > 0, np.maximum(chain_of(n_layers, chain) - n_layers * layer_s, 0.0), 0.0)
+    hidden = np.maximum(n_layers * exchange_s - waiting, 0.0)
+    return waiting + inputs.fabric.inner.compute_share * hidden
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ends:
+    """Exposed seconds of the embedding's and the head's own exchanges, forward and backward [s]."""
+
+    embedding_forward: FloatArray
+    embedding_backward: FloatArray
+    head_forward: FloatArray
+    head_backward: FloatArray
+
+
+def _beside(
+    exchange_s: FloatArray, window_s: FloatArray, overlap: FloatArray, share: FloatArray
+) -> FloatArray:
+    """What an exchange beside ``window_s`` of compute adds: the rest, and the units it takes meanwhile [s]."""
+    waiting = exchange_s - overlap * np.minimum(exchange_s, window_s)
+    return waiting + share * (exchange_s - waiting)
+
+
+def _ends(table: LayerTable, inputs: Inputs, units: UnitExchanges) -> _Ends:
+    """The embedding is gathered in the open and its gradients scattered at the very end.
+
+    The head is gathered beside the last layer, whose own exchange is over by then, and its gradients scattered beside
+    that layer's backward pass, while the layers' exchanges leave the network free. The weights of the head serve both
+    its passes, and the embedding's backward pass needs none.
+    """
+    layer, embedding, head = units
+    plan, share = inputs.plan, inputs.fabric.inner.compute_share
+    busy_s = (
+        plan.overlap_param_gather * layer.gather.seconds + plan.overlap_grad_reduce * layer.reduce.seconds
+    )
+    free_s = np.maximum(table.layer_backward_s - busy_s, 0.0)
+    return _Ends(
+        embedding_forward=embedding.gather.seconds,
+        embedding_backward=embedding.reduce.seconds,
+        head_forward=_beside(head.gather.seconds, table.layer_forward_s, plan.overlap_param_gather, share),
+        head_backward=_beside(head.reduce.seconds, free_s, plan.overlap_grad_reduce, share),
+    )
+
+
+def stage_times(
+    table: LayerTable, inputs: Inputs, layers: StageLayers, units: UnitExchanges, *, training: bool
+) -> StageTimes:
+    """Times of one micro-batch on each kind of stage.
+
+    Parameters
+    ----------
+    table : LayerTable
+        Gathered to the rows of ``inputs``.
+    inputs : Inputs
+        Rows.
+    layers : StageLayers
+        Layers by kind of stage [1].
+    units : UnitExchanges
+        In-layer exchanges of a layer, of the embedding and of the head.
+    training : bool
+        Whether there is a backward pass.
+
+    Returns
+    -------
+    StageTimes
+        Seconds; ``sum_s`` over all stages, a stage that does not exist counts nothing.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not broadcast.
+    """
+    single = (inputs.plan.pipeline_parallel == 1).astype(np.float64)
+    layer = units[0]
+    chains, gather_s = _chains(table, inputs, layer), layer.gather.seconds
+    ends = _ends(table, inputs, units)
+    rows: list[tuple[FloatArray, ...]] = []
+    kinds = (
+        (layers.first, np.ones(1), single),
+        (layers.middle, ZERO, ZERO),
+        (layers.last, single, np.ones(1)),
+        (layers.last, ZERO, ZERO),
+    )
+    for n_layers, first, last in kinds:
+        data_forward = _exposed(n_layers, chains[0], table.layer_forward_s, gather_s, inputs)
+        data_backward = (
+            _exposed(n_layers, chains[1], table.layer_backward_s, gather_s + layer.reduce.seconds, inputs)
+            if training
+            else ZERO
+        )
+        data_forward = data_forward + first * ends.embedding_forward + last * ends.head_forward
+        data_backward = data_backward + first * ends.embedding_backward + last * ends.head_backward
+        forward = (
+            n_layers * table.layer_forward_s + first * table.embedding_forward_s + last * table.head_forward_s
+        )
+        backward = (
+            n_layers * table.layer_backward_s
+            + first * table.embedding_backward_s
+            + last * table.head_backward_s
+        )
+        tensor = (
+            n_layers * table.layer_exchange_s
+            + first * table.embedding_exchange_s
+            + last * table.head_exchange_s
+        )
+        rows.append((forward + data_forward, backward + data_backward, tensor, data_forward + data_backward))
+    forward, backward, tensor, data = zip(*rows, strict=True)
+    total = [there + back for there, back in zip(forward, backward, strict=True)]
+    counts = (1.0, layers.n_fullest, 1.0 - single, layers.n_lighter)
+    return StageTimes(
+        forward_s=forward[:3],
+        backward_s=backward[:3],
+        tensor_s=tensor[:3],
+        data_s=data[:3],
+        n_layers=(layers.first, layers.middle, layers.last),
+        total_s=(total[0], total[1], total[2]),
+        sum_s=sum((c * t for c, t in zip(counts, total, strict=True)), ZERO),
+        first_slowest=total[0] >= np.maximum(total[1], total[2]),
+        middle_slower=total[1] >= total[2],
+    )

@@ -1,0 +1,215 @@
+"""When operators finish: an array-valued longest path over streams that each run one thing at a time.
+
+Operators are issued in graph order, kernels on the compute stream and exchanges on the stream of their axis.
+An operator starts when its stream is free and what it reads is there. ``exposed`` time is what an operator
+adds to the finish of the whole block: a kernel its own duration, an exchange the time that the compute stream
+stands still for it. Exposed times therefore sum to the block's time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.per_device.context_parallel import RING_EXCHANGE, exposed_ring
+from simulator.per_device.expert_parallel import exposed_rows
+from workloads.operator_graph import Graph, Operator, operators
+
+FloatArray = NDArray[np.float64]
+ZERO: FloatArray = np.zeros(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issue:
+    """One operator in issue order.
+
+    Attributes
+    ----------
+    operator : Operator
+        What is issued.
+    is_exchange : bool
+        Whether it runs on a network stream.
+    waits_for : tuple of int
+        Positions of the exchanges (through chains of exchanges) whose result it reads.
+    after : tuple of int
+        Positions of everything it reads from directly (used by exchanges).
+    """
+
+    operator: Operator
+    is_exchange: bool
+    waits_for: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+def issue_order(graph: Graph) -> list[Issue]:
+    """Issue list of a sharded graph; raises KeyError if its insertion order is not topological."""
+    position: dict[str, int] = {}
+    issues: list[Issue] = []
+    for op in operators(graph):
+        after = tuple(position[name] for name in graph.predecessors(op.name))
+        waits: list[int] = []
+        for i in after:
+            if issues[i].is_exchange:
+                waits.extend(w for w in (*issues[i].waits_for, i) if w not in waits)
+        position[op.name] = len(issues)
+        issues.append(
+            Issue(operator=op, is_exchange=op.kind == "collective", waits_for=tuple(waits), after=after)
+        )
+    return issues
+
+
+def longest_path(
+    issues: Sequence[Issue],
+    durations: Sequence[FloatArray],
+    overlap: FloatArray,
+    displaced: FloatArray | float = 0.0,
+    overlap_rows: FloatArray = ZERO,
+) -> tuple[FloatArray, list[FloatArray]]:
+    """Finish time of a block and what each operator adds to it.
+
+    Parameters
+    ----------
+    issues : sequence of Issue
+        In issue order.
+    durations : sequence of ndarray
+        Seconds of each, zero where it is switched off [s].
+    overlap : ndarray
+        1 where tensor-parallel exchanges may run beside kernels that do not need them, 0 where they block [1]. A ring
+        of context ranks always runs beside its kernel, their other exchanges never.
+    displaced : ndarray or float
+        Share of the compute units that a running exchange takes from the kernels beside it [1].
+    overlap_rows : ndarray
+        1 where exchanges of experts' rows run beside the kernels of another micro-batch, 0 where they block [1].
+
+    Returns
+    -------
+    tuple
+        Time of the block [s], and exposed seconds per operator, which sum to it.
+
+    Raises
+    ------
+    IndexError
+        If there are fewer durations than issues.
+    """
+    compute, network = ZERO, ZERO
+    finish: list[FloatArray] = []
+    exposed: list[FloatArray] = []
+
+    def stand_still(until: Sequence[int], now: FloatArray) -> FloatArray:
+        for i in until:
+            late = np.maximum(finish[i] - now, 0.0)
+            exposed[i] = exposed[i] + late
+            now = now + late
+        return now
+
+    for position, issue in enumerate(issues):
+        duration = durations[position]
+        exposed.append(ZERO)
+        if not issue.is_exchange:
+            compute = stand_still(issue.waits_for, compute) + duration
+            exposed[position] = duration
+            finish.append(compute)
+            continue
+        if issue.operator.collective == RING_EXCHANGE:
+            (kernel,) = issue.after
+            exposed[position] = exposed_ring(
+                exchange_s=duration,
+                attention_s=durations[kernel],
+                context_parallel=issue.operator.attributes["ranks"],
+            )
+            compute = compute + exposed[position]
+            finish.append(compute)
+            continue
+        among_tensor_ranks = issue.operator.axis not in ("context", "expert")
+        # The others are issued behind all kernels in front of them, those that they do not need included.
+        ready = ZERO if among_tensor_ranks else compute
+        for i in issue.after:
+            ready = np.maximum(ready, finish[i])
+        apart = overlap_rows if issue.operator.axis == "expert" else ZERO
+        runs = (duration > 0) & (apart == 0)
+        # What is switched off neither waits for the stream nor occupies it.
+        end = np.where(runs, np.maximum(network, ready) + duration, ready)
+        network = np.where(runs, end, network)
+        finish.append(end)
+        beside = overlap if among_tensor_ranks else ZERO
+        blocked = np.where(runs, (1.0 - beside) * np.maximum(end - compute, 0.0), 0.0)
+        exposed[position] = blocked
+        compute = compute + blocked
+    exchanges = [i for i, issue in enumerate(issues) if issue.is_exchange]
+    compute = stand_still(exchanges, compute)
+    rows = [i for i in exchanges if issues[i].operator.axis == "expert"]
+    if rows and np.any(overlap_rows):
+        kernels_s = sum(
+            (d for d, issue in zip(durations, issues, strict=True) if not issue.is_exchange), ZERO
+        )
+        total = sum((durations[i] for i in rows), ZERO)
+        waiting = exposed_rows(exchange_s=total, kernels_s=kernels_s) * overlap_rows
+        compute = compute + waiting
+        for i in rows:
+            share = np.divide(durations[i], total, out=np.zeros_like(durations[i] * total), where=total > 0)
+            exposed[i] = exposed[i] + waiting * share
+    # What was hidden still cost the kernels beside it their share of the device.
+    for i in exchanges:
+        cost = displaced * np.maximum(durations[i] - exposed[i], 0.0)
+        exposed[i] = exposed[i] + cost
+        compute = compute + cost
+    return compute, exposed
+
+
+def layer_chain(
+    layer_s: FloatArray,
+    gather_s: FloatArray,
+    reduce_s: FloatArray,
+    *,
+    overlap_gather: FloatArray,
+    overlap_reduce: FloatArray,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Finish of one, two and three equal layers whose parameters are gathered and gradients reduced.
+
+    The gather of a layer is issued when the layer before it starts (one layer is prefetched); the reduction
+    when its own layer ends. Both share the data stream. Without overlap each blocks the compute stream.
+
+    Parameters
+    ----------
+    layer_s, gather_s, reduce_s : ndarray
+        Time of one layer, of its parameter gather, of its gradient reduction [s].
+    overlap_gather, overlap_reduce : ndarray
+        1 where the exchange runs beside compute [1].
+
+    Returns
+    -------
+    tuple of three ndarray
+        Finish times of chains of one, two and three layers [s]; the difference of the last two is the period.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not broadcast.
+    """
+    hidden_gather, hidden_reduce = gather_s * overlap_gather, reduce_s * overlap_reduce
+    busy_s = layer_s + gather_s * (1.0 - overlap_gather) + reduce_s * (1.0 - overlap_reduce)
+    finishes: list[FloatArray] = []
+    compute, stream = ZERO, hidden_gather
+    ready = stream
+    for _ in range(3):
+        start = np.maximum(compute, ready)
+        compute = start + busy_s
+        # The last layer prefetches nothing: its chain ends with compute and its own reduction.
+        reduced = np.where(hidden_reduce > 0, np.maximum(stream, compute) + hidden_reduce, 0.0)
+        finishes.append(np.maximum(compute, reduced))
+        ready = stream = np.maximum(stream, start) + hidden_gather
+        stream = np.where(hidden_reduce > 0, np.maximum(stream, compute) + hidden_reduce, stream)
+    return finishes[0], finishes[1], finishes[2]
+
+
+def chain_of(n_layers: FloatArray, chain: tuple[FloatArray, FloatArray, FloatArray]) -> FloatArray:
+    """Finish of ``n_layers`` layers [1] from the finishes of one, two and three [s]: first, then periods."""
+    one, two, three = chain
+    return (
+        np.where(n_layers >= 1, one, 0.0)
+        + np.where(n_layers >= 2, two - one, 0.0)
+        + np.maximum(n_layers - 2.0, 0.0) * (three - two)
+    )

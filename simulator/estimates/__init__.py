@@ -1,0 +1,1 @@
+"""The result of one scenario and why it is so: estimate, operator table, explanation, comparison."""

@@ -1,0 +1,267 @@
+"""The per-operator table of one scenario: totals over a step on one device of the slowest stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.arrays.columns import Inputs
+from simulator.certainty.evidence import FamilyEvidence
+from simulator.composition.blocks import DENSE_LAYER, BlockCost, OperatorCost
+from simulator.composition.data_parallel import replica_group, unit_exchanges
+from simulator.composition.evaluate import Detail
+from simulator.kernels.counting import OPERATOR_KINDS
+from simulator.kernels.models import KERNEL_MODELS
+from simulator.kernels.size_classes import size_class
+from workloads.operator_graph import Operator
+
+FloatArray = NDArray[np.float64]
+Row = dict[str, Any]
+ZERO: FloatArray = np.zeros(1)
+ONE: FloatArray = np.ones(1)
+
+
+def _one(value: FloatArray) -> float:
+    return float(np.asarray(value).reshape(-1)[0])
+
+
+def _bound(cost: OperatorCost, inputs: Inputs) -> str:
+    """Which term is the longest: computing, moving bytes, the fixed cost, or the network."""
+    kind = OPERATOR_KINDS[cost.operator.kind]
+    if kind.family == "collective":
+        return "network"
+    if kind.family == "view" or _one(cost.busy_s) == 0:
+        return "none"
+    fit, device = inputs.device.kernels[kind.family], inputs.device
+    peak = {"matmul": device.matmul_flop_per_s, "attention": device.attention_flop_per_s}.get(
+        kind.peak, device.vector_flop_per_s
+    )
+    terms = {
+        "compute": _one(cost.work.flop) / _one(peak * fit.get("compute_efficiency", ONE)),
+        "memory": _one(cost.work.moved_bytes)
+        / _one(
+            device.memory_bandwidth_bytes_per_s
+            * fit.get("memory_efficiency", fit.get("read_efficiency", ONE))
+        ),
+        "latency": _one(fit.get("fixed_s", ZERO) * cost.operator.scale),
+    }
+    return max(terms, key=lambda name: terms[name])
+
+
+def _picked(cost: OperatorCost, node: int) -> tuple[float, ...]:
+    """FLOP, bytes, message bytes, busy and exposed seconds of one node of the decode quadrature."""
+    values = (cost.work.flop, cost.work.moved_bytes, cost.work.message_bytes, cost.busy_s, cost.exposed_s)
+    return tuple(float(v[node] if v.shape[0] > 1 else v[0]) for v in values)
+
+
+def _block_rows(
+    block: BlockCost,
+    prefix: str,
+    weights: FloatArray,
+    inputs: Inputs,
+    dtypes: Mapping[str, str],
+    evidence: Mapping[str, FamilyEvidence],
+) -> Iterator[Row]:
+    for cost in block.operators:
+        numbers = np.zeros(5)
+        for node in range(weights.shape[0]):
+            numbers += np.array(_picked(cost, node)) * weights[node]
+        if not numbers.any():
+            continue
+        op = cost.operator
+        kind = OPERATOR_KINDS[op.kind]
+        communication = kind.family == "collective"
+        yield {
+            "name": f"{prefix}.{op.name}",
+            "module": op.module,
+            "phase": "communication" if communication else op.phase,
+            "kind": op.collective or op.kind,
+            "stream": f"{op.axis}_parallel" if communication else "compute",
+            "count": float(weights.sum()),
+            "flop": numbers[0],
+            "bytes": numbers[1],
+            "message_bytes": numbers[2],
+            "busy_s": numbers[3],
+            "exposed_s": numbers[4],
+            "bound": _bound(cost, inputs),
+            "dtype": dtypes.get(kind.peak, "fp32"),
+            **_doubt(op, kind.family, evidence.get(kind.family)),
+        }
+
+
+def _doubt(operator: Operator, family: str, evidence: FamilyEvidence | None) -> Row:
+    """Evidence class of an operator's coefficients, half-width of its time, and sizes beyond the fitted ones."""
+    if evidence is None:
+        return {"evidence": "datasheet", "spread": None, "common": None, "beyond": ""}
+    sizes = KERNEL_MODELS[family].sizes(operator) if family in KERNEL_MODELS else {}
+    return {
+        "evidence": evidence.label,
+        "spread": evidence.half_width(size_class(family, sizes)),
+        "common": evidence.common,
+        "beyond": ", ".join(evidence.beyond(sizes)),
+    }
+
+
+def _plain_row(
+    name: str,
+    module: str,
+    phase: str,
+    kind: str,
+    stream: str,
+    count: float,
+    busy: float,
+    exposed: float,
+    evidence: FamilyEvidence | None,
+) -> Row:
+    return {
+        "name": name,
+        "module": module,
+        "phase": phase,
+        "kind": kind,
+        "stream": stream,
+        "count": count,
+        "flop": 0.0,
+        "bytes": 0.0,
+        "message_bytes": 0.0,
+        "busy_s": busy,
+        "exposed_s": exposed,
+        "bound": "network" if phase == "communication" else "none",
+        "dtype": "",
+        "evidence": "" if evidence is None else evidence.label,
+        "spread": None if evidence is None else evidence.half_width("all"),
+        "common": None if evidence is None else evidence.common,
+        "beyond": "",
+    }
+
+
+def _slowest(detail: Detail, inputs: Inputs) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Layers, and 0/1 for embedding and head, of the slowest stage, by node of the decode quadrature."""
+    stage, layers = detail.step.stages.slowest(), detail.step.layers
+    single = inputs.plan.pipeline_parallel == 1
+    n = np.where(stage == 0, layers.first, np.where(stage == 1, layers.middle, layers.last))
+    last = (stage == 2) | ((stage == 0) & single)
+    return n, (stage == 0).astype(np.float64), last.astype(np.float64)
+
+
+def _data_rows(
+    detail: Detail,
+    inputs: Inputs,
+    micro_batches: float,
+    n_layers: float,
+    evidence: FamilyEvidence | None,
+) -> Iterator[Row]:
+    """Data-parallel exchanges: inside the layers, and at the end of the step."""
+    step = detail.step
+    in_layers = micro_batches * _one(step.stages.at_slowest(step.stages.data_s))
+    if in_layers > 0:
+        layer, embedding, head = unit_exchanges(detail.table, inputs, replica_group(inputs), tied=detail.tied)
+        # A layer's weights are gathered for each pass; those of the ends serve both.
+        gathers = (2.0 if detail.blocks.backward else 1.0, 1.0, 1.0)
+        units = zip((layer, embedding, head), gathers, strict=True)
+        once = [unit.gather.seconds * times + unit.reduce.seconds for unit, times in units]
+        busy = micro_batches * (_one(once[0]) * n_layers + _one(once[1]) + _one(once[2]))
+        yield _plain_row(
+            "parameters.exchange",
+            "parameters",
+            "communication",
+            "all_gather",
+            "data_parallel",
+            micro_batches * n_layers,
+            max(busy, in_layers),
+            in_layers,
+            evidence,
+        )
+    if step.end is None:
+        return
+    sharded = _one(inputs.plan.zero_stage) >= 1
+    reduce_busy = _one(step.end.reduce.seconds + step.end.tied.seconds)
+    closing = (
+        ("gradients.exchange", "reduce_scatter" if sharded else "all_reduce", reduce_busy, step.end_reduce_s),
+        ("weights.exchange", "all_gather", _one(step.end.gather.seconds), step.end_gather_s),
+    )
+    for name, collective, busy, exposed in closing:
+        if busy > 0:
+            yield _plain_row(
+                name,
+                "parameters",
+                "communication",
+                collective,
+                "data_parallel",
+                1.0,
+                busy,
+                _one(exposed),
+                evidence,
+            )
+
+
+def detail_rows(
+    detail: Detail,
+    inputs: Inputs,
+    *,
+    prefix: str,
+    dtypes: Mapping[str, str],
+    evidence: Mapping[str, FamilyEvidence],
+) -> list[Row]:
+    """Rows of one pass.
+
+    Parameters
+    ----------
+    detail : Detail
+        An evaluated pass of a single scenario.
+    inputs : Inputs
+        Its columns, length one.
+    prefix : str
+        Put in front of names ("decode." in generation).
+    dtypes, evidence : mapping
+        Compute type by peak class, evidence by kernel family (empty where no coefficient is used).
+
+    Returns
+    -------
+    list of dict
+        ``exposed_s`` sums to the pass's share of the step [s].
+
+    Raises
+    ------
+    KeyError
+        If an operator kind is unknown.
+    """
+    n_layers, first, last = _slowest(detail, inputs)
+    step, weights = detail.step, detail.weight[:, 0]
+    micro = step.micro_batches
+    per_node = np.broadcast_to(micro, weights.shape) * weights
+    rows: list[Row] = []
+    shares = {
+        "embedding": first,
+        DENSE_LAYER: first * inputs.model.first_dense,
+        "layer": n_layers,
+        "head": last,
+    }
+    for blocks in (detail.blocks.forward, detail.blocks.backward):
+        for name, block in blocks.items():
+            if np.any(shares[name] > 0):
+                rows += _block_rows(
+                    block, f"{prefix}{name}", per_node * shares[name], inputs, dtypes, evidence
+                )
+    if step.optimizer is not None:
+        rows += _block_rows(step.optimizer, f"{prefix}optimizer", weights, inputs, dtypes, evidence)
+    total_weight = float(weights.sum())
+    if total_weight > 0:
+        rows += _data_rows(detail, inputs, _one(micro), _one(n_layers), evidence.get("collective"))
+        for name, kind, seconds in (
+            ("pipeline.p2p", "send", step.pipeline_p2p_s),
+            ("pipeline.bubble", "bubble", step.bubble_s),
+        ):
+            amount = float(np.sum(np.broadcast_to(seconds, weights.shape) * weights))
+            if amount > 0:
+                phase = "bubble" if kind == "bubble" else "communication"
+                known = None if kind == "bubble" else evidence.get("collective")
+                row_name = f"{prefix}{name}"
+                rows.append(
+                    _plain_row(
+                        row_name, "pipeline", phase, kind, "pipeline", total_weight, amount, amount, known
+                    )
+                )
+    return rows

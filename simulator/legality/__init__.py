@@ -1,0 +1,1 @@
+"""Which combinations make sense: named rules over arrays."""

@@ -1,0 +1,1 @@
+"""Figures of machines and fabrics as columns."""

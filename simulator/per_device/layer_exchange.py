@@ -1,0 +1,82 @@
+"""Time of the exchanges inside a layer between other ranks than those of the tensor axis."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.arrays.columns import FabricColumns, Inputs
+from simulator.communication.collectives import Exchange, all_to_all, exchange, stage_message
+from simulator.communication.placement import Group, place
+from simulator.per_device.context_parallel import RING_EXCHANGE
+from workloads.operator_graph import Operator
+
+__all__ = ["axis_group", "layer_exchange", "ring_exchange"]
+
+FloatArray = NDArray[np.float64]
+NEIGHBOURS: FloatArray = np.full(1, 2.0)
+
+
+def axis_group(axis: str, inputs: Inputs) -> Group:
+    """Placement of the ranks of a layer's axis, "context" or "expert"; KeyError for another one.
+
+    Expert ranks are next to the ranks that split each expert.
+    """
+    plan = inputs.plan
+    ranks, stride = {
+        "context": (plan.context_parallel, plan.context_stride),
+        "expert": (plan.expert_parallel, plan.expert_tensor_parallel * plan.tensor_stride),
+    }[axis]
+    return place(ranks, stride, plan.devices, inputs.fabric)
+
+
+def ring_exchange(
+    message_bytes: FloatArray, ranks: FloatArray, stride: FloatArray, group: Group, fabric: FabricColumns
+) -> Exchange:
+    """All exchanges of a ring, one hop of ``message_bytes`` [byte] after the other; the slowest neighbours decide.
+
+    Neighbours of the ``ranks`` of a ``group`` are ``stride`` apart [1]. Broadcasts; raises nothing.
+    """
+    hop = stage_message(message_bytes, stride, NEIGHBOURS, fabric)
+    hops, spans = ranks - 1.0, group.outer > 1
+    sent = hops * message_bytes
+    # Of the ranks of a node one sends to the next node.
+    leaving = np.where(spans, group.outer / group.ranks, 0.0)
+    return Exchange(
+        seconds=hops * np.where(spans, np.maximum(hop.across_s, hop.inside_s), hop.inside_s),
+        inner_bytes=sent * (1.0 - leaving),
+        outer_bytes=sent * leaving,
+    )
+
+
+def layer_exchange(operator: Operator, message_bytes: FloatArray, inputs: Inputs) -> Exchange:
+    """Time and traffic of one exchange of a sharded layer.
+
+    Parameters
+    ----------
+    operator : Operator
+        Of kind "collective".
+    message_bytes : ndarray
+        Its message, in the convention of its collective [byte].
+    inputs : Inputs
+        Rows.
+
+    Returns
+    -------
+    Exchange
+        Seconds and bytes that a rank sends on each tier; zero for one rank.
+
+    Raises
+    ------
+    KeyError
+        If axis or collective is unknown.
+    """
+    if operator.collective == RING_EXCHANGE:
+        plan, group = inputs.plan, axis_group("context", inputs)
+        return ring_exchange(message_bytes, plan.context_parallel, plan.context_stride, group, inputs.fabric)
+    group = axis_group(operator.axis, inputs)
+    if operator.collective == "all_to_all":
+        return all_to_all(message_bytes, group, inputs.fabric)
+    return exchange(
+        operator.collective, message_bytes, group, inputs.fabric, inputs.plan.collective_algorithm
+    )

@@ -1,0 +1,1 @@
+"""What a user asks: scenarios with types and bounds, read, checked and resolved to catalog entries."""

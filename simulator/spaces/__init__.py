@@ -1,0 +1,1 @@
+"""Scenarios with axes: which rows a space has, which of them are legal, and their numbers side by side."""

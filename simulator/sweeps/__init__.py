@@ -1,0 +1,1 @@
+"""Spaces evaluated chunk by chunk, written in parts, resumed, kept and asked."""

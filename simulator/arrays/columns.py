@@ -72,8 +72,9 @@ class PlanColumns:
     ``gradient_ranks`` hold the same parameters: replicas times context ranks; ``zero_group`` of them share a sharded
     copy. ``expert_copies`` are the ranks that hold the same part of the same experts; ``experts_apart`` is 1 where
     these are not the ``gradient_ranks``. Strides are the distance, in devices, of neighbours on an axis;
-    ``collective_algorithm`` is a code (:data:`ALGORITHMS` of `simulator.communication`), 0 where the fastest one
-    is taken.
+    ``schedule`` is a code (:data:`SCHEDULES` of `simulator.pipelines`); ``first_stage_layers`` and
+    ``last_stage_layers`` are NaN where the plan does not say them. ``collective_algorithm`` is a code
+    (:data:`ALGORITHMS` of `simulator.communication`), 0 where the fastest one is taken.
     """
 
     devices: FloatArray
@@ -91,6 +92,9 @@ class PlanColumns:
     expert_imbalance: FloatArray
     expert_copies: FloatArray
     experts_apart: FloatArray
+    schedule: FloatArray
+    first_stage_layers: FloatArray
+    last_stage_layers: FloatArray
     micro_batch_size: FloatArray
     zero_stage: FloatArray
     zero_group: FloatArray

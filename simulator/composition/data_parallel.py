@@ -124,21 +124,23 @@ def in_layer(inputs: Inputs, parameters: FloatArray, group: Replicas) -> InLayer
 class EndOfStep:
     """Exchanges once per step: gradients (ZeRO-0: all-reduce; 1: reduce-scatter), new weights (ZeRO-1, 2).
 
-    ``tied`` sums the gradients of an embedding matrix that the first and the last stage share.
+    ``tied`` sums the gradients of an embedding matrix that the first and the last stage share, ``mirrored`` those of
+    the two copies of a model that runs in both directions.
     """
 
     reduce: Exchange
     gather: Exchange
     tied: Exchange
+    mirrored: Exchange
 
 
-def _tied_exchange(inputs: Inputs, matrix_parameters: FloatArray) -> Exchange:
-    """All-reduce of the shared matrix's gradients between the first and the last stage; none on one stage."""
+def _between_ends(inputs: Inputs, parameters: FloatArray) -> Exchange:
+    """All-reduce of gradients that the first and the last stage share; none on one stage."""
     plan = inputs.plan
     ends = np.where(plan.pipeline_parallel > 1, 2.0, 1.0)
     stride = np.maximum(plan.pipeline_parallel - 1.0, 1.0) * plan.pipeline_stride
     pair = place(ends, stride, plan.devices, inputs.fabric)
-    return _exchange("all_reduce", matrix_parameters * inputs.precision.gradient_communication, pair, inputs)
+    return _exchange("all_reduce", parameters * inputs.precision.gradient_communication, pair, inputs)
 
 
 def _at_end(inputs: Inputs, parameters: FloatArray, group: Replicas) -> tuple[Exchange, Exchange]:
@@ -164,16 +166,25 @@ def end_of_step(
     group: Replicas,
     *,
     tied_parameters: FloatArray,
+    copies: FloatArray,
 ) -> EndOfStep:
     """Exchanges of a stage with ``parameters`` per tensor-parallel rank, and ``experts`` that fewer hold alike [1].
 
-    ``tied_parameters`` are those that the first and the last stage share, zero where none are [1]. Raises nothing.
+    ``tied_parameters`` are those that the first and the last stage share, zero where none are; of ``copies`` of the
+    model each device has parameters [1]. Raises nothing.
     """
     reduce, gather = _at_end(inputs, parameters, group)
     if np.any(experts):
         own_reduce, own_gather = _at_end(inputs, experts, expert_group(inputs))
         reduce, gather = _sum_of(reduce, own_reduce), _sum_of(gather, own_gather)
-    return EndOfStep(reduce=reduce, gather=gather, tied=_tied_exchange(inputs, tied_parameters))
+    mirrored = NO_EXCHANGE
+    if np.any(copies > 1):
+        # Devices at mirrored places hold the same two stages; with shards each sums its own.
+        held = (parameters + experts) / np.where(inputs.plan.zero_stage >= 1, group.sharers.ranks, 1.0)
+        mirrored = _between_ends(inputs, held * (copies > 1))
+    return EndOfStep(
+        reduce=reduce, gather=gather, tied=_between_ends(inputs, tied_parameters), mirrored=mirrored
+    )
 
 
 @rule(

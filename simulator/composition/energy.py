@@ -118,7 +118,7 @@ def step_energy(
     once = block_energy([optimizer], inputs) if optimizer is not None else (ZERO, ZERO, ZERO)
     network_once = once[2]
     if end is not None:
-        for done in (end.reduce, end.gather, end.tied):
+        for done in (end.reduce, end.gather, end.tied, end.mirrored):
             network_once = network_once + done.inner_bytes * fabric.inner.j_per_byte
             network_once = network_once + done.outer_bytes * fabric.outer.j_per_byte
     in_layers = _unit_network_j(units, inputs, 2.0 if optimizer is not None else 1.0)

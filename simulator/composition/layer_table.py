@@ -33,7 +33,7 @@ class LayerTable:
 
     Layers in front of those with experts count with the embedding, since the first stage has them all.
     Seconds [s] of each block and pass, the part of them that waits for tensor-parallel exchanges (and, in a layer, for
-    those of context and expert ranks), what
+    those of context and expert ranks), the part of the backward pass that computes gradients of weights, what
     they may be off by (`BlockCost`, both passes) [s^2, s], parameters
     [1] per tensor-parallel rank and the bytes of their weights [byte], bytes kept for the backward
     pass [byte], energy [J], and kernels of all blocks whose sizes lie outside what was fitted [1].
@@ -45,6 +45,9 @@ class LayerTable:
     embedding_backward_s: FloatArray
     head_forward_s: FloatArray
     head_backward_s: FloatArray
+    layer_weight_gradients_s: FloatArray
+    embedding_weight_gradients_s: FloatArray
+    head_weight_gradients_s: FloatArray
     layer_exchange_s: FloatArray
     embedding_exchange_s: FloatArray
     head_exchange_s: FloatArray
@@ -129,6 +132,13 @@ def _exchange_seconds(axis: str, *costs: BlockCost) -> FloatArray:
     return total
 
 
+def _weight_gradient_seconds(cost: BlockCost | None) -> FloatArray:
+    """What operators that compute nothing but gradients of weights add to a backward pass [s]."""
+    if cost is None:
+        return ZERO
+    return sum((c.exposed_s for c in cost.operators if c.operator.weight_gradient), ZERO)
+
+
 def _kept(blocks: Blocks, inputs: Inputs) -> dict[str, SavedBytes]:
     return {name: saved_bytes(ops, inputs.precision) for name, ops in blocks.forward_operators.items()}
 
@@ -173,6 +183,7 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         embedding_backward_s=seconds("embedding"),
         head_forward_s=forward["head"].seconds,
         head_backward_s=seconds("head"),
+        **{f"{n}_weight_gradients_s": _weight_gradient_seconds(backward.get(n)) for n in BLOCKS},
         layer_exchange_s=_exchange_seconds("tensor", *both["layer"]),
         embedding_exchange_s=_exchange_seconds("tensor", *both["embedding"]),
         head_exchange_s=_exchange_seconds("tensor", *both["head"]),
@@ -237,6 +248,8 @@ def _with_dense_layers(table: LayerTable, blocks: Blocks, inputs: Inputs) -> Lay
         table,
         embedding_forward_s=table.embedding_forward_s + n * passes[0].seconds,
         embedding_backward_s=table.embedding_backward_s + n * backward_s,
+        embedding_weight_gradients_s=table.embedding_weight_gradients_s
+        + n * _weight_gradient_seconds(passes[1] if len(passes) > 1 else None),
         embedding_exchange_s=table.embedding_exchange_s + n * _exchange_seconds("tensor", *passes),
         embedding_context_s=n * _exchange_seconds("context", *passes),
         # The same kernel errs alike in every layer.

@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 
 from simulator.arrays.columns import Inputs
 from simulator.communication import collectives
-from simulator.communication.collectives import Exchange
+from simulator.communication.exchanges import NO_EXCHANGE, Exchange, combined
 from simulator.communication.placement import Group, place
 from simulator.composition.layer_table import LayerTable
 from simulator.rules import rule
 
 FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
-NO_EXCHANGE = Exchange(seconds=ZERO, inner_bytes=ZERO, outer_bytes=ZERO)
 
 
 def _exchange(collective: str, message_bytes: FloatArray, group: Group, inputs: Inputs) -> Exchange:
@@ -75,11 +74,7 @@ def apart(total: FloatArray, experts: FloatArray, inputs: Inputs) -> tuple[Float
 
 def _sum_of(one: Exchange, other: Exchange) -> Exchange:
     """Both, one after the other."""
-    return Exchange(
-        seconds=one.seconds + other.seconds,
-        inner_bytes=one.inner_bytes + other.inner_bytes,
-        outer_bytes=one.outer_bytes + other.outer_bytes,
-    )
+    return combined(one, other, np.add)
 
 
 def _reduced(message_bytes: FloatArray, group: Replicas, inputs: Inputs) -> Exchange:
@@ -100,11 +95,7 @@ class InLayer:
 
 
 def _switched(done: Exchange, switch: FloatArray) -> Exchange:
-    return Exchange(
-        seconds=done.seconds * switch,
-        inner_bytes=done.inner_bytes * switch,
-        outer_bytes=done.outer_bytes * switch,
-    )
+    return combined(done, done, lambda figure, _: figure * switch)
 
 
 def in_layer(inputs: Inputs, parameters: FloatArray, group: Replicas) -> InLayer:
@@ -149,11 +140,7 @@ def _at_end(inputs: Inputs, parameters: FloatArray, group: Replicas) -> tuple[Ex
     scatter = _reduced(message, group, inputs)
     gather = _exchange("all_gather", parameters * inputs.precision.weights, group.sharers, inputs)
     plain, first = stage == 0, stage == 1
-    reduce = Exchange(
-        seconds=np.where(plain, whole.seconds, scatter.seconds * first),
-        inner_bytes=np.where(plain, whole.inner_bytes, scatter.inner_bytes * first),
-        outer_bytes=np.where(plain, whole.outer_bytes, scatter.outer_bytes * first),
-    )
+    reduce = combined(whole, scatter, lambda all_of_it, part: np.where(plain, all_of_it, part * first))
     return reduce, _switched(gather, ((stage == 1) | (stage == 2)).astype(np.float64))
 
 

@@ -114,9 +114,8 @@ def block_energy(costs: Iterable[BlockCost], inputs: Inputs) -> tuple[FloatArray
             network = network + switching_energy(
                 amount=c.inner_bytes, j_per_unit=inputs.fabric.inner.j_per_byte
             )
-            network = network + switching_energy(
-                amount=c.outer_bytes, j_per_unit=inputs.fabric.outer.j_per_byte
-            )
+            for sent, tier in zip(c.across_bytes, inputs.fabric.across, strict=False):
+                network = network + switching_energy(amount=sent, j_per_unit=tier.j_per_byte)
     return compute, memory, network
 
 

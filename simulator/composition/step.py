@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from simulator.arrays.columns import Inputs
 from simulator.certainty.intervals import TimeDoubt, joined, stretched
-from simulator.communication.collectives import exchange, stage_message
+from simulator.communication.collectives import exchange
+from simulator.communication.direct_messages import stage_message
 from simulator.communication.placement import place
 from simulator.composition.blocks import BlockCost, cost_block
 from simulator.composition.data_parallel import (
@@ -133,17 +134,17 @@ def _messages(inputs: Inputs, micro_batches: FloatArray, ways: float) -> Pipelin
         tensor = place(plan.tensor_parallel, plan.tensor_stride, plan.devices, fabric)
         joined = exchange("all_gather", whole, tensor, fabric, plan.collective_algorithm)
         gather_s = joined.seconds * (1.0 - plan.sequence_parallel)
-        n_inside, n_across = sent.boundaries_inside, sent.boundaries_across
         exposed = exposed_p2p(
-            fill_s=n_inside * (sent.inside_s + gather_s) + n_across * (sent.across_s + gather_s),
-            slowest_s=gather_s + np.maximum((n_inside > 0) * sent.inside_s, (n_across > 0) * sent.across_s),
+            fill_s=sum((n * (seconds + gather_s) for seconds, n in sent.by_tier), ZERO),
+            slowest_s=gather_s + sent.slowest_s(),
             pipeline_parallel=plan.pipeline_parallel,
             virtual_pipeline=plan.virtual_pipeline,
             micro_batches=micro_batches,
             overlap=plan.overlap_pipeline_p2p,
             ways=ways,
         )
-    per_byte = n_inside * fabric.inner.j_per_byte + n_across * fabric.outer.j_per_byte
+    tiers = (fabric.inner, *fabric.across)
+    per_byte = sum((n * tier.j_per_byte for (_, n), tier in zip(sent.by_tier, tiers, strict=True)), ZERO)
     # Every device of a stage sends its share, once per micro-batch, way and chunk.
     return PipelineMessages(
         exposed_s=exposed, energy_j=ways * plan.virtual_pipeline * micro_batches * ranks * share * per_byte

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from hardware_specs import SystemSpec
-from hardware_specs.schema import GRIDS
+from hardware_specs.fabric_rules import GRIDS
 from simulator.network.topology_graph import LinkGraph, device_nodes
 
 __all__ = ["picture_rows"]

@@ -12,7 +12,8 @@ import numpy as np
 from hardware_specs import Problem, ScenarioError
 from simulator.arrays.columns import Inputs, column
 from simulator.communication.collective_algorithms import ALGORITHMS
-from simulator.communication.collectives import all_to_all, exchange, stage_message
+from simulator.communication.collectives import exchange
+from simulator.communication.direct_messages import all_to_all, stage_message
 from simulator.communication.placement import FULLY_CONNECTED, RAIL_OPTIMISED, WIRED, Group, on_grid, place
 from simulator.communication.torus_rings import along_axes, extents
 from simulator.composition.evaluate import Detail, evaluate

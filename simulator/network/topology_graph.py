@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 
 from hardware_specs import FabricSpec, Problem, ScenarioError, SystemSpec
-from hardware_specs.schema import GRIDS
+from hardware_specs.fabric_rules import GRIDS
 
 if TYPE_CHECKING:
     LinkGraph = nx.DiGraph[Any]

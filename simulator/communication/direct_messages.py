@@ -19,6 +19,7 @@ from simulator.communication.placement import (
     Group,
     all_to_all_across,
     all_to_all_bandwidth,
+    bandwidth_across,
     through_uplinks,
     tier_bandwidth,
 )
@@ -77,7 +78,7 @@ def all_to_all(
             efficiency=fit.bridge_efficiency,
         )
         busiest = np.maximum(busiest, over_s)
-    across = _sent_across(total / others, group)
+    across = _sent_across(total, others, group)
     base_s, step_s, ramp = fit.base_latency_s, fit.step_latency_s, fit.ramp
     if np.any(spans):
         loads = _port_loads(across, fabric)
@@ -97,10 +98,10 @@ def all_to_all(
     return with_bytes(seconds, sent_inside, across)
 
 
-def _sent_across(each: FloatArray, group: Group) -> list[FloatArray]:
-    """What a rank sends on each tier outside the node, ``each`` byte to every other rank [byte]."""
+def _sent_across(total: FloatArray, others: FloatArray, group: Group) -> list[FloatArray]:
+    """What a rank sends on each tier outside the node of ``total`` bytes to ``others`` [1] in equal parts [byte]."""
     reach = [*(one.inside for one in group.across), group.ranks]
-    return [each * (outside - inside) for inside, outside in zip(reach, reach[1:], strict=False)]
+    return [total * (outside - inside) / others for inside, outside in zip(reach, reach[1:], strict=False)]
 
 
 def _port_loads(sent: Sequence[FloatArray], fabric: FabricColumns) -> list[FloatArray]:
@@ -144,7 +145,8 @@ def stage_message(
 ) -> StageMessage:
     """Messages between ``stages`` [1] that lie ``stride`` devices apart, ``message_bytes`` each [byte].
 
-    Broadcasts; zero bytes take zero time; raises nothing.
+    All ranks of a stage send at once, so between blocks they share what leads there. Broadcasts; zero bytes take zero
+    time; raises nothing.
     """
     one, two = np.ones(1), np.full(1, 2.0)
     tier_in = fabric.inner
@@ -153,7 +155,9 @@ def stage_message(
     crossed = [np.maximum(stages - 1.0, 0.0)]
     seconds = [algorithm_seconds(tier_in.algorithms["direct"], message_bytes, one, bandwidth_in, bridge)]
     for k, (tier, unit) in enumerate(zip(fabric.across, fabric.units, strict=True)):
-        rate = through_uplinks(tier_bandwidth(tier, two, np.maximum(stride / unit, 1.0), two), k, fabric)
+        apart = np.maximum(stride / unit, 1.0)
+        rate = bandwidth_across(tier, two, apart, np.ceil(stages * stride / unit))
+        rate = through_uplinks(rate, k, fabric)
         seconds.append(algorithm_seconds(tier.algorithms["direct"], message_bytes, one, rate, NO_BRIDGE))
         # Stages fill node after node: there is one boundary across nodes for each node after the first.
         once_each = np.minimum(np.ceil(stages * stride / unit) - 1.0, crossed[0])

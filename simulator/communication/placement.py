@@ -271,7 +271,7 @@ def _members(tier: TierColumns, units: FloatArray, apart: FloatArray) -> FloatAr
     return np.minimum(units, np.maximum(np.floor(block / apart), 1.0))
 
 
-def _outer_bandwidth(
+def bandwidth_across(
     tier: TierColumns, units: FloatArray, apart: FloatArray, all_units: FloatArray
 ) -> FloatArray:
     """Bandwidth of one rank of a ring over ``units`` that are ``apart`` among ``all_units`` in use [1]."""
@@ -352,15 +352,17 @@ def _across(
     found: list[Reach] = []
     inside, last = inner, len(fabric.across) - 1
     for k, (tier, unit) in enumerate(zip(fabric.across, fabric.units, strict=True)):
-        held, used = ranks, devices
+        held, most, used = ranks, ranks, devices
         if k < last:
             held = ranks_per_node(
                 ranks=ranks, stride=stride, devices=devices, accelerators_per_node=tier.domain
             )
-            # What is sure to share a domain is no less than what is sure to share a node in it.
+            # What is sure to share a domain is no less than what is sure to share a node in it; of a group that lies
+            # across a border some domain may hold more.
             held, used = np.maximum(held, inside), np.minimum(devices, tier.domain)
-        units = units_touched(held, inside, stride, unit)
-        rate = _outer_bandwidth(tier, units, np.maximum(stride / unit, 1.0), used / unit)
+            most = np.where(held < np.minimum(ranks, tier.domain / stride), ranks, held)
+        units = units_touched(most, inside, stride, unit)
+        rate = bandwidth_across(tier, units, np.maximum(stride / unit, 1.0), used / unit)
         if k > 0:
             rate = through_uplinks(rate, k, fabric)
         found.append(Reach(units=units, inside=inside, bytes_per_s=rate))

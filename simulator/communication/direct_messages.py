@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +22,7 @@ from simulator.communication.placement import (
     through_uplinks,
     tier_bandwidth,
 )
+from simulator.communication.wires import port_loads
 
 FloatArray = NDArray[np.float64]
 ONE: FloatArray = np.ones(1)
@@ -81,7 +81,7 @@ def all_to_all(
     across = _sent_across(total, others, group)
     base_s, step_s, ramp = fit.base_latency_s, fit.step_latency_s, fit.ramp
     if np.any(spans):
-        loads = _port_loads(across, fabric)
+        loads = port_loads(across, fabric)
         rates = all_to_all_across(group, fabric)
         for reach, tier, load, rate in zip(group.across, fabric.across, loads, rates, strict=True):
             outer, used = tier.algorithms["direct"], reach.units > 1
@@ -102,14 +102,6 @@ def _sent_across(total: FloatArray, others: FloatArray, group: Group) -> list[Fl
     """What a rank sends on each tier outside the node of ``total`` bytes to ``others`` [1] in equal parts [byte]."""
     reach = [*(one.inside for one in group.across), group.ranks]
     return [total * (outside - inside) / others for inside, outside in zip(reach, reach[1:], strict=False)]
-
-
-def _port_loads(sent: Sequence[FloatArray], fabric: FabricColumns) -> list[FloatArray]:
-    """Bytes through a rank's share of the ports of each tier: uplinks are reached over the ports inside [byte]."""
-    loads = list(sent)
-    for k in range(len(loads) - 1, 0, -1):
-        loads[k - 1] = loads[k - 1] + fabric.across[k].uplinks * loads[k]
-    return loads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

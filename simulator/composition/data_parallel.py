@@ -165,7 +165,7 @@ def end_of_step(
 
 @rule(
     symbol="Te",
-    formula="(1 - o) T + o (e + c (T - e)), e = max(T - W (1 - 1/k), T/k)",
+    formula="(1 - o) T + o (e + c (T - e)), e = min(T, max(T + q - W (1 - 1/k), T/k + d))",
     unit="s",
     source="Li et al., PyTorch Distributed, VLDB 2020, doi:10.14778/3415478.3415530: buckets start as soon as "
     "their layers are done, the last one cannot be hidden",
@@ -177,15 +177,19 @@ def exposed_exchange(
     buckets: FloatArray,
     overlap: FloatArray,
     compute_share: FloatArray,
+    queue_s: FloatArray = ZERO,
+    wait_s: FloatArray = ZERO,
 ) -> FloatArray:
     """Part of a bucketed exchange that compute does not hide [s].
 
     ``exchange_s`` in ``buckets`` equal parts may run beside ``window_s`` of compute where ``overlap`` is 1;
     the first bucket is ready after 1/k of the window, the last at its end. While hidden it takes ``compute_share``
-    of the compute units from the kernels beside it. Broadcasts; raises nothing.
+    of the compute units from the kernels beside it. Other exchanges in the window keep it from the wires for
+    ``queue_s``, and it keeps them for ``wait_s`` [s]. Broadcasts; raises nothing.
     """
     share = 1.0 / np.maximum(buckets, 1.0)
-    waiting = np.minimum(np.maximum(exchange_s - window_s * (1.0 - share), exchange_s * share), exchange_s)
+    late = exchange_s + queue_s - window_s * (1.0 - share)
+    waiting = np.minimum(np.maximum(late, exchange_s * share + wait_s), exchange_s)
     return np.where(overlap > 0, waiting + compute_share * (exchange_s - waiting), exchange_s)
 
 

@@ -158,7 +158,7 @@ def _domains(c: Combination) -> BoolArray:
     broken: BoolArray = np.zeros(1, dtype=bool)
     if not c.fabric.beyond:
         return broken
-    sizes = (*c.fabric.units, np.inf)
+    sizes: list[FloatArray] = [*c.fabric.units, np.full(1, np.inf)]
     for inside, domain, beyond in zip(sizes, sizes[1:], sizes[2:], strict=False):
         # A domain that holds all accelerators is the outermost: nothing joins it.
         joined = np.isfinite(beyond) | (domain < c.fabric.max_devices)

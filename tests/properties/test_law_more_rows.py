@@ -11,7 +11,7 @@ from law_scenarios import laws
 
 from hardware_specs import list_calibrations
 from simulator import simulate
-from simulator.counting import OPERATOR_KINDS
+from simulator.kernels.counting import OPERATOR_KINDS
 from simulator.kernels.models import KERNEL_MODELS
 
 ROUNDING = 1 + 1e-12

@@ -31,9 +31,9 @@ NARROWING = {
 }  # fmt: skip
 # 2 MB read and 1 MB written in 100 rows at 1 GB/s
 STREAM = {
-    "flop": 0.0, "read_bytes": 2e6, "written_bytes": 1e6, "shared_bytes": 0.0, "rows": 100.0, "row_bytes": 1e4, "peak_flop_per_s": 1e12,
-    "bandwidth_bytes_per_s": 1e9, "read_efficiency": 0.8, "write_efficiency": 0.5, "fixed_s": 1e-3,
-    "saturating_rows": 0.0, "rereads": 2.0, "resident_row_bytes": 1e4, "row_sharpness": 3.0,
+    "flop": 0.0, "read_bytes": 2e6, "written_bytes": 1e6, "shared_bytes": 0.0, "rows": 100.0, "row_bytes": 1e4,
+    "peak_flop_per_s": 1e12, "bandwidth_bytes_per_s": 1e9, "read_efficiency": 0.8, "write_efficiency": 0.5,
+    "fixed_s": 1e-3, "saturating_rows": 0.0, "rereads": 2.0, "resident_row_bytes": 1e4, "row_sharpness": 3.0,
     "spill": 0.0, "resident_bytes": 3e6,
 }  # fmt: skip
 SCAN = {

@@ -127,8 +127,9 @@ def test_vector_is_the_loop_of_scalars(many):
 def test_long_rows_are_read_again():
     """1 MB read and written at 1 GB/s is 2 ms; a second reading of rows far beyond the cache is a third one."""
     kernel = {
-        "rows": 100.0, "row_bytes": 1e4, "reads": 1.0, "writes": 1.0, "shared_rows": 0.0, "flop_per_byte": 0.0, "peak_flop_per_s": 1e12,
-        "bandwidth_bytes_per_s": 1e9, **StreamingFit.ideal(), "rereads": 1.0, "row_sharpness": 4.0,
+        "rows": 100.0, "row_bytes": 1e4, "reads": 1.0, "writes": 1.0, "shared_rows": 0.0, "flop_per_byte": 0.0,
+        "peak_flop_per_s": 1e12, "bandwidth_bytes_per_s": 1e9, **StreamingFit.ideal(), "rereads": 1.0,
+        "row_sharpness": 4.0,
     }  # fmt: skip
     assert seconds(kernel, resident_row_bytes=1e9) == pytest.approx(2e-3)
     assert seconds(kernel, resident_row_bytes=1e4) == pytest.approx(2.5e-3)  # half of them
@@ -138,8 +139,8 @@ def test_long_rows_are_read_again():
 def test_few_rows_leave_units_idle():
     """10 rows take as long as the 50 that occupy the device; 100 take twice that."""
     kernel = {
-        "rows": 50.0, "row_bytes": 1e4, "reads": 1.0, "writes": 1.0, "shared_rows": 0.0, "flop_per_byte": 0.0, "peak_flop_per_s": 1e12,
-        "bandwidth_bytes_per_s": 1e9, **StreamingFit.ideal(), "saturating_rows": 50.0,
+        "rows": 50.0, "row_bytes": 1e4, "reads": 1.0, "writes": 1.0, "shared_rows": 0.0, "flop_per_byte": 0.0,
+        "peak_flop_per_s": 1e12, "bandwidth_bytes_per_s": 1e9, **StreamingFit.ideal(), "saturating_rows": 50.0,
     }  # fmt: skip
     assert seconds(kernel, rows=10.0) == seconds(kernel) == pytest.approx(1e-3)
     assert seconds(kernel, rows=100.0) == pytest.approx(2e-3)

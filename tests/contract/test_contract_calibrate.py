@@ -391,3 +391,30 @@ def test_weights_that_are_only_stored_in_a_type(calibrate, tmp_path: Path) -> No
     mine = read(tmp_path).kernels.own("matmul")["fp8_wo"]
     shipped = load_calibration("arc-b60-vllm").kernels.own("matmul")["fp8_wo"]
     assert mine.coefficients() == pytest.approx(shipped.coefficients(), rel=0.02, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("factor", "unit", "times"),
+    [(1e-3, "milliseconds", "about 1000 times too short"), (1e3, "nanoseconds", "about 1000 times too long")],
+)
+def test_validate_tells_another_unit_as_calibrate_does(
+    llmsim, calibrate, table: Path, factor: float, unit: str, times: str
+) -> None:
+    frame = gemms(matmul_truth())
+    assert llmsim("validate", "--data", table).status == 0
+    frame.assign(latency_us=frame["latency_us"] * factor).to_csv(table, index=False)
+    refused = calibrate("--data", table, "--device", "a100_sxm")
+    found = llmsim("validate", "--data", table)
+    assert found.status == 2 and not found.out
+    assert times in found.err and unit in found.err
+    assert found.err == refused.err
+
+
+def test_validate_tells_whole_runs_in_another_unit(llmsim, tmp_path: Path) -> None:
+    path = tmp_path / "models.csv"
+    text = "device,model,phase,seq,batch,measured_ms\nNVIDIA A100-PCIE-40GB,bert_large,inference,512,8,{}\n"
+    path.write_text(text.format(300.0))
+    assert llmsim("validate", "--data", path).status == 0
+    path.write_text(text.format(0.3))
+    found = llmsim("validate", "--data", path)
+    assert found.status == 2 and "about 1000 times too short" in found.err and "forward_time" in found.err

@@ -34,3 +34,12 @@ class CalibrationSpec(Spec):
     stack: str = Field(min_length=1, description="software it was measured with, with versions")
     date: str = Field(min_length=4, description="when it was measured or written")
     kernels: KernelFits
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Accelerators that the rows ran on; none for a default that was derived from several. Raises nothing."""
+        return tuple(self.applies_to or self.measured_on)
+
+    def is_foreign(self, accelerator: str) -> bool:
+        """Whether all rows ran on accelerators other than the one of this name; raises nothing."""
+        return bool(self.devices) and accelerator not in self.devices

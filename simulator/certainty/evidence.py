@@ -134,29 +134,46 @@ def kernel_format(family: str, ran: Precision) -> str:
     return ran.attention
 
 
-def kernel_evidence(calibration: CalibrationSpec, ran: Precision) -> dict[str, FamilyEvidence]:
-    """Evidence of every kernel family under a precision as it is executed.
+def kernel_evidence(
+    calibration: CalibrationSpec, ran: Precision, accelerator: str
+) -> dict[str, FamilyEvidence]:
+    """Evidence of every kernel family under a precision as it is executed on an accelerator.
 
     Raises StopIteration if neither a calibration nor the family's sibling has a fit: the schema forbids that.
     """
     found = {}
     for family in KERNEL_MODELS:
         fit, exact = kernel_fit(calibration, family, kernel_format(family, ran))
-        found[family] = family_evidence(fit, exact)
+        found[family] = family_evidence(fit, exact, foreign=calibration.is_foreign(accelerator))
     return found
 
 
-def family_evidence(fit: FitEvidence, exact: bool) -> FamilyEvidence:
-    """Evidence of one fit; ``exact`` where it is of the family and type that are asked for. Raises nothing."""
-    borrowed = ASSUMED_SPREAD if fit.basis == "assumed" else SIBLING_SPREAD
-    fitted = fit.basis == "measured" and exact
+def family_evidence(fit: FitEvidence, exact: bool, *, foreign: bool = False) -> FamilyEvidence:
+    """Evidence of one fit.
+
+    Parameters
+    ----------
+    fit : FitEvidence
+        Coefficients with their errors.
+    exact : bool
+        Whether it is of the family and type that are asked for.
+    foreign : bool
+        Whether all its rows ran on another accelerator: then it is a guess, however well it fitted there.
+
+    Returns
+    -------
+    FamilyEvidence
+        Raises nothing.
+    """
+    borrowed = ASSUMED_SPREAD if foreign or fit.basis == "assumed" else SIBLING_SPREAD
+    fitted = fit.basis == "measured" and exact and not foreign
     return FamilyEvidence(
         label="fitted" if fitted else "assumed",
         spread=fit.spread,
         floor=0.0 if fitted and fit.spread else borrowed,
         # What is borrowed from another device or type is off alike in all kernels: it does not average out.
         common=fit.common if fitted and fit.spread else max(fit.common, borrowed / DEVIATIONS),
-        fitted_range=fit.fitted_range if fit.basis == "measured" else {},
+        fitted_range=fit.fitted_range if fit.basis == "measured" and not foreign else {},
     )
 
 

@@ -120,8 +120,6 @@ def calibrate(
     system.calibration: FILE.yaml in a scenario.
     """
     from hardware_specs import calibration_for, load_calibration
-    from hardware_specs.kernel_fits import StreamingFit
-    from simulator.certainty.evidence import kernel_fit
     from simulator.fitting.completed_calibration import calibration_name, calibration_text, completed
     from simulator.fitting.measured_folder import (
         expanded,
@@ -162,11 +160,9 @@ def calibrate(
     if problems or accelerator is None or tables is None or named is None:
         raise SpecError(list(dict.fromkeys(problems)))
     base = sibling or calibration_for(accelerator, task.value if task else "training")
-    plain = kernel_fit(base, "pointwise", "any")[0]
-    assert isinstance(plain, StreamingFit)
-    found = families_of(tables, plain)
+    found = families_of(tables)
     source = f"{', '.join(tables.files)}, {accelerator.name}"
-    fitted = _fitted(lambda: fit_families(found, source=source, like=sibling))
+    fitted = _fitted(lambda: fit_families(found, source=source, like=sibling, base=base))
     calibration = completed(
         fitted,
         accelerator=accelerator,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hardware_specs import load_calibration
+from hardware_specs import SystemSpec, load_calibration
 from hardware_specs.errors import Problem, ScenarioError
 from hardware_specs.kernel_fits import OPTIONAL, SIBLINGS
 from simulator.certainty.evidence import FamilyEvidence, collective_evidence, kernel_evidence
@@ -171,7 +171,7 @@ def _kinds(partition: Partition) -> tuple[dict[str, str], dict[str, FamilyEviden
     if _one(partition.inputs.plan.devices) > _one(partition.inputs.fabric.accelerators_per_node):
         tiers.append(fabric.scale_out)
     evidence = {
-        **kernel_evidence(calibration, as_executed(precision, system, fallback)),
+        **kernel_evidence(calibration, as_executed(precision, system, fallback), system.accelerator.name),
         "collective": collective_evidence(tiers),
     }
     return {**dtypes, "vector": "fp32"}, evidence
@@ -194,30 +194,40 @@ def _notes(partition: Partition, totals: Totals, evidence: Mapping[str, FamilyEv
             f"average device power {device_power:.0f} W is above the limit of {_one(device.power_limit_w):.0f} W: "
             "the clock would drop, and the step would take longer than shown"
         )
-    # Families that borrow from a similar one everywhere say nothing about this device.
-    own = {name: known for name, known in evidence.items() if name not in SIBLINGS and name not in OPTIONAL}
-    assumed = [name for name, known in own.items() if known.label == "assumed"]
-    if partition.graphical.fidelity == "calibrated" and len(assumed) > len(own) / 2:
-        measured = ", ".join(name for name in own if name not in assumed)
-        out.append(
-            f"of {system.accelerator.name} only {measured} is calibrated: other coefficients are assumed"
-            if measured
-            else f"no calibration for {system.accelerator.name}: coefficients are assumed from its generation"
-        )
-    if partition.graphical.fidelity == "calibrated" and system.calibration is not None:
-        named = load_calibration(system.calibration)
-        measured_on = named.applies_to or named.measured_on
-        if measured_on and system.accelerator.name not in measured_on:
-            out.append(
-                f"calibration {system.calibration} is of {', '.join(measured_on)}: on {system.accelerator.name} its "
-                "coefficients are guesses, and intervals may be too narrow"
-            )
+    if partition.graphical.fidelity == "calibrated":
+        out += _calibration_notes(system, evidence)
     layers = partition.inputs.model.n_layers / partition.inputs.plan.pipeline_parallel
     if _one(layers) != np.floor(_one(layers)):
         out.append(
             f"uneven stages: {_one(layers):g} layers on average, the extra ones on stages in the middle first"
         )
     return out
+
+
+def _calibration_notes(system: SystemSpec, evidence: Mapping[str, FamilyEvidence]) -> list[str]:
+    """What a result must say of coefficients that were not fitted to rows of its device."""
+    name = system.accelerator.name
+    named = load_calibration(system.calibration) if system.calibration is not None else None
+    if named is not None and named.is_foreign(name):
+        return [
+            f"calibration {system.calibration} is of {', '.join(named.devices)}: on {name} its coefficients are "
+            "assumed, with wider intervals"
+        ]
+    # Families that borrow from a similar one everywhere say nothing about this device.
+    own = {
+        family: known
+        for family, known in evidence.items()
+        if family not in SIBLINGS and family not in OPTIONAL
+    }
+    assumed = [family for family, known in own.items() if known.label == "assumed"]
+    if len(assumed) <= len(own) / 2:
+        return []
+    measured = ", ".join(family for family in own if family not in assumed)
+    return [
+        f"of {name} only {measured} is calibrated: other coefficients are assumed"
+        if measured
+        else f"no calibration for {name}: coefficients are assumed from its generation"
+    ]
 
 
 def _intervals(totals: Totals) -> dict[str, dict[str, float]]:

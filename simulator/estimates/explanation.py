@@ -170,6 +170,9 @@ def _calls(passes: Sequence[list[Record]], data: Mapping[str, Any], path: str) -
         value = value["busy_s"]
     elif home.startswith("operators."):
         home = home.rsplit(".", 1)[0]
+    elif home.startswith("interval."):
+        # The rule of a time gives both limits; a rate mirrors the step.
+        home = ".".join(home.split(".")[:2]).replace("tokens_per_s", "step_time_s")
     return [r for records in chosen for r in _roots(records, home, value)]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 Data = Mapping[str, Any]
 
 MOST_OPERATORS = 8
+LIMITS = ("low", "high")  # of an interval, in the unit of its quantity
 _COMPUTE_PHASES = ("forward", "recompute", "backward")
 _UNITS = {
     "tokens_per_s": "token/s",
@@ -50,7 +51,9 @@ class Composition:
 
 def unit_of(name: str) -> str:
     """Unit that the last part of a name ends in; "1" for counts and ratios."""
-    last = name.rsplit(".", 1)[-1]
+    parent, _, last = name.rpartition(".")
+    if last in LIMITS:
+        return unit_of(parent)
     if last in _UNITS or last in ("flop", "bytes"):
         return _UNITS.get(last) or {"flop": "FLOP", "bytes": "B"}[last]
     return next((unit for ending, unit in _SUFFIXES.items() if last.endswith(ending)), "1")
@@ -197,7 +200,27 @@ def composition_of(data: Data, path: str) -> Composition | None:
         return _operators(path.removeprefix("time."), data)
     if path.startswith("operators."):
         return _operator(data, path)
+    if path.startswith("interval"):
+        return _interval(data, path)
     return None
+
+
+def _interval(data: Data, path: str) -> Composition:
+    """Of one quantity: itself and its limits; of a limit: itself. Times have a rule for their half-width."""
+    _, _, inner = path.partition(".")
+    quantity, _, limit = inner.partition(".")
+    if not quantity:
+        names = tuple(f"interval.{name}.{limit}" for name in data["interval"] or () for limit in LIMITS)
+        return Composition(
+            formula="lowest and highest value at the stated coverage", parts=_parts(data, *names)
+        )
+    if limit == "coverage":
+        return Composition(formula="share of measured times that such intervals hold")
+    own = "low = T / e^h, high = T x e^h; h is the half-width, in ln"
+    if quantity == "tokens_per_s":
+        own = "tokens of a step over the high and the low limit of interval.step_time_s"
+    limits = tuple(f"interval.{quantity}.{name}" for name in LIMITS if not limit)
+    return Composition(formula=own, parts=_parts(data, quantity, *limits))
 
 
 def _operator(data: Data, path: str) -> Composition:
@@ -221,10 +244,12 @@ def _operator(data: Data, path: str) -> Composition:
 
 def paths_of(estimate: Data) -> list[str]:
     """Paths that can be explained: totals, parts, and operators by name. Raises nothing."""
-    aside = ("scenario", "operators", "llmsim_version", "reasons", "notes", "interval", "smallest_change")
+    aside = ("scenario", "operators", "llmsim_version", "reasons", "notes", "smallest_change")
     out: list[str] = []
     for key, value in estimate.items():
         if key not in aside:
             out.append(key)
             out += [f"{key}.{inner}" for inner in value] if isinstance(value, Mapping) else []
+    for quantity, limits in (estimate["interval"] or {}).items():
+        out += [f"interval.{quantity}.{name}" for name in limits]
     return out + [f"operators.{row['name']}" for row in estimate["operators"]]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hardware_specs import load_accelerator
+from hardware_specs import AcceleratorSpec, load_accelerator
 from hardware_specs.figure import Basis
 from hardware_specs.kernel_fits import GemmFit, QuantiseFit
-from simulator.fitting.measured_gemm import gemm_samples, narrow
+from simulator.fitting.measured_gemm import WIDE_BYTES, gemm_samples, narrow
 from simulator.fitting.measured_kernels import Tables
 from simulator.fitting.robust_fit import Free, robust_fit
 from simulator.fitting.rows import FloatArray
@@ -22,10 +22,13 @@ __all__ = [
     "REREADS",
     "RESIDENT",
     "FittedGemm",
+    "fit_format",
     "fit_gemm",
     "fit_gemm_rows",
     "gemm_seconds",
+    "known_figures",
     "tile_steps",
+    "with_known_pass",
 ]
 
 NARROW_WEIGHT = 0.1  # of a row with n or k below 512
@@ -34,7 +37,7 @@ NARROW_WEIGHT = 0.1  # of a row with n or k below 512
 FINE_GENERATIONS = ("hopper", "blackwell")
 # Kernels that widen weights inside, and those of 8-bit integers, have variants for few rows: an instruction of
 # mma.sync is 16 x 8 (PTX ISA, mma), and TensorRT-LLM has vector kernels below 16 rows.
-SHALLOW_FORMATS = ("int8_wo", "int4_wo", "sq")
+SHALLOW_FORMATS = ("int8_wo", "int4_wo", "int8", "sq")
 QUANTISE = "quantise."
 FREE = (
     Free(name="compute_efficiency", start=(0.8,), lower=0.02, upper=1.0),
@@ -80,10 +83,15 @@ class FittedGemm:
 
 
 def tile_steps(generation: str, dtype: str = "bf16") -> dict[str, float]:
-    """Step and least height of tiles [1] on a generation of accelerators for a dtype of the table; raises nothing."""
+    """Step and least height of tiles [1] on a generation of accelerators for a number format; raises nothing."""
     if dtype in SHALLOW_FORMATS:
         return {"row_step": 8.0, "least_rows": 16.0}
     return {"row_step": 8.0 if generation in FINE_GENERATIONS else 64.0, "least_rows": 64.0}
+
+
+def known_figures(board: AcceleratorSpec, dtype: str) -> dict[str, float]:
+    """Coefficients of products that follow from a device and a number format, by name [SI]; raises nothing."""
+    return {**tile_steps(board.generation, dtype), "resident_bytes": board.l2_capacity.value}
 
 
 def _split(coefficients: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
@@ -119,17 +127,28 @@ def gemm_seconds(samples: KernelSamples, coefficients: Mapping[str, float]) -> F
     seconds = predict_samples(samples, product)
     if not narrowing:
         return seconds
+    return seconds + _pass_seconds(samples, narrowing)
+
+
+def _pass_seconds(samples: KernelSamples, coefficients: Mapping[str, float]) -> FloatArray:
+    """Seconds of the pass in front of each product [s]; none where there is none."""
     inputs = samples.inputs
-    moved = inputs["quantise_bytes"]
-    return seconds + quantise_time(
+    return quantise_time(
         flop=np.zeros(1),
-        moved_bytes=moved,
+        moved_bytes=inputs["quantise_bytes"],
         rows=inputs["batch"] * inputs["m"],
         peak_flop_per_s=np.ones(1),
         bandwidth_bytes_per_s=inputs["bandwidth_bytes_per_s"],
         units=inputs["units"],
-        **{name: np.full(1, value) for name, value in narrowing.items()},
+        **{name: np.full(1, value) for name, value in coefficients.items()},
     )
+
+
+def with_known_pass(samples: KernelSamples, quantise: QuantiseFit) -> KernelSamples:
+    """The same products, their passes as time that other kernels take; KeyError for samples of other families."""
+    other_s = samples.other_s + _pass_seconds(samples, quantise.coefficients())
+    bare = {**samples.inputs, "quantise_bytes": np.zeros_like(other_s)}
+    return replace(samples, inputs=bare, other_s=other_s)
 
 
 def _weights(samples: KernelSamples) -> FloatArray:
@@ -195,6 +214,47 @@ def fit_gemm_rows(
     )
 
 
+def fit_format(
+    samples: KernelSamples, board: AcceleratorSpec, dtype: str, *, source: str, fixed_s: float | None = None
+) -> FittedGemm:
+    """Fit the products of one device and number format, whoever measured them.
+
+    Parameters
+    ----------
+    samples : KernelSamples
+        From `gemm_samples`.
+    board : AcceleratorSpec
+        The device.
+    dtype : str
+        Format by the name of the table or of a calibration.
+    source : str
+        Written beside the coefficients.
+    fixed_s : float, optional
+        Fixed time of a 16-bit product of the same stacks [s]: rows that time a pass too tell only the sum of both.
+
+    Returns
+    -------
+    FittedGemm
+        Rereads are free for narrow formats, whose kernels do not order tiles for the cache as libraries of
+        16-bit products do.
+
+    Raises
+    ------
+    ValueError
+        If no row is left to fit.
+    """
+    quantised = bool(samples.inputs["quantise_bytes"].any())
+    fixed, free = known_figures(board, dtype), list(FREE)
+    if samples.inputs["second_operand_bytes"].max() < WIDE_BYTES:
+        free.append(REREADS)
+    if quantised:
+        source += "; rows time quantising the activations and the product together"
+        if fixed_s is not None:
+            fixed["fixed_s"] = fixed_s
+            free = [f for f in free if f.name not in NOT_FREE]
+    return fit_gemm_rows(samples, source=source, fixed=fixed, free=free, quantised=quantised)
+
+
 def fit_gemm(folder: Tables, accelerator: str, dtype: str, stacks: Sequence[str] = ()) -> FittedGemm:
     """Fit the products of one accelerator and number format from ``kernels_gemm``.
 
@@ -212,8 +272,7 @@ def fit_gemm(folder: Tables, accelerator: str, dtype: str, stacks: Sequence[str]
     Returns
     -------
     FittedGemm
-        Rereads are free for narrow formats, whose kernels do not order tiles for the cache as libraries of
-        16-bit products do; behind a pass the fixed time is that of the same stacks' bf16.
+        As `fit_format`; behind a pass the fixed time is that of the same stacks' bf16.
 
     Raises
     ------
@@ -222,19 +281,9 @@ def fit_gemm(folder: Tables, accelerator: str, dtype: str, stacks: Sequence[str]
     ValueError
         If it has no such row.
     """
-    board = load_accelerator(accelerator)
     samples = gemm_samples(folder, accelerator, dtype, stacks)
-    quantised = bool(samples.inputs["quantise_bytes"].any())
-    fixed = {**tile_steps(board.generation, dtype), "resident_bytes": board.l2_capacity.value}
-    free = list(FREE)
-    if dtype != "bf16":
-        free.append(REREADS)
-    if quantised:
-        wide = fit_gemm(folder, accelerator, "bf16", stacks)
-        fixed["fixed_s"] = wide.gemm.fixed_s
-        free = [f for f in free if f.name not in NOT_FREE]
+    passes = bool(samples.inputs["quantise_bytes"].any())
+    fixed_s = fit_gemm(folder, accelerator, "bf16", stacks).gemm.fixed_s if passes else None
     names = ", ".join(str(name) for name in np.unique(samples.stack))
     source = f"kernels_gemm, {accelerator}, {dtype}: {names}"
-    if quantised:
-        source += "; rows time quantising the activations and the product together"
-    return fit_gemm_rows(samples, source=source, fixed=fixed, free=free, quantised=quantised)
+    return fit_format(samples, load_accelerator(accelerator), dtype, source=source, fixed_s=fixed_s)

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from hardware_specs import load_accelerator
 from simulator.fitting.devices import of_device
 from simulator.fitting.fit_gemm import fit_gemm
-from simulator.fitting.measured_gemm import GEMM_FORMATS, format_key
+from simulator.fitting.measured_gemm import GEMM_FORMATS, format_key, timed_from_host
 from simulator.fitting.measured_kernels import Tables, read_table
 from simulator.fitting.rows import Families
 
-__all__ = ["LEFT_AWAY", "gemm_families"]
+__all__ = ["gemm_families"]
 
 EAGER_ONLY = ("fp32",)
-# vLLM's rows in block formats reused one copy of the weights, and ran from the host, which took 57 us or more for each.
-LEFT_AWAY = (("fp8_block", "vllm"),)
 
 
 def gemm_families(folder: Tables, accelerator: str, stacks: Sequence[str]) -> Families:
@@ -41,11 +39,12 @@ def gemm_families(folder: Tables, accelerator: str, stacks: Sequence[str]) -> Fa
         If the table is missing.
     """
     frame = of_device(read_table(folder, "kernels_gemm"), accelerator)
+    frame = frame[~timed_from_host(frame)]
     board = load_accelerator(accelerator)
     families: Families = {"matmul": {}, "quantise": {}}
     for dtype in GEMM_FORMATS:
         timed = set(frame.framework[frame.dtype == dtype])
-        chosen = [stack for stack in stacks if stack in timed and (dtype, stack) not in LEFT_AWAY]
+        chosen = [stack for stack in stacks if stack in timed]
         name = format_key(board, dtype)
         if not chosen or dtype in EAGER_ONLY or name is None:
             continue

@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_specs import list_accelerators
+from hardware_specs.errors import SpecError
 from hardware_specs.schema import AcceleratorSpec
 from simulator.fitting.fit_gemm import QUANTISE, gemm_seconds
 from simulator.fitting.fit_moe import DISPATCH, GROUPED, moe_layer_seconds
-from simulator.fitting.gemm_families import LEFT_AWAY
 from simulator.fitting.measured_attention import AttentionDevice, AttentionRows, attention_samples
 from simulator.fitting.measured_gemm import GEMM_FORMATS, format_key, gemm_samples
 from simulator.fitting.measured_moe import MOE_FORMATS, MoeRows, moe_rows
 from simulator.fitting.measured_streaming import ARITHMETIC, EAGER_BYTES, EAGER_READS, eager_samples
 from simulator.fitting.rows import BoolArray, FloatArray, TextArray
 from simulator.fitting.samples import KernelSamples, predict_samples
-from simulator.fitting.user_products import PRODUCT_TYPES, product_samples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -208,32 +206,16 @@ def _experts(
         )
 
 
-def _own_products(tables: Frames, accelerator: AcceleratorSpec, places: Places) -> Iterator[SampledRows]:
-    """Products of a device that the catalog does not have, as a user's calibration counts them."""
-    frame = tables["kernels_gemm"].assign(row=np.arange(len(places)))
-    for dtype in _distinct(frame, "dtype"):
-        if dtype not in PRODUCT_TYPES or not _has(accelerator, PRODUCT_TYPES[dtype].compute):
-            continue
-        for family in ("matmul", "batched_matmul"):
-            samples = product_samples({"kernels_gemm": frame}, accelerator, dtype, family=family)
-            if len(samples):
-                yield _of_samples(samples, PRODUCT_TYPES[dtype].key, places)
-
-
 def _products(tables: Frames, accelerator: AcceleratorSpec, places: Places) -> Iterator[SampledRows]:
-    if accelerator.name not in list_accelerators():
-        yield from _own_products(tables, accelerator, places)
-        return
     frame = tables["kernels_gemm"]
     for stack in _distinct(frame, "framework"):
         for dtype in _distinct(frame, "dtype"):
-            form = GEMM_FORMATS.get(dtype)
-            if form is None or (dtype, stack) in LEFT_AWAY:
+            if dtype not in GEMM_FORMATS:
                 continue
             for family in ("matmul", "batched_matmul"):
                 try:
-                    samples = gemm_samples(tables, accelerator.name, dtype, (stack,), family=family)
-                except (KeyError, ValueError):
+                    samples = gemm_samples(tables, accelerator, dtype, (stack,), family=family)
+                except (SpecError, ValueError):
                     continue  # no such row, or no units for the type
                 yield _of_products(samples, format_key(accelerator, dtype) or dtype, places)
 

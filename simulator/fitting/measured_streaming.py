@@ -84,6 +84,7 @@ def _samples(
             "peak_flop_per_s": np.ones_like(rows),
             "read_bytes": tensor * read_rows,
             "written_bytes": written,
+            "shared_bytes": np.zeros_like(rows),
             "rows": rows,
             "row_bytes": row_bytes,
             "bandwidth_bytes_per_s": np.full_like(rows, bandwidth_bytes_per_s),

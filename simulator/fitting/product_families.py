@@ -17,7 +17,7 @@ from hardware_specs import device_named, load_accelerator
 from hardware_specs.calibration import Task
 from hardware_specs.kernel_fits import FitEvidence
 from simulator.fitting.devices import MeasuredDevice
-from simulator.fitting.fit_gemm import FREE, FittedGemm, fit_gemm, fit_gemm_rows, tile_steps
+from simulator.fitting.fit_gemm import FREE, FittedGemm, fit_gemm, fit_gemm_rows, known_figures
 from simulator.fitting.layer_sums import layer_product_samples
 from simulator.fitting.measured_gemm import gemm_samples
 from simulator.fitting.rows import Families
@@ -57,7 +57,7 @@ def _sixteen_bits(folder: Path, device: MeasuredDevice, task: Task, accelerator:
     return fit_gemm_rows(
         layer_product_samples(folder, device),
         source=f"layer_ops, {device.layer_table}: fp16 projections of eager PyTorch",
-        fixed={**tile_steps(board.generation), "resident_bytes": board.l2_capacity.value},
+        fixed=known_figures(board, "bf16"),
     )
 
 

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from hardware_specs import CalibrationSpec
 from hardware_specs.errors import Problem, SpecError
-from hardware_specs.kernel_fits import FitEvidence, KernelFamily, StreamingFit
+from hardware_specs.kernel_fits import FitEvidence, GemmFit, KernelFamily, QuantiseFit, StreamingFit
+from hardware_specs.schema import AcceleratorSpec
 from simulator.certainty.evidence import kernel_fit
 from simulator.fitting.fit_attention import fit_decode, fit_prefill
+from simulator.fitting.fit_gemm import fit_format, known_figures, with_known_pass
 from simulator.fitting.fit_moe import fit_moe_rows
 from simulator.fitting.fit_streaming import REREADS, fit_streaming
 from simulator.fitting.measured_moe import MoeRows
@@ -27,9 +29,8 @@ from simulator.fitting.samples import (
     sample_weights,
 )
 from simulator.fitting.user_families import UserFamilies
-from simulator.fitting.user_products import fit_products
 
-__all__ = ["FEW_ROWS", "FULL_ROWS", "FittedFamily", "fit_families", "too_few"]
+__all__ = ["FEW_ROWS", "FULL_ROWS", "FittedFamily", "few_coefficients", "fit_families", "too_few"]
 
 FULL_ROWS, FEW_ROWS = 100, 12
 FOLDS = 6  # in which few rows are held out in turn
@@ -47,15 +48,33 @@ FEW_FREE: Mapping[str, Free] = {
     ),
 }
 # Products of single tokens hide behind the stream: no time tells their efficiency.
+PRODUCTS = ("matmul", "batched_matmul")
+TWINS = ("bf16", "fp16")  # whose products are as long
 HIDDEN = {"attention_decode": ("compute_efficiency",)}
 FULL_FITS: Mapping[str, Callable[..., FitEvidence]] = {
-    "matmul": fit_products,
-    "batched_matmul": fit_products,
     "attention_prefill": fit_prefill,
     "attention_decode": fit_decode,
     "mla_prefill": fit_prefill,
     "mla_decode": fit_decode,
 }
+
+
+@dataclass(slots=True, kw_only=True)
+class _Around:
+    """What a fit knows beside its own rows: the device, a sibling, and what was fitted before it."""
+
+    accelerator: AcceleratorSpec
+    processor: bool
+    like: CalibrationSpec | None
+    plain: FitEvidence | None  # of plain streaming kernels
+    product_s: float  # fixed time of a 16-bit product [s]
+
+    def learn(self, family: str, dtype: str, fit: FitEvidence) -> None:
+        """Later families use plain kernels, and narrow products the fixed time of wide ones."""
+        if family == "pointwise":
+            self.plain = fit
+        if family == "matmul" and dtype in TWINS and isinstance(fit, GemmFit):
+            self.product_s = fit.fixed_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,16 +138,26 @@ def _held_apart(samples: KernelSamples) -> KernelSamples:
     return replace(samples, group=_shapes(samples))
 
 
+def _products(
+    family: KernelFamily, dtype: str, samples: KernelSamples, around: _Around, source: str
+) -> dict[KernelFamily, FitEvidence]:
+    """The product, and the pass that its rows time too."""
+    done = fit_format(samples, around.accelerator, dtype, source=source, fixed_s=around.product_s)
+    return {family: done.gemm, **({"quantise": done.quantise} if done.quantise else {})}
+
+
 def _full(
-    family: str, samples: KernelSamples, plain: FitEvidence | None, source: str, processor: bool
-) -> FitEvidence:
+    family: KernelFamily, dtype: str, samples: KernelSamples, around: _Around, source: str
+) -> dict[KernelFamily, FitEvidence]:
     held = _held_apart(samples)
-    if processor and family in PROCESSOR_FITS:
-        return PROCESSOR_FITS[family](held, source=source)
+    if around.processor and family in PROCESSOR_FITS:
+        return {family: PROCESSOR_FITS[family](held, source=source)}
+    if family in PRODUCTS:
+        return _products(family, dtype, held, around, source)
     if family in FULL_FITS:
-        return FULL_FITS[family](held, source=source)
-    like = plain if family in REREADS and isinstance(plain, StreamingFit) else None
-    return fit_streaming(held, source=source, like=like)
+        return {family: FULL_FITS[family](held, source=source)}
+    like = around.plain if family in REREADS and isinstance(around.plain, StreamingFit) else None
+    return {family: fit_streaming(held, source=source, like=like)}
 
 
 def _folds(samples: KernelSamples) -> NDArray[np.intp]:
@@ -137,9 +166,33 @@ def _folds(samples: KernelSamples) -> NDArray[np.intp]:
     return np.unique(names, return_inverse=True)[1] % FOLDS
 
 
-def _few(samples: KernelSamples, sibling: FitEvidence, source: str) -> FitEvidence:
-    """A few coefficients anew, starting where the sibling's are, and errors of rows held out in turn."""
-    known = sibling.coefficients()
+def few_coefficients(
+    samples: KernelSamples, sibling: FitEvidence, source: str, figures: Mapping[str, float]
+) -> FitEvidence:
+    """A few coefficients anew, and errors of rows held out in turn.
+
+    Parameters
+    ----------
+    samples : KernelSamples
+        Rows of one family and type.
+    sibling : FitEvidence
+        Where the search starts, and where the coefficients that it leaves alone come from.
+    source : str
+        Written beside the coefficients.
+    figures : mapping of str to float
+        Coefficients that follow from the device itself [SI], instead of the sibling's.
+
+    Returns
+    -------
+    FitEvidence
+        At least as wide as the sibling's: so few rows may miss what its many have shown.
+
+    Raises
+    ------
+    ValueError
+        If there is no row.
+    """
+    known = {**sibling.coefficients(), **figures}
     skipped = HIDDEN.get(samples.family, ())
     free = [
         replace(f, start=(min(max(known[name], f.lower), f.upper),))
@@ -159,7 +212,6 @@ def _few(samples: KernelSamples, sibling: FitEvidence, source: str) -> FitEviden
         predicted[folds == fold] = predict_samples(apart, {**fixed, **found})
     everywhere = np.ones(len(samples), dtype=np.bool_)
     apart_error = class_errors(samples, predicted, everywhere)
-    # So few rows may miss what the sibling's many have shown.
     wide = {
         **sibling.spread,
         "all": max(spread_90(predicted, samples.measured_s), sibling.spread.get("all", 0.0)),
@@ -169,23 +221,26 @@ def _few(samples: KernelSamples, sibling: FitEvidence, source: str) -> FitEviden
 
 
 def _one(
-    family: KernelFamily,
-    dtype: str,
-    samples: KernelSamples,
-    like: CalibrationSpec | None,
-    plain: FitEvidence | None,
-    source: str,
-    processor: bool,
-) -> FittedFamily | Problem:
-    rows = len(samples)
+    family: KernelFamily, dtype: str, samples: KernelSamples, around: _Around, source: str
+) -> list[FittedFamily] | Problem:
+    rows, like = len(samples), around.like
     if rows >= FULL_ROWS:
-        fit = _full(family, samples, plain, source, processor)
-        return FittedFamily(family=family, dtype=dtype, fit=fit, rows=fit.rows, left_out=rows - fit.rows)
+        fits = _full(family, dtype, samples, around, source)
+        return [
+            FittedFamily(family=name, dtype=dtype, fit=fit, rows=fit.rows, left_out=rows - fit.rows)
+            for name, fit in fits.items()
+        ]
     if rows < FEW_ROWS or like is None:
         return too_few(family, dtype, rows, like)
-    sibling = kernel_fit(like, family, dtype)[0]
-    fit = _few(samples, sibling, f"{source}; the other coefficients are those of {like.name}")
-    return FittedFamily(family=family, dtype=dtype, fit=fit, rows=rows, left_out=rows, like=like.name)
+    sibling, figures = kernel_fit(like, family, dtype)[0], {}
+    source = f"{source}; the other coefficients are those of {like.name}"
+    if family in PRODUCTS and not around.processor:
+        narrowing = kernel_fit(like, "quantise", dtype)[0]
+        assert isinstance(narrowing, QuantiseFit)
+        samples = with_known_pass(samples, narrowing)
+        figures = known_figures(around.accelerator, dtype)
+    fit = few_coefficients(samples, sibling, source, figures)
+    return [FittedFamily(family=family, dtype=dtype, fit=fit, rows=rows, left_out=rows, like=like.name)]
 
 
 def _moe(dtype: str, layers: MoeRows, source: str) -> list[FittedFamily]:
@@ -200,7 +255,9 @@ def _moe(dtype: str, layers: MoeRows, source: str) -> list[FittedFamily]:
     ]
 
 
-def fit_families(found: UserFamilies, *, source: str, like: CalibrationSpec | None) -> list[FittedFamily]:
+def fit_families(
+    found: UserFamilies, *, source: str, like: CalibrationSpec | None, base: CalibrationSpec
+) -> list[FittedFamily]:
     """Fit everything that a user's tables have rows of.
 
     Parameters
@@ -211,6 +268,8 @@ def fit_families(found: UserFamilies, *, source: str, like: CalibrationSpec | No
         Written beside the coefficients, before the stacks of the rows.
     like : CalibrationSpec, optional
         A measured sibling: families with few rows keep the shape of its curves.
+    base : CalibrationSpec
+        The calibration that gives what no row tells, such as the fixed time of 16-bit products.
 
     Returns
     -------
@@ -241,18 +300,31 @@ def fit_families(found: UserFamilies, *, source: str, like: CalibrationSpec | No
     ]
     if problems:
         raise SpecError(problems)
-    plain = None if like is None else kernel_fit(like, "pointwise", "any")[0]
+    wide = kernel_fit(base, "matmul", "bf16")[0]
+    assert isinstance(wide, GemmFit)
+    around = _Around(
+        accelerator=found.accelerator,
+        processor=found.processor,
+        like=like,
+        plain=None if like is None else kernel_fit(like, "pointwise", "any")[0],
+        product_s=wide.fixed_s,
+    )
     fitted: list[FittedFamily] = []
-    for (family, dtype), samples in found.samples.items():
-        of_rows = f"{source} ({_stacks(samples.stack)})"
-        done = _one(family, dtype, samples, like, plain, of_rows, found.processor)
+    for (family, dtype), samples in sorted(found.samples.items(), key=lambda item: _narrow(item[0][1])):
+        done = _one(family, dtype, samples, around, f"{source} ({_stacks(samples.stack)})")
         if isinstance(done, Problem):
             raise SpecError([done])
-        plain = done.fit if family == "pointwise" else plain
-        fitted.append(done)
+        for item in done:
+            around.learn(item.family, item.dtype, item.fit)
+        fitted += done
     for dtype, layers in found.moe.items():
         fitted += _moe(dtype, layers, f"{source} ({_stacks(layers.stack)})")
     return fitted
+
+
+def _narrow(dtype: str) -> bool:
+    """Formats that are fitted after the 16-bit products of the same stacks."""
+    return dtype not in (*TWINS, "any")
 
 
 def _stacks(stack: TextArray) -> str:

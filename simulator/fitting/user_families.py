@@ -6,17 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from hardware_specs.errors import Problem
-from hardware_specs.kernel_fits import KernelFamily, StreamingFit
+from hardware_specs.kernel_fits import KernelFamily
+from hardware_specs.schema import AcceleratorSpec
 from simulator.fitting.measured_attention import BYTES as ATTENTION_BYTES
 from simulator.fitting.measured_attention import (
     AttentionDevice,
     AttentionRows,
     attention_samples,
 )
+from simulator.fitting.measured_gemm import GEMM_FORMATS, format_key, gemm_samples
 from simulator.fitting.measured_moe import MOE_FORMATS, MoeRows, moe_rows
 from simulator.fitting.measured_streaming import ARITHMETIC, EAGER_BYTES, EAGER_READS, eager_samples
 from simulator.fitting.samples import KernelSamples, join_samples
-from simulator.fitting.user_products import PRODUCT_TYPES, product_samples
 from simulator.fitting.user_tables import UserTables
 
 __all__ = ["Aside", "UserFamilies", "families_of"]
@@ -24,7 +25,7 @@ __all__ = ["Aside", "UserFamilies", "families_of"]
 NO_PLACE = "a calibration has no coefficients for this type"
 # Tables of loops that stayed in L2 lose 8 to 21 % of the tokens' rows to the memory's peak, the others at most 2 %.
 RESIDENT_SHARE = 0.05
-UNFIT = "small n or k, warm weights, a slow path, or above the memory's peak"
+UNFIT = "above the memory's peak, or timed from the host"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,16 +39,18 @@ class Aside:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserFamilies:
-    """Samples by family and type of a calibration, MoE layers apart, what is left aside, and mistakes.
+    """Samples of a device by family and type of a calibration, MoE layers apart, what is left aside, and mistakes."""
 
-    ``processor`` says that the device is one whose cores work alone, which has forms of its own.
-    """
-
+    accelerator: AcceleratorSpec
     samples: dict[tuple[KernelFamily, str], KernelSamples] = field(default_factory=dict)
     moe: dict[str, MoeRows] = field(default_factory=dict)
     aside: list[Aside] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    processor: bool = False
+
+    @property
+    def processor(self) -> bool:
+        """Whether the device is one whose cores work alone, which has forms of its own."""
+        return self.accelerator.kind == "cpu"
 
     def _add(self, family: KernelFamily, dtype: str, samples: KernelSamples) -> None:
         key = (family, dtype)
@@ -60,27 +63,25 @@ class UserFamilies:
             self.aside.append(Aside(what=what, rows=rows, why=why))
 
 
-def families_of(tables: UserTables, quantise: StreamingFit) -> UserFamilies:
+def families_of(tables: UserTables) -> UserFamilies:
     """Every family and type that the tables have rows of.
 
     Parameters
     ----------
     tables : UserTables
         Checked rows of one device.
-    quantise : StreamingFit
-        The kernel that quantises activations in serving stacks, whose time their products include.
 
     Returns
     -------
     UserFamilies
         ``problems`` names types that the device has no matmul units for. Raises nothing.
     """
-    found = UserFamilies(processor=tables.accelerator.kind == "cpu")
+    found = UserFamilies(accelerator=tables.accelerator)
     found._leave(
         "all families", tables.noisy, "noisy: repeats disagree, or the machine did other work beside them"
     )
     if "kernels_gemm" in tables.frames:
-        _products(tables, quantise, found)
+        _products(tables, found)
     if "kernels_attention" in tables.frames:
         _attention(tables, found)
     if "kernels_elementwise" in tables.frames:
@@ -108,24 +109,25 @@ def _lacks_units(tables: UserTables, dtype: str, table_dtype: str, kind: str, fo
     return True
 
 
-def _products(tables: UserTables, quantise: StreamingFit, found: UserFamilies) -> None:
-    frame = tables.frames["kernels_gemm"]
-    for name, rows in frame.groupby("dtype"):
-        table_dtype, kept = str(name), 0
-        if table_dtype not in PRODUCT_TYPES:
-            found._leave(f"matmul {table_dtype}", len(rows), NO_PLACE)
+def _products(tables: UserTables, found: UserFamilies) -> None:
+    for name, rows in tables.frames["kernels_gemm"].groupby("dtype"):
+        dtype, kept = str(name), 0
+        if dtype not in GEMM_FORMATS:
+            found._leave(f"matmul {dtype}", len(rows), NO_PLACE)
             continue
-        dtype = PRODUCT_TYPES[table_dtype].key
-        if _lacks_units(tables, PRODUCT_TYPES[table_dtype].compute, table_dtype, "kernels_gemm", found):
+        key = format_key(tables.accelerator, dtype)
+        if key is None:
+            _lacks_units(tables, GEMM_FORMATS[dtype].compute, dtype, "kernels_gemm", found)
             continue
         families: tuple[KernelFamily, ...] = ("matmul", "batched_matmul")
         for family in families:
-            samples = product_samples(
-                tables.frames, tables.accelerator, table_dtype, family=family, quantise=quantise
-            )
+            try:
+                samples = gemm_samples(tables.frames, tables.accelerator, dtype, family=family)
+            except ValueError:
+                continue  # no such row
             kept += len(samples)
-            found._add(family, dtype, samples)
-        found._leave(f"matmul {table_dtype}", len(rows) - kept, UNFIT)
+            found._add(family, key, samples)
+        found._leave(f"matmul {dtype}", len(rows) - kept, UNFIT)
 
 
 def _keys(tables: UserTables) -> Iterator[tuple[str, str, str, str, int]]:

@@ -14,7 +14,7 @@ from hardware_specs.schema import AcceleratorSpec, dense_peak_flop_per_s
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["BYTES", "least_seconds", "unit_problems"]
+__all__ = ["BYTES", "least_seconds", "table_in_another_unit", "unit_problems"]
 
 FloatArray = NDArray[np.float64]
 MICRO = 1e-6
@@ -102,14 +102,31 @@ def unit_problems(label: str, kind: str, frame: pd.DataFrame, accelerator: Accel
         None; one for all rows: milliseconds, seconds or nanoseconds under a name in microseconds; or one for
         each row that is so among rows that are not.
     """
-    least = least_seconds(kind, frame, accelerator)
-    measured = frame["latency_us"].to_numpy(dtype=np.float64) * MICRO
+    whole = table_in_another_unit(label, kind, frame, accelerator)
+    if whole is not None:
+        return [whole]
+    least, measured = least_seconds(kind, frame, accelerator), _measured(frame)
+    return _row_problems(label, frame, measured, least, accelerator)
+
+
+def _measured(frame: pd.DataFrame) -> FloatArray:
+    return frame["latency_us"].to_numpy(dtype=np.float64) * MICRO
+
+
+def table_in_another_unit(
+    label: str, kind: str, frame: pd.DataFrame, accelerator: AcceleratorSpec
+) -> Problem | None:
+    """The one mistake of all rows of a file and stack, or None; as `unit_problems`, which looks at each row too.
+
+    Raises KeyError for a type that is not one of ``BYTES``.
+    """
+    least, measured = least_seconds(kind, frame, accelerator), _measured(frame)
     long = least >= np.quantile(least, LONGEST)
     ratio = float(np.median(measured[long] / least[long]))
     above = float(np.median(measured[long] / (least[long] + LAUNCH_S)))
     short = ratio < TOO_SHORT or float(np.median(measured)) < SHORTEST_S
     if not short and above <= TOO_LONG:
-        return _row_problems(label, frame, measured, least, accelerator)
+        return None
     worst = int(np.flatnonzero(long)[np.argmax(least[long])])
     row, value = int(frame["row"].iloc[worst]), frame["latency_us"].iloc[worst]
     if short:
@@ -125,11 +142,8 @@ def unit_problems(label: str, kind: str, frame: pd.DataFrame, accelerator: Accel
             f"{accelerator.name} needs (median), so these look like nanoseconds read as microseconds"
         )
         fix = "divide the column by 1000, or check --device"
-    return [
-        Problem(
-            path=f"{label}, column latency_us (such as row {row})", value=f"{value:g}", rule=rule, fix=fix
-        )
-    ]
+    path = f"{label}, column latency_us (such as row {row})"
+    return Problem(path=path, value=f"{value:g}", rule=rule, fix=fix)
 
 
 def _row_problems(

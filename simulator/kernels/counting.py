@@ -47,6 +47,8 @@ class Work:
         Read and written in device memory [byte].
     written_bytes : ndarray
         The part of it that is written [byte].
+    shared_bytes : ndarray
+        The part that is read once for all rows: weights of kernels that stream [byte].
     message_bytes : ndarray
         The whole message of a collective, nccl-tests' convention [byte].
     """
@@ -55,6 +57,7 @@ class Work:
     moved_bytes: FloatArray
     message_bytes: FloatArray
     written_bytes: FloatArray = field(default_factory=lambda: ZERO)
+    shared_bytes: FloatArray = field(default_factory=lambda: ZERO)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,12 +276,20 @@ def count(operator: Operator, precision: PrecisionColumns) -> Work:
         )
         for tensors in (operator.reads, operator.writes)
     )
+    kind = OPERATOR_KINDS[operator.kind]
     return Work(
-        flop=OPERATOR_KINDS[operator.kind].flop(operator),
+        flop=kind.flop(operator),
         moved_bytes=read + written,
         message_bytes=ZERO,
         written_bytes=written,
+        shared_bytes=_shared(operator, widths) if kind.peak == "vector" else ZERO,
     )
+
+
+def _shared(operator: Operator, widths: Mapping[str, FloatArray]) -> FloatArray:
+    """Bytes of the weights that an operator reads whole, however many rows there are [byte]."""
+    weights = (t for t in operator.reads if t.kind in WEIGHT_KINDS and not _skipped(operator, t))
+    return sum((elements(t) * widths[t.kind] for t in weights), ZERO)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -135,6 +135,7 @@ class KernelModel:
             known.update(
                 read_bytes=work.moved_bytes - work.written_bytes,
                 written_bytes=work.written_bytes,
+                shared_bytes=work.shared_bytes,
                 rows=rows,
                 row_bytes=work.written_bytes / np.maximum(rows, 1.0),
             )

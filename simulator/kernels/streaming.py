@@ -14,7 +14,7 @@ SPILL_EXPONENT = 2.0  # how suddenly a stream outgrows a cache that other data s
 
 @rule(
     symbol="T",
-    formula="[w > 0] t0 + max(F / P, max(1, n / r) (R (1 + q m) / e_r + V / e_w) / W (1 + x u)); "
+    formula="[w > 0] t0 + max(F / P, (max(1, n / r) ((R - H) (1 + q m) / e_r + V / e_w) + H / e_r) / W (1 + x u)); "
     "m = 1 - 1 / (1 + (c / c_half)^s), u = 1 - 1 / (1 + ((R + V) / R_half)^2)",
     unit="s",
     source="bytes over sustained bandwidth with a fixed cost; reads and writes apart, as DRAM turns its bus "
@@ -27,6 +27,7 @@ def streaming_time(
     flop: FloatArray,
     read_bytes: FloatArray,
     written_bytes: FloatArray,
+    shared_bytes: FloatArray,
     rows: FloatArray,
     row_bytes: FloatArray,
     peak_flop_per_s: FloatArray,
@@ -43,8 +44,9 @@ def streaming_time(
 ) -> FloatArray:
     r"""Time of one memory-bound kernel on one device.
 
-    .. math:: T = [w > 0]\, t_0 + \max\left(\frac{F}{P},\; \max\left(1, \frac{n}{r}\right)
-              \frac{R\,(1 + q\,m) / e_r + V / e_w}{W} (1 + x u)\right), \qquad
+    .. math:: T = [w > 0]\, t_0 + \max\left(\frac{F}{P},\; \left(\max\left(1, \frac{n}{r}\right)
+              \left(\frac{(R - H)(1 + q\,m)}{e_r} + \frac{V}{e_w}\right) + \frac{H}{e_r}\right)
+              \frac{1 + x u}{W}\right), \qquad
               m = 1 - \frac{1}{1 + (c / c_{1/2})^{s}}, \quad
               u = 1 - \frac{1}{1 + ((R + V) / R_{1/2})^{2}}
 
@@ -54,6 +56,8 @@ def streaming_time(
         :math:`F` [FLOP].
     read_bytes, written_bytes : ndarray
         :math:`R, V`, each tensor counted once [byte].
+    shared_bytes : ndarray
+        :math:`H`, the part of what is read that all rows share, such as the weights of a norm [byte].
     rows, row_bytes : ndarray
         :math:`r` rows that blocks work on [1] and :math:`c` bytes of one [byte].
     peak_flop_per_s, bandwidth_bytes_per_s : ndarray
@@ -87,17 +91,18 @@ def streaming_time(
     -----
     All rows in flight share the cache, so a row stays if it is shorter than the cache over the rows in flight: a
     device of the same kind has :math:`c_{1/2}` in proportion to its L2 per unit. At least
-    ``max(F / P, (R + V) / W)``, since efficiencies are at most 1 and factors at least 1.
+    ``max(F / P, (R + V) / W)``, since efficiencies are at most 1 and factors at least 1. Idle units lengthen only
+    what grows with the rows: otherwise one more row would make shared bytes, and the kernel, faster.
     """
-    read = read_bytes / read_efficiency
+    read, shared = (read_bytes - shared_bytes) / read_efficiency, shared_bytes / read_efficiency
     if np.any(rereads):  # of the families only norms and softmax: powers are the dear part of the rule
         longer = powered(row_bytes / resident_row_bytes, row_sharpness)
         read = read * (1.0 + rereads * (1.0 - 1.0 / (1.0 + longer)))
-    memory_s = (read + written_bytes / write_efficiency) / bandwidth_bytes_per_s
+    # Less than a row is a row.
+    idle = np.maximum(saturating_rows / np.maximum(rows, 1.0), 1.0)
+    memory_s = (idle * (read + written_bytes / write_efficiency) + shared) / bandwidth_bytes_per_s
     if np.any(spill):
         outgrown = ((read_bytes + written_bytes) / resident_bytes) ** SPILL_EXPONENT
         memory_s = memory_s * (1.0 + spill * (1.0 - 1.0 / (1.0 + outgrown)))
-    # Less than a row is a row.
-    idle = np.maximum(saturating_rows / np.maximum(rows, 1.0), 1.0)
-    busy_s = np.maximum(flop / peak_flop_per_s, idle * memory_s)
+    busy_s = np.maximum(flop / peak_flop_per_s, memory_s)
     return np.where(busy_s > 0, fixed_s + busy_s, 0.0)

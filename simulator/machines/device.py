@@ -178,7 +178,7 @@ def _evidence(machines: Machines) -> tuple[list[dict[str, FamilyEvidence]], Inde
             ran = as_executed(precision, system, machines.fallback)
             found.append(
                 {
-                    **kernel_evidence(calibration, ran),
+                    **kernel_evidence(calibration, ran, system.accelerator.name),
                     "collective_inner": collective_evidence([fabric.scale_up]),
                     "collective_outer": collective_evidence([fabric.scale_out]),
                 }

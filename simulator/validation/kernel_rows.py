@@ -20,8 +20,8 @@ from hardware_specs import (
     load_calibration,
 )
 from simulator.certainty.evidence import family_evidence, kernel_fit
-from simulator.fitting.gemm_families import LEFT_AWAY
 from simulator.fitting.kernel_tables import SampledRows, sampled_rows, with_defaults
+from simulator.fitting.measured_gemm import TIMED_FROM_HOST
 from simulator.fitting.measured_moe import without_false_gates
 from simulator.fitting.noise import NOISY
 from simulator.kernels.models import KERNEL_MODELS
@@ -207,7 +207,7 @@ def _why_not(row: Row) -> str:
         return f"device {row.text('device')!r} is not in the catalog"
     if row.text("quality").startswith("suspect"):
         return f"quality {row.text('quality')}"
-    if (row.text("dtype"), row.text("framework")) in LEFT_AWAY and "m" in row.cells:
+    if (row.text("dtype"), row.text("framework")) in TIMED_FROM_HOST and "m" in row.cells:
         return "a product that was timed from the host, which takes longer than the product"
     return (
         "not clean (faster than the memory, or a slower repeat), a type without units on the device, "

@@ -23,6 +23,7 @@ from simulator.validation.predictions import predict
 from simulator.validation.run_rows import measured_run_case, system_beside
 from simulator.validation.scoring import Score, group_scores, score, source_prefix
 from simulator.validation.training_rows import training_case
+from simulator.validation.wrong_units import refuse_kernels_in_another_unit, refuse_runs_in_another_unit
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -181,7 +182,7 @@ def validate(
     Raises
     ------
     SpecError
-        If the file cannot be read, lacks columns or has wrong cells.
+        If the file cannot be read, lacks columns or has wrong cells, or holds times in another unit.
     ScenarioError
         If the table is not one that is scored, an assumption or a source is unknown, or machines are mixed.
     """
@@ -202,6 +203,7 @@ def validate(
     if read.kind.name in KERNEL_KINDS:
         beside = system or system_beside(Path(path), chosen[0].text("device"))[0]
         own = load_system(beside) if beside else None
+        refuse_kernels_in_another_unit(Path(path).name, read.kind.name, chosen, own)
         kernels = tuple(kernel_scores(read.kind.name, chosen, fidelity, own))
         return Validation(table=read.kind.name, fidelity=fidelity, scores=kernels)
     assumptions = parse_assumptions(assume or {}, read.kind)
@@ -212,4 +214,5 @@ def validate(
     ready = [case for case in cases if case.scenario]
     predictions = dict(zip((id(case) for case in ready), predict(ready, fidelity), strict=True))
     scores = [entry for case in cases for entry in score(case, predictions.get(id(case)))]
+    refuse_runs_in_another_unit(Path(path).name, scores)
     return Validation(table=read.kind.name, fidelity=fidelity, scores=tuple(scores))

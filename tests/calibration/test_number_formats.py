@@ -55,9 +55,9 @@ def test_a_scenario_takes_them() -> None:
 
 def test_evidence_is_that_of_the_format() -> None:
     calibration = load_calibration("a100-sxm-trtllm")
-    narrow = kernel_evidence(calibration, replace(BF16, weights="int4"))["matmul"]
+    narrow = kernel_evidence(calibration, replace(BF16, weights="int4"), "a100-sxm-80gb")["matmul"]
     own = calibration.kernels.matmul["int4_wo"]
     assert narrow.label == "fitted" and narrow.spread == own.spread
     # No kernel with weights in fp8 was measured there: the one with 8-bit integers lends its own, and says so.
-    lent = kernel_evidence(calibration, replace(BF16, weights="fp8"))["matmul"]
+    lent = kernel_evidence(calibration, replace(BF16, weights="fp8"), "a100-sxm-80gb")["matmul"]
     assert lent.label == "assumed" and lent.floor > 0

@@ -188,3 +188,19 @@ def test_equal_numbers_are_not_taken_for_each_other(training: Path) -> None:
                 if item.origin.startswith("system."):
                     figure = item.origin.split(" = ")[0].replace(".", "_").split("_")
                     assert set(item.name.split("_")) & set(figure) - {"per", "s", "bytes", "flop"}, item
+
+
+def test_both_limits_of_an_interval(training) -> None:
+    found = {
+        p: explain(training, f"interval.{p}") for p in ("step_time_s", "step_time_s.low", "step_time_s.high")
+    }
+    limits = found["step_time_s"].value
+    (width,) = {e.steps[0].value for e in found.values()}
+    assert {e.steps[0].rule for e in found.values()} == {"half_width"}
+    middle = found["step_time_s"].parts[0].value
+    assert limits["low"] == pytest.approx(middle / np.exp(width)) and found["step_time_s.low"].unit == "s"
+    assert (
+        limits["high"]
+        == pytest.approx(middle * np.exp(width))
+        == pytest.approx(found["step_time_s.high"].value)
+    )

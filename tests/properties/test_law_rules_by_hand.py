@@ -31,9 +31,9 @@ NARROWING = {
 }  # fmt: skip
 # 2 MB read and 1 MB written in 100 rows at 1 GB/s
 STREAM = {
-    "flop": 0.0, "read_bytes": 2e6, "written_bytes": 1e6, "rows": 100.0, "row_bytes": 1e4, "peak_flop_per_s": 1e12,
-    "bandwidth_bytes_per_s": 1e9, "read_efficiency": 0.8, "write_efficiency": 0.5, "fixed_s": 1e-3,
-    "saturating_rows": 0.0, "rereads": 2.0, "resident_row_bytes": 1e4, "row_sharpness": 3.0,
+    "flop": 0.0, "read_bytes": 2e6, "written_bytes": 1e6, "shared_bytes": 0.0, "rows": 100.0, "row_bytes": 1e4,
+    "peak_flop_per_s": 1e12, "bandwidth_bytes_per_s": 1e9, "read_efficiency": 0.8, "write_efficiency": 0.5,
+    "fixed_s": 1e-3, "saturating_rows": 0.0, "rereads": 2.0, "resident_row_bytes": 1e4, "row_sharpness": 3.0,
     "spill": 0.0, "resident_bytes": 3e6,
 }  # fmt: skip
 SCAN = {
@@ -198,6 +198,8 @@ CASES = [
     ("streaming_time", {**STREAM, "spill": 2.0}, 15e-3),
     # a quarter of the 400 rows that occupy the device: four times 7 ms
     ("streaming_time", {**STREAM, "saturating_rows": 400.0}, 29e-3),
+    # of the 2 MB 0.8 MB are shared: 1 ms once; four times 1.2 MB twice / 0.8 = 3 ms and 2 ms; 1 ms
+    ("streaming_time", {**STREAM, "saturating_rows": 400.0, "shared_bytes": 0.8e6}, 22e-3),
     # 20 GFLOP at 1 TFLOP/s are longer
     ("streaming_time", {**STREAM, "flop": 20e9}, 21e-3),
     # 3e9 / 0.5e12 = 6 ms; 1000 tokens are 4 chunks, of which 3 wait

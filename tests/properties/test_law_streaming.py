@@ -36,6 +36,7 @@ def kernels(draw):
         "row_bytes": draw(sizes),
         "reads": draw(st.floats(0.0, 3.0)),
         "writes": draw(st.floats(0.0, 3.0)),
+        "shared_rows": draw(st.floats(0.0, 3.0)),
         "flop_per_byte": draw(st.floats(0.0, 100.0)),
         "peak_flop_per_s": draw(rates),
         "bandwidth_bytes_per_s": draw(rates),
@@ -47,7 +48,10 @@ def inputs(kernel):
     """What the rule asks for: more rows and longer rows move and compute more."""
     k = dict(kernel)
     whole = k["rows"] * k["row_bytes"]
-    k["read_bytes"], k["written_bytes"] = k.pop("reads") * whole, k.pop("writes") * whole
+    # Weights are read once for all rows, if there are any.
+    k["shared_bytes"] = k.pop("shared_rows") * k["row_bytes"] * (whole > 0)
+    k["read_bytes"] = k.pop("reads") * whole + k["shared_bytes"]
+    k["written_bytes"] = k.pop("writes") * whole
     k["flop"] = k.pop("flop_per_byte") * whole
     return {name: np.array([value]) for name, value in k.items()}
 
@@ -94,7 +98,7 @@ def test_more_of_a_rate_is_never_slower(kernel, rate, factor):
 @laws(100)
 @given(
     kernels(),
-    st.sampled_from(["rows", "row_bytes", "reads", "writes", "saturating_rows", "rereads"]),
+    st.sampled_from(["rows", "row_bytes", "reads", "writes", "shared_rows", "saturating_rows", "rereads"]),
     st.floats(1.0, 10.0),
 )
 def test_more_work_is_never_faster(kernel, amount, factor):
@@ -123,8 +127,9 @@ def test_vector_is_the_loop_of_scalars(many):
 def test_long_rows_are_read_again():
     """1 MB read and written at 1 GB/s is 2 ms; a second reading of rows far beyond the cache is a third one."""
     kernel = {
-        "rows": 100.0, "row_bytes": 1e4, "reads": 1.0, "writes": 1.0, "flop_per_byte": 0.0, "peak_flop_per_s": 1e12,
-        "bandwidth_bytes_per_s": 1e9, **StreamingFit.ideal(), "rereads": 1.0, "row_sharpness": 4.0,
+        "rows": 100.0, "row_bytes": 1e4, "reads": 1.0, "writes": 1.0, "shared_rows": 0.0, "flop_per_byte": 0.0,
+        "peak_flop_per_s": 1e12, "bandwidth_bytes_per_s": 1e9, **StreamingFit.ideal(), "rereads": 1.0,
+        "row_sharpness": 4.0,
     }  # fmt: skip
     assert seconds(kernel, resident_row_bytes=1e9) == pytest.approx(2e-3)
     assert seconds(kernel, resident_row_bytes=1e4) == pytest.approx(2.5e-3)  # half of them
@@ -134,8 +139,8 @@ def test_long_rows_are_read_again():
 def test_few_rows_leave_units_idle():
     """10 rows take as long as the 50 that occupy the device; 100 take twice that."""
     kernel = {
-        "rows": 50.0, "row_bytes": 1e4, "reads": 1.0, "writes": 1.0, "flop_per_byte": 0.0, "peak_flop_per_s": 1e12,
-        "bandwidth_bytes_per_s": 1e9, **StreamingFit.ideal(), "saturating_rows": 50.0,
+        "rows": 50.0, "row_bytes": 1e4, "reads": 1.0, "writes": 1.0, "shared_rows": 0.0, "flop_per_byte": 0.0,
+        "peak_flop_per_s": 1e12, "bandwidth_bytes_per_s": 1e9, **StreamingFit.ideal(), "saturating_rows": 50.0,
     }  # fmt: skip
     assert seconds(kernel, rows=10.0) == seconds(kernel) == pytest.approx(1e-3)
     assert seconds(kernel, rows=100.0) == pytest.approx(2e-3)

@@ -16,7 +16,7 @@ from hardware_specs.schema import AcceleratorSpec
 from simulator.fitting.fit_collectives import MeasuredFabric, fit_algorithms
 from simulator.fitting.measured_collectives import collective_rows
 from simulator.fitting.measured_device import ceiling, device_from_rows, figures_text, system_from_rows
-from simulator.fitting.noise import machine_problems, noise_problems
+from simulator.fitting.noise import at_one_pace, machine_problems, noise_problems, without_noise
 from simulator.measuring.machine import FILE, Machine, read_machine
 from simulator.validation.kernel_kinds import KERNEL_KINDS
 
@@ -112,11 +112,12 @@ def measured_folder(paths: Sequence[Path], known: Mapping[str, str]) -> Measured
         if there.id != machine.id
     ]
     frames = {path.stem: pd.read_csv(path) for path in expanded(paths) if path.suffix == ".csv"}
+    frames, _ = at_one_pace(frames)
     problems += [*machine_problems(frames), *noise_problems(frames)]
     if problems:
         raise SpecError(problems)
     table = folder / f"{COLLECTIVES}.csv"
-    keys = device_from_rows(machine, frames, known)
+    keys = device_from_rows(machine, without_noise(frames)[0], known)
     return MeasuredFolder(
         machine=machine,
         keys=keys,

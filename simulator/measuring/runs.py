@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from simulator.measuring.device_clock import clock_of
+from simulator.measuring.device_clock import clock_of, pulse_in
 from simulator.measuring.machine import Machine
-from simulator.measuring.operators import TORCH_TYPES, Bench
+from simulator.measuring.operators import TORCH_TYPES
 from simulator.measuring.peak_memory import peak_bytes
-from simulator.measuring.quiet import SHAPE, QuietGate, quality_of
+from simulator.measuring.quiet import Pulse, quality_of
 from simulator.measuring.run_tasks import RunTask
 from simulator.measuring.table_file import GrowingTable
 from simulator.measuring.timing import Effort, Timing, timed
@@ -24,7 +24,7 @@ from simulator.measuring.transformer import Decoder, empty_caches
 
 __all__ = ["RUN_COLUMNS", "Prepared", "measure_runs", "prepared", "run_row", "runs_in"]
 
-MILLI, MIB = 1e-3, 2.0**20
+MILLI, MICRO, MIB = 1e-3, 1e-6, 2.0**20
 NAMES = (
     "id",
     "phase",
@@ -52,11 +52,10 @@ RUN_COLUMNS = (
     "spread",
     "repeats",
     "waited_share",
-    "reference_ratio",
+    "reference_us",
     "quality",
 )
 CLIP = 1.0
-REFERENCE_BYTES = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,10 +161,8 @@ def _no_pauses() -> Iterator[None]:
         gc.enable()
 
 
-def run_row(
-    task: RunTask, machine: Machine, timing: Timing, peak: int | None, ratio: float
-) -> dict[str, Any]:
-    """A row of the table; ``ratio`` is that of the reference beside the run [1]. Raises nothing."""
+def run_row(task: RunTask, machine: Machine, timing: Timing, peak: int | None) -> dict[str, Any]:
+    """A row of the table; ``peak`` is its memory [byte], None where it is not known. Raises nothing."""
     return {
         **task.columns(),
         "device": machine.name,
@@ -178,8 +175,8 @@ def run_row(
         "spread": f"{timing.spread:.4f}",
         "repeats": timing.repeats,
         "waited_share": f"{timing.waited_share:.4f}",
-        "reference_ratio": f"{ratio:.4f}",
-        "quality": quality_of(timing.quality, timing.waited_share, ratio),
+        "reference_us": f"{timing.reference_s / MICRO:.6g}",
+        "quality": quality_of(timing.quality, timing.waited_share),
     }
 
 
@@ -190,21 +187,12 @@ def runs_in(folder: Path) -> GrowingTable:
     return table
 
 
-def gate_in(folder: Path, machine: Machine, patience_s: float) -> QuietGate:
-    """The gate of a folder's machine; RuntimeError if the reference fails."""
-    bench = Bench(machine.device, REFERENCE_BYTES)
-    clock = clock_of(machine.device, machine.threads)
-    return QuietGate(
-        bench.product(SHAPE), clock, exact_waits=machine.exact_waits, folder=folder, patience_s=patience_s
-    )
-
-
-def time_run(ready: Prepared, machine: Machine, effort: Effort) -> Timing:
+def time_run(ready: Prepared, machine: Machine, effort: Effort, pulse: Pulse) -> Timing:
     """Timing of a step after two steps of warm-up; RuntimeError if the step fails."""
     clock = clock_of(machine.device, machine.threads)
     with _no_pauses():
         ready.step()
-        return timed(ready.step, clock, effort, exact_waits=machine.exact_waits)
+        return timed(ready.step, clock, effort, pulse, exact_waits=machine.exact_waits)
 
 
 def measure_runs(
@@ -235,7 +223,7 @@ def measure_runs(
     """
     table = runs_in(folder)
     quiet = {row["id"] for row in table.rows if row["quality"] != "noisy"}
-    gate = gate_in(folder, machine, patience_s)
+    pulse = pulse_in(folder, machine, patience_s)
     counts = dict.fromkeys(("measured", "known", "failed", "noisy"), 0)
     for task in tasks:
         if task.id in quiet:
@@ -243,14 +231,12 @@ def measure_runs(
         else:
             try:
                 ready = prepared(task, machine.device)
-                gate.wait()
-                timing = time_run(ready, machine, effort)
-                ratio = gate.ratio()
+                timing = time_run(ready, machine, effort, pulse)
                 peak = peak_bytes(ready.step, ready.held(), machine.device)
             except RuntimeError:
                 counts["failed"] += 1
             else:
-                table.put(run_row(task, machine, timing, peak, ratio))
+                table.put(run_row(task, machine, timing, peak))
                 counts["measured"] += 1
                 del ready  # so that the next model starts from free memory
             if task.mode == "compile":

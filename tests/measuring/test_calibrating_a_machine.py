@@ -133,3 +133,33 @@ def test_what_is_missing_is_told_with_the_way_out(folder, tmp_path: Path, llmsim
     (folder / "machine.yaml").unlink()
     done = llmsim("calibrate", "--data", folder)
     assert done.status == 2 and "--device" in done.err
+
+
+def test_rows_of_a_drifting_machine_are_moved_to_one_pace(folder, llmsim) -> None:
+    """Half of the rows at a pace of 1.2, their reference too: the fit is that of the machine at one pace."""
+    path = folder / "kernels_gemm.csv"
+    frame = pd.read_csv(path)
+    assert llmsim("calibrate", "--data", folder, "--out", folder / "mine.yaml").status == 0
+    before = load_calibration(folder / "mine.yaml").kernels.own("matmul")["fp32"]
+    pace = np.where(np.arange(len(frame)) % 2, 1.2, 1.0)
+    slow = frame.assign(latency_us=frame.latency_us * pace, reference_us=400.0 * pace)
+    slow.to_csv(path, index=False)
+    assert llmsim("calibrate", "--data", folder, "--out", folder / "mine.yaml").status == 0
+    after = load_calibration(folder / "mine.yaml").kernels.own("matmul")["fp32"]
+    # The usual reference is the median of two as frequent paces, so between them.
+    assert after.fixed_s == pytest.approx(1.1 * before.fixed_s, rel=0.05)
+    assert max(after.error.values()) < 0.02
+    # Without the reference the same rows lie a fifth apart.
+    slow.drop(columns="reference_us").to_csv(path, index=False)
+    assert llmsim("calibrate", "--data", folder, "--out", folder / "mine.yaml").status == 0
+    unmoved = load_calibration(folder / "mine.yaml").kernels.own("matmul")["fp32"]
+    assert max(unmoved.error.values()) > 0.05
+
+
+def test_a_row_of_another_machine_s_pace_is_noisy(folder, llmsim) -> None:
+    path = folder / "kernels_gemm.csv"
+    frame = pd.read_csv(path).assign(reference_us=400.0)
+    frame.loc[:4, "reference_us"] = 600.0
+    frame.to_csv(path, index=False)
+    done = llmsim("calibrate", "--data", folder, "--out", folder / "mine.yaml")
+    assert done.status == 0 and "5 rows (noisy" in done.out.replace("\n", " ")

@@ -125,6 +125,7 @@ def calibrate(
     from simulator.fitting.completed_calibration import calibration_name, calibration_text, completed
     from simulator.fitting.measured_folder import (
         expanded,
+        host_fit,
         link_ceiling,
         machine_files,
         measured_folder,
@@ -174,6 +175,7 @@ def calibrate(
         stack=software,
         tasks=[task.value] if task else ["training", "inference"],
         base=base,
+        host=host_fit(data) if own else None,
     )
     written = {target.name: calibration_text(calibration, tables.files)}
     if own:
@@ -221,5 +223,7 @@ def _show(
     if text := left_aside_text([{"what": a.what, "rows": a.rows, "why": a.why} for a in found.aside]):
         emit(text)
     emit("MAPE: mean error of fitted and of left-out rows; spread: 90 % of left-out rows lie within it.")
+    if calibration.host is not None:
+        emit(f"Between operators of eager code: {calibration.host.between_s * 1e6:.3g} us of the host.")
     emit(f"Families without rows are those of {base}; results name them assumed, with a wider interval.")
     emit(f"Wrote {target}. In a scenario:\n\nsystem.calibration: {target}")

@@ -150,6 +150,8 @@ def measured_operators(wish: Wish, machine: Machine, told: Callable[[str], None]
     """
     import torch
 
+    from simulator.measuring.host_time import measure_host_time
+
     effort = QUICK if wish.quick else LONG
     tasks = list(operator_tasks(wish.dtypes, _limits(wish, machine), groups=wish.device != "cpu"))
     if wish.processes > 1:
@@ -159,9 +161,11 @@ def measured_operators(wish: Wish, machine: Machine, told: Callable[[str], None]
         measure_collectives(wish.folder, machine, effort, 12 if wish.quick else 24)
         return {"measured": len(tasks)}
     with torch.no_grad():
-        return measure_operators(
+        counts = measure_operators(
             wish.folder, machine, tasks, effort, graphs=wish.graphs, patience_s=wish.patience_s, told=told
         )
+    measure_host_time(wish.folder, machine, patience_s=wish.patience_s)
+    return counts
 
 
 def rows_of(wish: Wish) -> int:

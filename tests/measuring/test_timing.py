@@ -191,5 +191,3 @@ def test_a_row_is_measured_again_until_its_repeats_agree() -> None:
 )
 def test_a_row_that_mostly_waited_is_noisy(quality: str, waited: float, wanted: str) -> None:
     assert quality_of(quality, waited) == wanted
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,7 @@ from simulator.fitting.fit_moe import fit_moe_rows
 from simulator.fitting.fit_streaming import REREADS, fit_streaming
 from simulator.fitting.measured_moe import MoeRows
 from simulator.fitting.processor_fits import PROCESSOR_FITS
-from simulator.fitting.robust_fit import Free, robust_fit, spread_90
+from simulator.fitting.robust_fit import Free, robust_fit, significant, spread_90
 from simulator.fitting.rows import FloatArray, TextArray
 from simulator.fitting.samples import (
     KernelSamples,
@@ -252,7 +253,12 @@ def fit_families(found: UserFamilies, *, source: str, like: CalibrationSpec | No
         fitted.append(done)
     for dtype, layers in found.moe.items():
         fitted += _moe(dtype, layers, f"{source} ({_stacks(layers.stack)})")
-    return fitted
+    return [replace(done, fit=_wandering(done.fit, found.pace)) for done in fitted]
+
+
+def _wandering(fit: FitEvidence, pace: float) -> FitEvidence:
+    """The same fit; what all its kernels share grows by how far the pace wandered, as a run meets another pace."""
+    return fit.model_copy(update={"common": significant(math.hypot(fit.common, pace))}) if pace else fit
 
 
 def _stacks(stack: TextArray) -> str:

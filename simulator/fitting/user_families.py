@@ -40,7 +40,8 @@ class Aside:
 class UserFamilies:
     """Samples by family and type of a calibration, MoE layers apart, what is left aside, and mistakes.
 
-    ``processor`` says that the device is one whose cores work alone, which has forms of its own.
+    ``processor`` says that the device is one whose cores work alone, which has forms of its own; ``pace`` how far the
+    machine's pace wandered, a standard deviation in ln [1].
     """
 
     samples: dict[tuple[KernelFamily, str], KernelSamples] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class UserFamilies:
     aside: list[Aside] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     processor: bool = False
+    pace: float = 0.0
 
     def _add(self, family: KernelFamily, dtype: str, samples: KernelSamples) -> None:
         key = (family, dtype)
@@ -75,7 +77,7 @@ def families_of(tables: UserTables, quantise: StreamingFit) -> UserFamilies:
     UserFamilies
         ``problems`` names types that the device has no matmul units for. Raises nothing.
     """
-    found = UserFamilies(processor=tables.accelerator.kind == "cpu")
+    found = UserFamilies(processor=tables.accelerator.kind == "cpu", pace=tables.pace)
     found._leave(
         "all families", tables.noisy, "noisy: repeats disagree, or the machine did other work beside them"
     )

@@ -14,8 +14,8 @@ FloatArray = NDArray[np.float64]
     symbol="T",
     formula="Tk + [Tk > 0] h",
     unit="s",
-    source="measured by llmsim measure: a chain of tiny operators, each behind a stream through the private cache, less "
-    "the same operators and the stream alone",
+    source="measured by llmsim measure: a chain of tiny operators, each behind a stream through the private cache, "
+    "less the same operators and the stream alone",
 )
 def dispatched_time(*, kernel_s: FloatArray, between_s: FloatArray) -> FloatArray:
     r"""Time of an operator in eager code: :math:`T = T_k + [T_k > 0]\, h`.

@@ -18,6 +18,7 @@ from torch import multiprocessing
 from hardware_specs.errors import Problem, ScenarioError
 from simulator.measuring.allocator import keep_freed_memory
 from simulator.measuring.device_clock import clock_of, pulse_in
+from simulator.measuring.host_time import measure_host_time
 from simulator.measuring.machine import Machine
 from simulator.measuring.operator_rows import OperatorTask, measure_operators
 from simulator.measuring.peak_memory import peak_bytes
@@ -240,6 +241,7 @@ def _operators(rank: int, orders: Orders, tasks: Sequence[OperatorTask], patienc
     folder.mkdir(parents=True, exist_ok=True)
     dist.barrier()
     measure_operators(folder, orders.machine, tasks, orders.effort, patience_s=patience_s)
+    measure_host_time(folder, orders.machine, patience_s=patience_s)
     dist.barrier()
     if rank > 0:
         rmtree(folder, ignore_errors=True)

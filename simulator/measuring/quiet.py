@@ -19,9 +19,10 @@ FILE = "reference.txt"
 PAUSE_S = 0.1
 LEAST_S = 1.5e-4  # a reference that is shorter would time the clock and the launch
 SIDES = (192, 256, 512, 1024, 2048, 4096)
-KEPT = 2000  # beats that the usual time is the median of
+USUAL_S = 60.0  # the usual time is the median of the beats of the last minute
 NEW = 50  # beats after which it is computed anew
 FIRST, APART_S = 40, 0.02  # beats at the start, spread over a second
+INSIDE_S = 0.05  # between beats inside of long repeats
 
 
 class Pulse:
@@ -42,8 +43,8 @@ class Pulse:
 
     Notes
     -----
-    Usual is the median over the last two thousand beats, not the best: another tenant of the processor slows it for
-    hours, and rows of such an hour belong together as well.
+    Usual is the median over the last minute, not the best: another tenant of the processor slows it for hours, and
+    rows carry the reference beside them, so that the fit moves them to one pace.
     """
 
     def __init__(
@@ -56,13 +57,20 @@ class Pulse:
         patience_s: float,
     ) -> None:
         self._clock, self._exact, self.patience_s = clock, exact_waits, patience_s
-        self._beats: deque[float] = deque(maxlen=KEPT)
+        self._beats: deque[tuple[float, float]] = deque()
         self._usual_s, self._new = math.inf, 0
+        self._beside: list[float] = []
+        self.spent_s = 0.0
         self._call = self._chosen(product, folder / FILE)
         for _ in range(FIRST):
             self.beat()
             time.sleep(APART_S)
-        self._usual_s = statistics.median(self._beats)
+        self._usual_s = self._median()
+
+    def _median(self) -> float:
+        while len(self._beats) > FIRST and self._beats[-1][0] - self._beats[0][0] > USUAL_S:
+            self._beats.popleft()
+        return statistics.median(seconds for _, seconds in self._beats)
 
     def _chosen(
         self, product: Callable[[Mapping[str, Any]], Callable[[], object]], file: Path
@@ -84,7 +92,7 @@ class Pulse:
     def usual_s(self) -> float:
         """Median of the beats so far [s]."""
         if self._new >= NEW:
-            self._usual_s, self._new = statistics.median(self._beats), 0
+            self._usual_s, self._new = self._median(), 0
         return self._usual_s
 
     def beat(self) -> float:
@@ -95,9 +103,22 @@ class Pulse:
         self._call()
         seconds, waited = self._clock.repeat(self._call, 1)
         found = seconds - waited if self._exact and waited < seconds else seconds
-        self._beats.append(found)
+        self._beats.append((time.perf_counter(), found))
+        self._beside.append(found)
         self._new += 1
         return found
+
+    def inside(self) -> None:
+        """A beat inside of a long repeat, where the last one is old; its time is counted in ``spent_s`` [s]."""
+        start = time.perf_counter()
+        if start - self._beats[-1][0] >= INSIDE_S:
+            self.beat()
+            self.spent_s += time.perf_counter() - start
+
+    def beside(self) -> tuple[float, int]:
+        """Mean of the beats since this was asked last, that one's last included [s], and how many they are [1]."""
+        beats, self._beside = self._beside, self._beside[-1:]
+        return statistics.fmean(beats), len(beats)
 
     def wait(self) -> None:
         """Wait until the reference takes its usual time or patience ends; RuntimeError if it fails."""

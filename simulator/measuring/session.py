@@ -26,6 +26,7 @@ LONG_STEPS = Effort(repeat_s=0.02, budget_s=2.0, least=5, most=20, rounds=2)
 LONGEST_S = {True: 0.03, False: 0.3}
 # A tenth more than a fit of all coefficients asks for: some rows will be noisy.
 ROWS = {True: 115, False: 180}
+TRANSFERS = {True: 6, False: 12}  # sizes of each direction
 PATIENCE_S = {True: 20.0, False: 300.0}
 
 
@@ -151,6 +152,7 @@ def measured_operators(wish: Wish, machine: Machine, told: Callable[[str], None]
     import torch
 
     from simulator.measuring.host_time import measure_host_time
+    from simulator.measuring.transfers import measure_transfers
 
     effort = QUICK if wish.quick else LONG
     tasks = list(operator_tasks(wish.dtypes, _limits(wish, machine), groups=wish.device != "cpu"))
@@ -165,7 +167,10 @@ def measured_operators(wish: Wish, machine: Machine, told: Callable[[str], None]
             wish.folder, machine, tasks, effort, graphs=wish.graphs, patience_s=wish.patience_s, told=told
         )
     measure_host_time(wish.folder, machine, patience_s=wish.patience_s)
-    return counts
+    transfers = measure_transfers(
+        wish.folder, machine, effort, TRANSFERS[wish.quick], patience_s=wish.patience_s
+    )
+    return counts if transfers is None else {**counts, "transfers": transfers}
 
 
 def rows_of(wish: Wish) -> int:

@@ -25,8 +25,8 @@ MOSTLY_WAITED = 0.9
 MOST_CALLS = 100_000
 LONG_S = 1.0  # a call that needs no further warm-up to be known
 FEW = 3  # repeats of calls that fill the budget alone
-# A reference of half a millisecond vouches for the moments around it; longer repeats average over drift themselves.
-VOUCHED_S = 0.1
+# A beat vouches for the moments around it; repeats that are longer, with none inside, average over drift themselves.
+VOUCHED_S = 0.25
 SLOW = 1.15  # of the usual time of the reference, beyond which other work runs beside a repeat
 
 
@@ -103,6 +103,10 @@ class Beat(Protocol):
         """Seconds of the reference now [s]."""
         ...
 
+    def beside(self) -> tuple[float, int]:
+        """Mean of the beats since this was asked last, that one's last included [s], and how many they are [1]."""
+        ...
+
     def wait(self) -> None:
         """Wait until it takes its usual time, as long as there is patience."""
         ...
@@ -110,11 +114,12 @@ class Beat(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """One repeat: its time, what of it was waited for a core, and the reference before and behind it [s]."""
+    """One repeat: its time, what of it was waited for a core, the reference beside it [s], and how many beats."""
 
     seconds: float
     waited_s: float = 0.0
     reference_s: float = 1.0
+    beats: int = 2
 
     @property
     def calm(self) -> bool:
@@ -165,7 +170,7 @@ def _percentile(values: Sequence[float], share: float) -> float:
 def _without_waits(repeats: Sequence[Repeat]) -> list[Repeat]:
     """The repeats that ran most of the time, without their waits; all of them as they are if none did."""
     ran = [r for r in repeats if r.waited_s <= MOSTLY_WAITED * r.seconds]
-    return [Repeat(r.seconds - r.waited_s, 0.0, r.reference_s) for r in ran] or list(repeats)
+    return [Repeat(r.seconds - r.waited_s, 0.0, r.reference_s, r.beats) for r in ran] or list(repeats)
 
 
 def robust_timing(
@@ -187,7 +192,8 @@ def robust_timing(
     Returns
     -------
     Timing
-        Of one call. Repeats of up to a tenth of a second are set against the reference, longer ones stand as they are.
+        Of one call. Repeats with a beat every quarter of a second are set against the reference, others stand as they
+        are.
 
     Raises
     ------
@@ -205,7 +211,7 @@ def robust_timing(
     if disturbed:
         calm = _without_waits(kept) if exact_waits else kept
     reference_s = statistics.median(r.reference_s for r in calm)
-    vouched = statistics.median(r.seconds for r in calm) <= VOUCHED_S
+    vouched = statistics.median(r.seconds / (r.beats - 1) for r in calm) <= VOUCHED_S
     values = sorted(r.seconds / calls * (reference_s / r.reference_s if vouched else 1.0) for r in calm)
     median = statistics.median(values)
     spread = (_percentile(values, 0.9) - _percentile(values, 0.1)) / 2.0 / median if median > 0 else math.inf
@@ -222,13 +228,14 @@ def robust_timing(
 
 
 def _round(call: Callable[[], object], clock: Clock, beat: Beat, calls: int, repeats: int) -> list[Repeat]:
-    """Repeats with the reference between them, each beside the mean of the two around it."""
-    out, before = [], beat.beat()
+    """Repeats with the reference between them, each beside the mean of those around and inside it."""
+    out = []
+    beat.beat()
+    beat.beside()
     for _ in range(repeats):
         seconds, waited = clock.repeat(call, calls)
-        after = beat.beat()
-        out.append(Repeat(seconds, waited, math.sqrt(before * after)))
-        before = after
+        beat.beat()
+        out.append(Repeat(seconds, waited, *beat.beside()))
     return out
 
 

@@ -68,10 +68,12 @@ def test_a_long_repeat_stands_as_it_is() -> None:
     samples = [Repeat(long, 0.0, reference) for reference in (1e-3, 1.3e-3, 1e-3, 1e-3, 1.3e-3)]
     found = robust_timing(samples, 1, exact_waits=True)
     assert found.seconds == pytest.approx(long) and found.spread == 0.0
+    inside = [Repeat(long * r.reference_s / 1e-3, 0.0, r.reference_s, 21) for r in samples]
+    assert robust_timing(inside, 1, exact_waits=True).spread == pytest.approx(0.0, abs=1e-12)
 
 
 def test_repeats_beside_a_slow_reference_do_not_count() -> None:
-    """Other work slowed the reference by a third and the row by more: three quiet repeats decide, or none and it is told."""
+    """Other work slowed the reference by a third: three quiet repeats decide; without any the row is noisy."""
     busy = [Repeat(2.0e-3, 0.0, 1.33e-3)] * 4
     found = robust_timing([*busy, *[Repeat(1e-3, 0.0, 1e-3)] * 3], 1, exact_waits=True, usual_s=1e-3)
     assert found.seconds == pytest.approx(1e-3) and found.repeats == 3 and found.quality == "ok"
@@ -129,14 +131,32 @@ def test_a_machine_of_noise_does_not(tmp_path) -> None:
     assert sum(row.quality == "noisy" for row in found) >= 36
 
 
-def test_usual_follows_the_machine(tmp_path) -> None:
+def test_usual_follows_the_machine(tmp_path, monkeypatch) -> None:
     """Another tenant slows the machine for good: after some beats its pace is the usual one."""
     machine = _Machine(4e-3, itertools.chain([1.0] * 60, itertools.repeat(1.4)), scatter=0.0)
     pulse = machine.pulse(tmp_path)
     assert pulse.usual_s == pytest.approx(5e-4)
+    monkeypatch.setattr("simulator.measuring.quiet.USUAL_S", 0.0)  # the beats of the last minute are gone
     for _ in range(500):
         pulse.beat()
     assert pulse.usual_s == pytest.approx(7e-4)
+
+
+def test_beats_inside_of_a_step_are_counted(tmp_path, monkeypatch) -> None:
+    """Three beats of 0.5, 1 and 1 ms: their mean, and the last one counts for the next repeat too."""
+    machine = _Machine(4e-3, itertools.repeat(1.0), scatter=0.0)
+    pulse = machine.pulse(tmp_path)
+    machine.pace = iter([1.0, 2.0, 2.0, 4.0])
+    pulse.beside()
+    pulse.beat()
+    monkeypatch.setattr("simulator.measuring.quiet.INSIDE_S", 0.0)
+    pulse.inside()
+    pulse.beat()
+    # The last beat before is of the start.
+    assert pulse.beside() == (pytest.approx((0.5e-3 * 2 + 1e-3 * 2) / 4), 4)
+    pulse.beat()
+    assert pulse.beside() == (pytest.approx((1e-3 + 2e-3) / 2), 2)
+    assert pulse.spent_s > 0
 
 
 def test_a_folder_keeps_its_reference(tmp_path) -> None:
@@ -171,6 +191,9 @@ class _Drum:
 
     def beat(self) -> float:
         return 1.0
+
+    def beside(self) -> tuple[float, int]:
+        return 1.0, 2
 
     def wait(self) -> None:
         pass

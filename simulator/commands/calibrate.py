@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
@@ -222,6 +223,11 @@ def _show(
     display(calibration_table(rows, f"{calibration.name}: {calibration.stack}"))
     if text := left_aside_text([{"what": a.what, "rows": a.rows, "why": a.why} for a in found.aside]):
         emit(text)
+    if apart := [off for item in fitted for off in item.apart]:
+        emit(
+            f"{len(apart)} rows of shapes that no fit saw: median error {statistics.median(apart):.1%}, "
+            f"mean {statistics.fmean(apart):.1%}."
+        )
     emit("MAPE: mean error of fitted and of left-out rows; spread: 90 % of left-out rows lie within it.")
     if calibration.host is not None:
         emit(f"Between operators of eager code: {calibration.host.between_s * 1e6:.3g} us of the host.")

@@ -73,6 +73,8 @@ class FittedFamily:
         Rows that the fit saw, and those that it was scored on alone [1]; few rows are all of both, in turn.
     like : str
         The calibration whose curve was kept, or "" where all coefficients are fitted.
+    apart : tuple of float
+        Error of each left-out row of a fit of all coefficients, as a fraction [1].
     """
 
     family: KernelFamily
@@ -81,6 +83,7 @@ class FittedFamily:
     rows: int
     left_out: int
     like: str = ""
+    apart: tuple[float, ...] = ()
 
 
 def too_few(family: str, dtype: str, rows: int, like: CalibrationSpec | None) -> Problem:
@@ -181,7 +184,16 @@ def _one(
     rows = len(samples)
     if rows >= FULL_ROWS:
         fit = _full(family, samples, plain, source, processor)
-        return FittedFamily(family=family, dtype=dtype, fit=fit, rows=fit.rows, left_out=rows - fit.rows)
+        held = _held_apart(samples)
+        off = np.abs(predict_samples(held, fit.coefficients()) / held.measured_s - 1.0)[held.left_out]
+        return FittedFamily(
+            family=family,
+            dtype=dtype,
+            fit=fit,
+            rows=fit.rows,
+            left_out=rows - fit.rows,
+            apart=tuple(off.tolist()),
+        )
     if rows < FEW_ROWS or like is None:
         return too_few(family, dtype, rows, like)
     sibling = kernel_fit(like, family, dtype)[0]

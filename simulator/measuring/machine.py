@@ -71,8 +71,8 @@ class Machine:
 
     @property
     def exact_waits(self) -> bool:
-        """Whether the system tells exactly how long a row waited for a core: one thread on the processor itself."""
-        return self.device == "cpu" and self.threads == 1 and self.processes == 1
+        """Whether the system tells exactly how long a row waited for a core: one thread of a process on a processor."""
+        return self.device == "cpu" and self.threads == 1
 
     @property
     def id(self) -> str:

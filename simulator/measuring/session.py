@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import which
 
 from hardware_specs.errors import Problem, ScenarioError
 from simulator.measuring.allocator import keep_freed_memory
@@ -62,6 +64,12 @@ class Wish:
     patience_s: float
 
 
+def _compilers() -> tuple[str, ...]:
+    """What torch.compile may call on a processor."""
+    named = os.environ.get("CXX")
+    return (named,) if named else ("g++", "clang++", "c++")
+
+
 def _check(wish: Wish, cores: int) -> None:
     problems = [
         Problem(path="--dtype", value=name, rule="is not measured", fix=f"use {', '.join(TYPES)}")
@@ -73,6 +81,12 @@ def _check(wish: Wish, cores: int) -> None:
         for name in wish.modes
         if name not in MODES
     ]
+    if "compile" in wish.modes and wish.device == "cpu" and not any(map(which, _compilers())):
+        rule, fix = "needs a C++ compiler, and none is installed", "install g++ or clang++, or name one in CXX"
+        problems.append(Problem(path="--mode", value="compile", rule=rule, fix=fix))
+    if wish.graphs and wish.device != "cuda":
+        rule, fix = "are of CUDA alone", "leave --graphs out, or use --device cuda"
+        problems.append(Problem(path="--graphs", value=wish.device, rule=rule, fix=fix))
     if wish.device == "cpu" and wish.threads * wish.processes > cores:
         problems.append(
             Problem(
@@ -106,8 +120,6 @@ def opened(wish: Wish) -> Machine:
     SpecError
         If the folder holds rows of another machine or of other settings.
     """
-    import os
-
     import torch
 
     _check(wish, os.cpu_count() or 1)

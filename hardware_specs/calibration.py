@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from hardware_specs.figure import Spec
-from hardware_specs.kernel_fits import KernelFits
+from hardware_specs.kernel_fits import HostFit, KernelFits
 from hardware_specs.schema import Name
 
 __all__ = ["CalibrationSpec", "Task"]
@@ -34,6 +34,10 @@ class CalibrationSpec(Spec):
     stack: str = Field(min_length=1, description="software it was measured with, with versions")
     date: str = Field(min_length=4, description="when it was measured or written")
     kernels: KernelFits
+    host: HostFit | None = Field(
+        default=None,
+        description="time between operators of eager code, where the device's own cores dispatch",
+    )
 
     @property
     def devices(self) -> tuple[str, ...]:

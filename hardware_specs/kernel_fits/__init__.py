@@ -7,6 +7,7 @@ from hardware_specs.kernel_fits.evidence import FitEvidence
 from hardware_specs.kernel_fits.families import OPTIONAL, SIBLINGS, KernelFamily, KernelFits
 from hardware_specs.kernel_fits.gemm import GemmFit
 from hardware_specs.kernel_fits.grouped_gemm import GroupedGemmFit
+from hardware_specs.kernel_fits.host import HostFit
 from hardware_specs.kernel_fits.moe import MoeDispatchFit
 from hardware_specs.kernel_fits.quantise import QuantiseFit
 from hardware_specs.kernel_fits.scan import ScanFit
@@ -19,6 +20,7 @@ __all__ = [
     "FitEvidence",
     "GemmFit",
     "GroupedGemmFit",
+    "HostFit",
     "KernelFamily",
     "KernelFits",
     "MoeDispatchFit",

@@ -135,7 +135,8 @@ class PrecisionColumns:
 class DeviceColumns:
     """One accelerator: peaks of the compute types in use, memory, power, energy, kernel coefficients.
 
-    ``units`` compute units [1] at ``clock_hz`` [Hz]; ``kernels`` holds by kernel family its coefficients by name [SI],
+    ``units`` compute units [1] at ``clock_hz`` [Hz]; ``between_s`` the host's time between operators of eager code [s];
+    ``kernels`` holds by kernel family its coefficients by name [SI],
     ``doubts`` the relative standard deviations of its times by size class, and the "common" part of them [1],
     ``fitted_ranges`` the least and largest sizes that were fitted [1].
     """
@@ -152,6 +153,7 @@ class DeviceColumns:
     power_limit_w: FloatArray
     idle_w: FloatArray
     host_w_per_device: FloatArray
+    between_s: FloatArray
     matmul_j_per_flop: FloatArray
     attention_j_per_flop: FloatArray
     vector_j_per_flop: FloatArray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
@@ -123,6 +124,7 @@ def calibrate(
     from simulator.fitting.completed_calibration import calibration_name, calibration_text, completed
     from simulator.fitting.measured_folder import (
         expanded,
+        host_fit,
         link_ceiling,
         machine_files,
         measured_folder,
@@ -170,6 +172,7 @@ def calibrate(
         stack=software,
         tasks=[task.value] if task else ["training", "inference"],
         base=base,
+        host=host_fit(data) if own else None,
     )
     written = {target.name: calibration_text(calibration, tables.files)}
     if own:
@@ -216,6 +219,13 @@ def _show(
     display(calibration_table(rows, f"{calibration.name}: {calibration.stack}"))
     if text := left_aside_text([{"what": a.what, "rows": a.rows, "why": a.why} for a in found.aside]):
         emit(text)
+    if apart := [off for item in fitted for off in item.apart]:
+        emit(
+            f"{len(apart)} rows of shapes that no fit saw: median error {statistics.median(apart):.1%}, "
+            f"mean {statistics.fmean(apart):.1%}."
+        )
     emit("MAPE: mean error of fitted and of left-out rows; spread: 90 % of left-out rows lie within it.")
+    if calibration.host is not None:
+        emit(f"Between operators of eager code: {calibration.host.between_s * 1e6:.3g} us of the host.")
     emit(f"Families without rows are those of {base}; results name them assumed, with a wider interval.")
     emit(f"Wrote {target}. In a scenario:\n\nsystem.calibration: {target}")

@@ -109,6 +109,10 @@ def measure(
         with _bar(rows_of(wish), "operators") as told:
             counts = measured_operators(wish, machine, told)
         _told(counts, "operators", str(out / "kernels_*.csv"))
+    if chosen == "cpu" and not run:
+        emit("Copies between host and device: none, a processor's memory is the host's.")
+    if run and machine.energy_counter == "none":
+        emit("Energy: none, this machine has no counter (RAPL, NVML) that can be read.")
     if counts.get("noisy"):
         emit(
             "Noisy rows were measured beside other work: call again when the machine is quiet, they are timed anew."

@@ -18,6 +18,7 @@ from simulator.certainty.doubt import Doubt, exchange_doubt, kernel_doubt
 from simulator.certainty.fitted_ranges import outside_fit
 from simulator.composition.streams import issue_order, longest_path
 from simulator.kernels.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
+from simulator.kernels.dispatch import dispatched_time
 from simulator.kernels.models import KERNEL_MODELS
 from simulator.per_device.context_parallel import ContextRanks
 from simulator.per_device.expert_parallel import ExpertRanks
@@ -123,8 +124,11 @@ def operator_time(operator: Operator, work: Work, inputs: Inputs, exchanges: Ten
             across_bytes=done.across_bytes,
             doubt=exchange_doubt(work.message_bytes, done.leaves_node, inputs.device),
         )
+    seconds = KERNEL_MODELS[family].seconds(operator, work, _peak(inputs.device, operator), inputs)
+    if np.any(inputs.device.between_s):
+        seconds = dispatched_time(kernel_s=seconds, between_s=inputs.device.between_s)
     return OperatorTime(
-        seconds=KERNEL_MODELS[family].seconds(operator, work, _peak(inputs.device, operator), inputs),
+        seconds=seconds,
         inner_bytes=ZERO,
         across_bytes=(),
         doubt=kernel_doubt(operator, family, inputs.device),

@@ -46,7 +46,7 @@ def _bound(cost: OperatorCost, inputs: Inputs) -> str:
             device.memory_bandwidth_bytes_per_s
             * fit.get("memory_efficiency", fit.get("read_efficiency", ONE))
         ),
-        "latency": _one(fit.get("fixed_s", ZERO) * cost.operator.scale),
+        "latency": _one((fit.get("fixed_s", ZERO) + device.between_s) * cost.operator.scale),
     }
     return max(terms, key=lambda name: terms[name])
 

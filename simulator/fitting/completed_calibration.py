@@ -12,7 +12,7 @@ from hardware_specs import CalibrationSpec
 from hardware_specs.calibration import Task
 from hardware_specs.errors import Problem, SpecError, shorten
 from hardware_specs.figure import Basis
-from hardware_specs.kernel_fits import FitEvidence, KernelFits
+from hardware_specs.kernel_fits import FitEvidence, HostFit, KernelFits
 from hardware_specs.schema import AcceleratorSpec
 from simulator.fitting.user_calibration import FittedFamily
 
@@ -45,6 +45,7 @@ def completed(
     stack: str,
     tasks: Sequence[Task],
     base: CalibrationSpec,
+    host: HostFit | None = None,
 ) -> CalibrationSpec:
     """A calibration of the fitted families, all others as in ``base``.
 
@@ -61,6 +62,8 @@ def completed(
     base : CalibrationSpec
         Where the rest comes from: "derived" if it serves this accelerator, else "assumed". fp16 and bf16 stand
         for one another, and ``any`` for the widest type that was fitted.
+    host : HostFit, optional
+        Time between operators of eager code, where it was measured.
 
     Returns
     -------
@@ -93,6 +96,7 @@ def completed(
         stack=stack,
         date=date.today().isoformat(),
         kernels=KernelFits.model_validate(kernels),
+        host=host,
     )
 
 

@@ -12,11 +12,13 @@ import numpy as np
 
 from hardware_specs import CollectiveFit, FabricCalibrationSpec, load_accelerator
 from hardware_specs.errors import Problem, SpecError
+from hardware_specs.kernel_fits import HostFit
 from hardware_specs.schema import AcceleratorSpec
 from simulator.fitting.fit_collectives import MeasuredFabric, fit_algorithms
 from simulator.fitting.measured_collectives import collective_rows
 from simulator.fitting.measured_device import ceiling, device_from_rows, figures_text, system_from_rows
-from simulator.fitting.noise import machine_problems, noise_problems
+from simulator.fitting.noise import at_one_pace, machine_problems, noise_problems, without_noise
+from simulator.fitting.robust_fit import significant
 from simulator.measuring.machine import FILE, Machine, read_machine
 from simulator.validation.kernel_kinds import KERNEL_KINDS
 
@@ -28,12 +30,14 @@ __all__ = [
     "MeasuredFolder",
     "expanded",
     "fabric_fit",
+    "host_fit",
     "link_ceiling",
     "machine_files",
     "measured_folder",
 ]
 
 COLLECTIVES = "collectives"
+HOST = "host_time.csv"
 MICRO = 1e-6
 SLOWNESS = 100.0  # messages between processes of a host take hundreds of microseconds
 NEEDED = ("device", "op", "n_gpus", "bytes", "latency_us")
@@ -112,11 +116,12 @@ def measured_folder(paths: Sequence[Path], known: Mapping[str, str]) -> Measured
         if there.id != machine.id
     ]
     frames = {path.stem: pd.read_csv(path) for path in expanded(paths) if path.suffix == ".csv"}
+    frames, _ = at_one_pace(frames)
     problems += [*machine_problems(frames), *noise_problems(frames)]
     if problems:
         raise SpecError(problems)
     table = folder / f"{COLLECTIVES}.csv"
-    keys = device_from_rows(machine, frames, known)
+    keys = device_from_rows(machine, without_noise(frames)[0], known)
     return MeasuredFolder(
         machine=machine,
         keys=keys,
@@ -135,6 +140,48 @@ def _collectives(path: Path) -> pd.DataFrame | None:
         raise SpecError([Problem(path=str(path), value="", rule=rule, fix="measure into a new folder")])
     frame = frame[frame["quality"] != "noisy"] if "quality" in frame else frame
     return frame if len(frame) else None
+
+
+def host_fit(paths: Sequence[Path]) -> HostFit | None:
+    """Time of the host between operators, from the rounds of ``host_time.csv`` beside the tables.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        As ``--data`` has them.
+
+    Returns
+    -------
+    HostFit or None
+        The median of the rounds at the usual pace of the machine, with their relative spread as its error; None
+        where no round was measured.
+
+    Raises
+    ------
+    SpecError
+        If a folder has no tables of kernels.
+    """
+    import pandas as pd
+
+    folders = dict.fromkeys(path if path.is_dir() else path.parent for path in paths)
+    parts = [pd.read_csv(folder / HOST) for folder in folders if (folder / HOST).is_file()]
+    if not parts:
+        return None
+    kernels = {path.stem: pd.read_csv(path) for path in expanded(paths) if path.suffix == ".csv"}
+    rounds = pd.concat(parts)
+    stated = [frame["reference_us"] for frame in kernels.values() if "reference_us" in frame]
+    usual = float(pd.concat(stated).median()) if stated else float(rounds["reference_us"].median())
+    between = rounds["between_us"].to_numpy(dtype=np.float64) * MICRO
+    between = between * usual / rounds["reference_us"].to_numpy(dtype=np.float64)
+    middle = float(np.median(between))
+    off = float(np.mean(np.abs(between / middle - 1.0))) if middle > 0 else 0.0
+    return HostFit(
+        between_s=significant(middle),
+        basis="measured",
+        source=f"{HOST}: a chain of tiny operators less the same ones alone, median of {len(between)} rounds",
+        rows=len(between),
+        error={"rounds": significant(off)},
+    )
 
 
 def link_ceiling(frame: pd.DataFrame | None) -> float:

@@ -1,4 +1,4 @@
-"""Rows that were measured beside other work, and rows of several machines: what a fit must not be made of."""
+"""Rows that were measured beside other work, at another pace of the machine, or on several: what to do before a fit."""
 
 from __future__ import annotations
 
@@ -10,11 +10,63 @@ from hardware_specs.errors import Problem
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MOST_NOISY", "MOST_SPREAD", "NOISY", "machine_problems", "noise_problems", "without_noise"]
+__all__ = [
+    "MOST_NOISY",
+    "MOST_SPREAD",
+    "NOISY",
+    "at_one_pace",
+    "machine_problems",
+    "noise_problems",
+    "without_noise",
+]
 
 NOISY = "noisy"
 MOST_NOISY = 0.25  # share of noisy rows above which the quiet ones are no fair choice either
+MOST_PACE = 0.25  # of the logarithm of the reference: further off, streams from memory do not follow it
 MOST_SPREAD = 0.10  # median over the rows of half the distance between their 10th and 90th percentile
+
+
+def at_one_pace(frames: Mapping[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame], float]:
+    """Times as they would be at the usual pace of the machine.
+
+    Parameters
+    ----------
+    frames : mapping of str to DataFrame
+        Measured kernels; rows that state ``reference_us``, the time of the reference beside them, are moved to its
+        median over all rows.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        The same rows; those that state no reference, or one more than a quarter off, are left as they are, and the
+        latter marked noisy.
+    float
+        Standard deviation of the logarithm of the reference over the rows, 0 where none is stated [1].
+
+    Raises
+    ------
+    KeyError
+        If a frame lacks ``latency_us``.
+    """
+    import numpy as np
+    import pandas as pd
+
+    stated = [frame["reference_us"] for frame in frames.values() if "reference_us" in frame]
+    beats = pd.concat(stated).dropna().astype(float) if stated else pd.Series(dtype=float)
+    if beats.empty:
+        return dict(frames), 0.0
+    usual, out = float(beats.median()), {}
+    for kind, frame in frames.items():
+        if "reference_us" not in frame:
+            out[kind] = frame
+            continue
+        pace = (frame["reference_us"].astype(float) / usual).fillna(1.0)
+        far = np.abs(np.log(pace)) > MOST_PACE
+        changed = {"latency_us": frame["latency_us"].where(far, frame["latency_us"] / pace)}
+        if "quality" in frame:
+            changed["quality"] = frame["quality"].mask(far, NOISY)
+        out[kind] = frame.assign(**changed)
+    return out, float(np.std(np.log(beats)))
 
 
 def machine_problems(frames: Mapping[str, pd.DataFrame]) -> list[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,7 @@ from simulator.fitting.fit_moe import fit_moe_rows
 from simulator.fitting.fit_streaming import REREADS, fit_streaming
 from simulator.fitting.measured_moe import MoeRows
 from simulator.fitting.processor_fits import PROCESSOR_FITS
-from simulator.fitting.robust_fit import Free, robust_fit, spread_90
+from simulator.fitting.robust_fit import Free, robust_fit, significant, spread_90
 from simulator.fitting.rows import FloatArray, TextArray
 from simulator.fitting.samples import (
     KernelSamples,
@@ -91,6 +92,8 @@ class FittedFamily:
         Rows that the fit saw, and those that it was scored on alone [1]; few rows are all of both, in turn.
     like : str
         The calibration whose curve was kept, or "" where all coefficients are fitted.
+    apart : tuple of float
+        Error of each left-out row of a fit of all coefficients, as a fraction [1].
     """
 
     family: KernelFamily
@@ -99,6 +102,7 @@ class FittedFamily:
     rows: int
     left_out: int
     like: str = ""
+    apart: tuple[float, ...] = ()
 
 
 def too_few(family: str, dtype: str, rows: int, like: CalibrationSpec | None) -> Problem:
@@ -138,26 +142,37 @@ def _held_apart(samples: KernelSamples) -> KernelSamples:
     return replace(samples, group=_shapes(samples))
 
 
+def _off(samples: KernelSamples, predicted_s: FloatArray) -> tuple[float, ...]:
+    """Error of each left-out row, as a fraction [1]."""
+    return tuple(np.abs(predicted_s / samples.measured_s - 1.0)[samples.left_out].tolist())
+
+
 def _products(
     family: KernelFamily, dtype: str, samples: KernelSamples, around: _Around, source: str
-) -> dict[KernelFamily, FitEvidence]:
-    """The product, and the pass that its rows time too."""
+) -> tuple[dict[KernelFamily, FitEvidence], tuple[float, ...]]:
+    """The product, and the pass that its rows time too; and the errors of left-out rows."""
     done = fit_format(samples, around.accelerator, dtype, source=source, fixed_s=around.product_s)
-    return {family: done.gemm, **({"quantise": done.quantise} if done.quantise else {})}
+    fits: dict[KernelFamily, FitEvidence] = {family: done.gemm}
+    if done.quantise:
+        fits["quantise"] = done.quantise
+    return fits, _off(done.samples, done.predicted_s())
 
 
 def _full(
     family: KernelFamily, dtype: str, samples: KernelSamples, around: _Around, source: str
-) -> dict[KernelFamily, FitEvidence]:
+) -> tuple[dict[KernelFamily, FitEvidence], tuple[float, ...]]:
+    """Fits of all coefficients by family, and the error of each row that they did not see [1]."""
     held = _held_apart(samples)
-    if around.processor and family in PROCESSOR_FITS:
-        return {family: PROCESSOR_FITS[family](held, source=source)}
-    if family in PRODUCTS:
+    if family in PRODUCTS and not around.processor:
         return _products(family, dtype, held, around, source)
-    if family in FULL_FITS:
-        return {family: FULL_FITS[family](held, source=source)}
-    like = around.plain if family in REREADS and isinstance(around.plain, StreamingFit) else None
-    return {family: fit_streaming(held, source=source, like=like)}
+    if around.processor and family in PROCESSOR_FITS:
+        fit: FitEvidence = PROCESSOR_FITS[family](held, source=source)
+    elif family in FULL_FITS:
+        fit = FULL_FITS[family](held, source=source)
+    else:
+        like = around.plain if family in REREADS and isinstance(around.plain, StreamingFit) else None
+        fit = fit_streaming(held, source=source, like=like)
+    return {family: fit}, _off(held, predict_samples(held, fit.coefficients()))
 
 
 def _folds(samples: KernelSamples) -> NDArray[np.intp]:
@@ -225,9 +240,16 @@ def _one(
 ) -> list[FittedFamily] | Problem:
     rows, like = len(samples), around.like
     if rows >= FULL_ROWS:
-        fits = _full(family, dtype, samples, around, source)
+        fits, apart = _full(family, dtype, samples, around, source)
         return [
-            FittedFamily(family=name, dtype=dtype, fit=fit, rows=fit.rows, left_out=rows - fit.rows)
+            FittedFamily(
+                family=name,
+                dtype=dtype,
+                fit=fit,
+                rows=fit.rows,
+                left_out=rows - fit.rows,
+                apart=apart if name == family else (),
+            )
             for name, fit in fits.items()
         ]
     if rows < FEW_ROWS or like is None:
@@ -319,7 +341,12 @@ def fit_families(
         fitted += done
     for dtype, layers in found.moe.items():
         fitted += _moe(dtype, layers, f"{source} ({_stacks(layers.stack)})")
-    return fitted
+    return [replace(done, fit=_wandering(done.fit, found.pace)) for done in fitted]
+
+
+def _wandering(fit: FitEvidence, pace: float) -> FitEvidence:
+    """The same fit; what all its kernels share grows by how far the pace wandered, as a run meets another pace."""
+    return fit.model_copy(update={"common": significant(math.hypot(fit.common, pace))}) if pace else fit
 
 
 def _narrow(dtype: str) -> bool:

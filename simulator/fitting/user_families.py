@@ -39,13 +39,17 @@ class Aside:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserFamilies:
-    """Samples of a device by family and type of a calibration, MoE layers apart, what is left aside, and mistakes."""
+    """Samples of a device by family and type of a calibration, MoE layers apart, what is left aside, and mistakes.
+
+    ``pace`` is how far the machine's pace wandered, a standard deviation in ln [1].
+    """
 
     accelerator: AcceleratorSpec
     samples: dict[tuple[KernelFamily, str], KernelSamples] = field(default_factory=dict)
     moe: dict[str, MoeRows] = field(default_factory=dict)
     aside: list[Aside] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    pace: float = 0.0
 
     @property
     def processor(self) -> bool:
@@ -76,7 +80,7 @@ def families_of(tables: UserTables) -> UserFamilies:
     UserFamilies
         ``problems`` names types that the device has no matmul units for. Raises nothing.
     """
-    found = UserFamilies(accelerator=tables.accelerator)
+    found = UserFamilies(accelerator=tables.accelerator, pace=tables.pace)
     found._leave(
         "all families", tables.noisy, "noisy: repeats disagree, or the machine did other work beside them"
     )

@@ -12,7 +12,7 @@ from hardware_specs import device_named, find_device, list_accelerators, load_ac
 from hardware_specs.errors import LlmsimError, Problem, SpecError, near_names, shorten
 from hardware_specs.schema import AcceleratorSpec
 from simulator.fitting.kernel_tables import DEFAULTS, with_defaults
-from simulator.fitting.noise import machine_problems, noise_problems, without_noise
+from simulator.fitting.noise import at_one_pace, machine_problems, noise_problems, without_noise
 from simulator.fitting.user_units import BYTES, unit_problems
 from simulator.validation.kernel_kinds import KERNEL_KINDS
 from simulator.validation.measured_table import MeasuredTable, Row, read_cells
@@ -42,6 +42,8 @@ class UserTables:
         Names of the files, and software that the rows state, for the calibration's source.
     noisy : int
         Rows that were left away because they are marked noisy [1].
+    pace : float
+        Standard deviation of the logarithm of the reference beside the rows, 0 where none is stated [1].
     """
 
     accelerator: AcceleratorSpec
@@ -49,6 +51,7 @@ class UserTables:
     files: tuple[str, ...]
     stacks: tuple[str, ...]
     noisy: int = 0
+    pace: float = 0.0
 
 
 def accelerator_named(text: str) -> AcceleratorSpec:
@@ -126,6 +129,7 @@ def read_user_tables(
             [Problem(path="--device", value=accelerator.name, rule="has no row in the data", fix=fix)]
         )
     frames = _of_stack(frames, stack) if stack else frames
+    frames, pace = at_one_pace(frames)
     problems += [*machine_problems(frames), *noise_problems(frames)]
     frames, noisy = without_noise(frames)
     for kind, frame in frames.items():
@@ -140,6 +144,7 @@ def read_user_tables(
         files=tuple(path.name for path in paths),
         stacks=tuple(sorted(names - {UNSTATED})),
         noisy=noisy,
+        pace=pace,
     )
 
 

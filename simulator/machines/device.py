@@ -72,6 +72,8 @@ class Machines:
         "bound", "datasheet" or "calibrated".
     task : str
         "training" or "inference": they run on different software.
+    eager : bool
+        Whether each operator is dispatched by itself.
     """
 
     leaves: HardwareLeaves
@@ -80,6 +82,7 @@ class Machines:
     fallback: bool = False
     fidelity: Fidelity = "calibrated"
     task: TaskClass = "training"
+    eager: bool = False
 
 
 def calibration_of(system: SystemSpec, task: TaskClass) -> CalibrationSpec:
@@ -168,6 +171,14 @@ def _kernels(machines: Machines) -> dict[str, dict[str, FloatArray]]:
     return columns
 
 
+def _between(machines: Machines) -> FloatArray:
+    """Time of the host between operators of eager code [s]; 0 where a queue, a graph or a fidelity hides it."""
+    if not machines.eager or machines.fidelity != "calibrated":
+        return np.zeros(1)
+    hosts = [calibration_of(system, machines.task).host for system in machines.leaves.systems]
+    return np.array([0.0 if host is None else host.between_s for host in hosts])[machines.leaves.index]
+
+
 def _evidence(machines: Machines) -> tuple[list[dict[str, FamilyEvidence]], IndexArray]:
     """What is known of each pair of system and precision, and the pair of each row."""
     found = []
@@ -225,6 +236,7 @@ def device_columns(machines: Machines) -> DeviceColumns:
         power_limit_w=leaves.get("accelerator.power_limit"),
         idle_w=leaves.get("accelerator.idle_power"),
         host_w_per_device=leaves.get("host_power") / leaves.get("accelerators_per_node"),
+        between_s=_between(machines),
         matmul_j_per_flop=_by_dtype(machines, "matmul", energies),
         attention_j_per_flop=_by_dtype(machines, "attention", energies),
         vector_j_per_flop=leaves.get("accelerator.energy_per_vector_flop"),

@@ -5,14 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from simulator.measuring.machine import Machine
+from simulator.measuring.operators import Bench
+from simulator.measuring.quiet import Pulse
 from simulator.measuring.timing import Clock, CpuClock
 
-__all__ = ["EventClock", "WaitingClock", "captured", "clock_of"]
+__all__ = ["EventClock", "WaitingClock", "captured", "clock_of", "pulse_in"]
 
 MILLI = 1e-3
+REFERENCE_BYTES = 1e6  # of the reference's weights: they stay in a cache, so that it tells of the clock alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,27 @@ def clock_of(device: str, threads: int) -> Clock:
     if device == "cpu":
         return CpuClock(threads)
     return EventClock() if device == "cuda" else WaitingClock(device)
+
+
+def pulse_in(folder: Path, machine: Machine, patience_s: float) -> Pulse:
+    """The pulse of a folder's machine.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the tables.
+    machine : Machine
+        Whose.
+    patience_s : float
+        Time to wait in all for its usual pace [s].
+
+    Raises
+    ------
+    RuntimeError
+        If the reference fails.
+    """
+    bench, clock = Bench(machine.device, REFERENCE_BYTES), clock_of(machine.device, machine.threads)
+    return Pulse(bench.product, clock, exact_waits=machine.exact_waits, folder=folder, patience_s=patience_s)
 
 
 def captured(call: Callable[[], object]) -> Callable[[], object]:

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ import yaml
 
 from hardware_specs.errors import Problem, SpecError
 from hardware_specs.strict_yaml import load_yaml
+from simulator.measuring.energy_counter import counter_of
 
 __all__ = ["FILE", "Machine", "check_same", "read_machine", "this_machine", "write_machine"]
 
 FILE = "machine.yaml"
 ID_DIGITS = 10
+KILO = 1e3
 # What makes rows comparable; the rest (clock, governor) is recorded only.
 IDENTITY = ("processor", "device", "device_name", "threads", "processes", "torch", "driver", "allocator")
 
@@ -44,6 +46,8 @@ class Machine:
         Cores, or multiprocessors, that one process uses [1].
     governor, allocator, torch, libraries : str
         Settings and versions.
+    energy_counter : str
+        "rapl", "nvml" or "none".
     """
 
     name: str
@@ -63,11 +67,12 @@ class Machine:
     allocator: str
     torch: str
     libraries: str
+    energy_counter: str = "none"
 
     @property
     def exact_waits(self) -> bool:
-        """Whether the system tells exactly how long a row waited for a core: one thread on the processor itself."""
-        return self.device == "cpu" and self.threads == 1 and self.processes == 1
+        """Whether the system tells exactly how long a row waited for a core: one thread of a process on a processor."""
+        return self.device == "cpu" and self.threads == 1
 
     @property
     def id(self) -> str:
@@ -141,6 +146,7 @@ def this_machine(device: str, *, threads: int, processes: int, allocator: str) -
 
     processor, clock = _processor()
     cache, private = _caches()
+    counter = counter_of(device)
     known: dict[str, Any] = {
         "device_name": processor,
         "driver": "",
@@ -157,6 +163,7 @@ def this_machine(device: str, *, threads: int, processes: int, allocator: str) -
             "device_name": str(figures.name),
             "driver": f"cuda {torch.version.cuda}",
             "units": figures.multi_processor_count,
+            "clock_hz": float(getattr(figures, "clock_rate", 0.0)) * KILO or clock,
             "memory_bytes": float(figures.total_memory),
             "cache_bytes": float(getattr(figures, "L2_cache_size", 0)),
             "private_cache_bytes": float(getattr(figures, "shared_memory_per_multiprocessor", 0)),
@@ -173,6 +180,7 @@ def this_machine(device: str, *, threads: int, processes: int, allocator: str) -
         governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "unknown",
         allocator=allocator,
         torch=str(torch.__version__),
+        energy_counter="none" if counter is None else counter.name,
         libraries="mkl" if torch.backends.mkl.is_available() else "other BLAS",
         **known,
     )
@@ -197,12 +205,12 @@ def read_machine(folder: Path) -> Machine | None:
     if not path.is_file():
         return None
     data: Mapping[str, Any] = load_yaml(path)
-    names = Machine.__dataclass_fields__
-    lacking = [name for name in names if name not in data]
+    names = fields(Machine)
+    lacking = [f.name for f in names if f.name not in data and f.default is MISSING]
     if lacking:
         rule, fix = f"lacks {', '.join(lacking)}", "let llmsim measure write the folder anew"
         raise SpecError([Problem(path=str(path), value="", rule=rule, fix=fix)])
-    return Machine(**{name: data[name] for name in names})
+    return Machine(**{f.name: data[f.name] for f in names if f.name in data})
 
 
 def check_same(folder: Path, machine: Machine) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulator.measuring.device_clock import captured, clock_of
+from simulator.measuring.device_clock import captured, clock_of, pulse_in
 from simulator.measuring.machine import Machine
 from simulator.measuring.operators import Bench
-from simulator.measuring.quiet import SHAPE, QuietGate, quality_of
+from simulator.measuring.quiet import quality_of
 from simulator.measuring.shapes import Limits, attention_shapes, operator_shapes, product_shapes
 from simulator.measuring.table_file import GrowingTable
 from simulator.measuring.timing import Clock, Effort, Timing, timed
@@ -18,8 +19,8 @@ from simulator.measuring.timing import Clock, Effort, Timing, timed
 __all__ = ["NOISE", "OperatorTask", "TABLES", "measure_operators", "operator_tasks"]
 
 MICRO = 1e-6
-MOST_AGAIN = 0.4  # share of noisy rows above which none is measured again in the same call
-NOISE = ("spread", "repeats", "calls", "waited_share", "reference_ratio", "quality")
+AGAIN_SHARE = 0.4  # of all rows that may be measured again in the same call
+NOISE = ("spread", "repeats", "calls", "waited_share", "reference_us", "quality")
 _HEAD = ("device", "framework", "version", "kernel", "source", "machine")
 # Columns that say which row it is, by table.
 TABLES: Mapping[str, tuple[str, ...]] = {
@@ -92,26 +93,22 @@ class _Meter:
         self.machine, self.effort, self.bench, self.graphs = machine, effort, bench, graphs
         self.exact = machine.exact_waits
         self.clock: Clock = clock_of(machine.device, machine.threads)
-        self.gate = QuietGate(
-            bench.product(SHAPE), self.clock, exact_waits=self.exact, folder=folder, patience_s=patience_s
-        )
+        self.pulse = pulse_in(folder, machine, patience_s)
 
-    def time(self, task: OperatorTask) -> tuple[Timing, float]:
-        """Timing of a row, and the reference's time beside it over its best [1]."""
+    def time(self, task: OperatorTask) -> Timing:
+        """Timing of a row beside the reference; RuntimeError if it cannot run."""
         makers = {
             "kernels_gemm": self.bench.product,
             "kernels_attention": self.bench.attention,
             "kernels_elementwise": self.bench.elementwise,
         }
-        self.gate.wait()
         call = makers[task.table](task.shape)
         if self.graphs and self.machine.device == "cuda":
             call = captured(call)
-        found = timed(call, self.clock, self.effort, exact_waits=self.exact)
-        return found, self.gate.lately()
+        return timed(call, self.clock, self.effort, self.pulse, exact_waits=self.exact)
 
 
-def _row(task: OperatorTask, machine: Machine, timing: Timing, reference: float) -> dict[str, Any]:
+def _row(task: OperatorTask, machine: Machine, timing: Timing) -> dict[str, Any]:
     return {
         "device": machine.name,
         "framework": "pytorch",
@@ -125,8 +122,8 @@ def _row(task: OperatorTask, machine: Machine, timing: Timing, reference: float)
         "repeats": timing.repeats,
         "calls": timing.calls,
         "waited_share": f"{timing.waited_share:.4f}",
-        "reference_ratio": f"{reference:.4f}",
-        "quality": quality_of(timing.quality, timing.waited_share, reference),
+        "reference_us": f"{timing.reference_s / MICRO:.6g}",
+        "quality": quality_of(timing.quality, timing.waited_share),
     }
 
 
@@ -190,9 +187,9 @@ def measure_operators(
     bench = Bench(machine.device, cold_bytes)
     meter = _Meter(folder, machine, effort, bench, graphs=graphs, patience_s=patience_s)
     noisy: list[tuple[OperatorTask, float]] = []
-    counted: list[OperatorTask] = []
+    counted = 0
     for task in tasks:
-        counted.append(task)
+        counted += 1
         table = tables[task.table]
         if table.key(task.shape) in known[task.table]:
             counts["known"] += 1
@@ -200,7 +197,7 @@ def measure_operators(
                 noisy.append((task, float("inf")))
         else:
             try:
-                row = _row(task, machine, *meter.time(task))
+                row = _row(task, machine, meter.time(task))
             except RuntimeError:  # out of memory, or a shape that this device has no kernel for
                 counts["failed"] += 1
             else:
@@ -208,14 +205,13 @@ def measure_operators(
                 known[task.table].add(table.key(task.shape))
                 counts["measured"] += 1
                 if row["quality"] == "noisy":
-                    noisy.append((task, float(row["spread"]) * float(row["reference_ratio"])))
+                    noisy.append((task, float(row["spread"])))
         told(task.table)
-    if len(noisy) > MOST_AGAIN * max(len(counted), 1):
-        noisy = []  # the machine is busy all the time: once more would be no better
-    for task, before in noisy:
-        row = _row(task, machine, *meter.time(task))
+    # A machine that is busy all the time would double every call: a part of its rows says so as well.
+    for task, before in noisy[: math.ceil(AGAIN_SHARE * counted)]:
+        row = _row(task, machine, meter.time(task))
         counts["again"] += 1
-        if row["quality"] != "noisy" or float(row["spread"]) * float(row["reference_ratio"]) < before:
+        if row["quality"] != "noisy" or float(row["spread"]) < before:
             tables[task.table].put(row)
     counts["noisy"] = sum(row["quality"] == "noisy" for table in tables.values() for row in table.rows)
     return counts

@@ -17,15 +17,17 @@ from torch import multiprocessing
 
 from hardware_specs.errors import Problem, ScenarioError
 from simulator.measuring.allocator import keep_freed_memory
-from simulator.measuring.device_clock import clock_of
+from simulator.measuring.device_clock import clock_of, pulse_in
+from simulator.measuring.host_time import measure_host_time
 from simulator.measuring.machine import Machine
 from simulator.measuring.operator_rows import OperatorTask, measure_operators
 from simulator.measuring.peak_memory import peak_bytes
+from simulator.measuring.quiet import Pulse
 from simulator.measuring.run_tasks import RunTask
 from simulator.measuring.runs import prepared, run_row, runs_in
 from simulator.measuring.shapes import collective_shapes
 from simulator.measuring.table_file import GrowingTable
-from simulator.measuring.timing import Clock, Effort, Timing, robust_timing
+from simulator.measuring.timing import Clock, Effort, Repeat, Timing, robust_timing
 
 __all__ = [
     "COLLECTIVE_COLUMNS",
@@ -50,6 +52,7 @@ COLLECTIVE_COLUMNS = (
     "gpus_per_node",
     "spread",
     "repeats",
+    "reference_us",
     "quality",
 )
 LARGEST_BYTES = 2.0**26
@@ -140,23 +143,39 @@ def _exchange(op: str, size: int, device: str) -> Callable[[], object]:
     return calls[op]
 
 
-def _together(call: Callable[[], object], clock: Clock, repeats: int) -> Timing:
+def _together(call: Callable[[], object], clock: Clock, pulse: Pulse, repeats: int) -> Timing:
     """A call that all ranks make at the same moment: the slowest rank of each repeat counts."""
     samples = []
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     for _ in range(2):
         call()
     for _ in range(repeats):
         dist.barrier()
-        seconds = torch.tensor(clock.repeat(call, 1), dtype=torch.float64)
-        dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
-        samples.append((float(seconds[0]), float(seconds[1])))
-    return robust_timing(samples, 1, exact_waits=False)
+        seconds, waited = clock.repeat(call, 1)
+        dist.barrier()
+        slowest = torch.tensor((seconds, waited, pulse.beat()), device=device)
+        dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
+        samples.append(Repeat(*slowest.tolist()))
+    usual = torch.tensor([pulse.usual_s], device=device)
+    dist.all_reduce(usual, op=dist.ReduceOp.MAX)
+    return robust_timing(samples, 1, exact_waits=False, usual_s=float(usual[0]))
+
+
+def _pace(rank: int, orders: Orders) -> tuple[Clock, Pulse]:
+    """The clock, and a pulse of each process; the first chooses the reference of all."""
+    clock = clock_of(orders.machine.device, orders.machine.threads)
+    if rank > 0:
+        dist.barrier()
+    pulse = pulse_in(orders.folder, orders.machine, 0.0)
+    if rank == 0:
+        dist.barrier()
+    return clock, pulse
 
 
 def _collectives(rank: int, orders: Orders, rows: int) -> None:
     _enter(rank, orders)
     machine = orders.machine
-    clock = clock_of(machine.device, machine.threads)
+    clock, pulse = _pace(rank, orders)
     table = GrowingTable(orders.folder / "collectives.csv", COLLECTIVE_COLUMNS, KEYS)
     if rank == 0:
         table.open()
@@ -168,7 +187,9 @@ def _collectives(rank: int, orders: Orders, rows: int) -> None:
     for shape in collective_shapes(machine.processes, rows, LARGEST_BYTES):
         if table.key(shape) in known:
             continue
-        timing = _together(_exchange(str(shape["op"]), int(shape["bytes"]), machine.device), clock, REPEATS)
+        timing = _together(
+            _exchange(str(shape["op"]), int(shape["bytes"]), machine.device), clock, pulse, REPEATS
+        )
         if rank == 0:
             table.add(_collective_row(shape, machine, timing))
     _leave()
@@ -190,6 +211,7 @@ def _collective_row(shape: dict[str, Any], machine: Machine, timing: Timing) -> 
         "gpus_per_node": ranks,
         "spread": f"{timing.spread:.4f}",
         "repeats": timing.repeats,
+        "reference_us": f"{timing.reference_s / MICRO:.6g}",
         "quality": timing.quality,
     }
 
@@ -219,6 +241,7 @@ def _operators(rank: int, orders: Orders, tasks: Sequence[OperatorTask], patienc
     folder.mkdir(parents=True, exist_ok=True)
     dist.barrier()
     measure_operators(folder, orders.machine, tasks, orders.effort, patience_s=patience_s)
+    measure_host_time(folder, orders.machine, patience_s=patience_s)
     dist.barrier()
     if rank > 0:
         rmtree(folder, ignore_errors=True)
@@ -262,7 +285,7 @@ def _wrapped(strategy: str) -> Callable[[Any], Any]:
 def _parallel_runs(rank: int, orders: Orders, tasks: Sequence[RunTask]) -> None:
     _enter(rank, orders)
     machine, effort = orders.machine, orders.effort
-    clock = clock_of(machine.device, machine.threads)
+    clock, pulse = _pace(rank, orders)
     table = runs_in(orders.folder) if rank == 0 else None
     quiet = [{row["id"] for row in table.rows if row["quality"] != "noisy"} if table else set()]
     dist.broadcast_object_list(quiet)
@@ -270,10 +293,10 @@ def _parallel_runs(rank: int, orders: Orders, tasks: Sequence[RunTask]) -> None:
         if task.id in quiet[0]:
             continue
         ready = prepared(task, machine.device, _wrapped(task.strategy))
-        timing = _together(ready.step, clock, effort.least)
+        timing = _together(ready.step, clock, pulse, effort.least)
         peak = peak_bytes(ready.step, ready.held(), machine.device) if task.strategy == "ddp" else None
         if table is not None:
-            table.put(run_row(task, machine, timing, peak, 1.0))
+            table.put(run_row(task, machine, timing, peak))
         del ready
     _leave()
 

@@ -12,19 +12,20 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from simulator.measuring.device_clock import clock_of
+from simulator.measuring.device_clock import clock_of, pulse_in
+from simulator.measuring.energy_counter import counter_of, step_energy_j
 from simulator.measuring.machine import Machine
-from simulator.measuring.operators import TORCH_TYPES, Bench
+from simulator.measuring.operators import TORCH_TYPES
 from simulator.measuring.peak_memory import peak_bytes
-from simulator.measuring.quiet import SHAPE, QuietGate, quality_of
+from simulator.measuring.quiet import Pulse, quality_of
 from simulator.measuring.run_tasks import RunTask
 from simulator.measuring.table_file import GrowingTable
-from simulator.measuring.timing import Effort, Timing, timed
+from simulator.measuring.timing import VOUCHED_S, Clock, Effort, Timing, timed
 from simulator.measuring.transformer import Decoder, empty_caches
 
 __all__ = ["RUN_COLUMNS", "Prepared", "measure_runs", "prepared", "run_row", "runs_in"]
 
-MILLI, MIB = 1e-3, 2.0**20
+MILLI, MICRO, MIB = 1e-3, 1e-6, 2.0**20
 NAMES = (
     "id",
     "phase",
@@ -49,22 +50,23 @@ RUN_COLUMNS = (
     "machine",
     "measured_ms",
     "measured_peak_memory_mib",
+    "energy_j",
     "spread",
     "repeats",
     "waited_share",
-    "reference_ratio",
+    "reference_us",
     "quality",
 )
 CLIP = 1.0
-REFERENCE_BYTES = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A run ready to be timed: one step, and the tensors that live before it."""
+    """A run ready to be timed: one step, the tensors that live before it, and the modules that it calls."""
 
     step: Callable[[], object]
     held: Callable[[], Iterable[Any]]
+    modules: Callable[[], Iterable[Any]] = tuple
 
 
 def _compiled(model: Any, mode: str) -> Any:
@@ -94,7 +96,8 @@ def _training(task: RunTask, model: Any, device: str, wrap: Callable[[Any], Any]
         for state in optimizer.state.values():
             yield from (value for value in state.values() if torch.is_tensor(value))
 
-    return Prepared(step=step, held=held)
+    eager = task.mode == "eager" and task.strategy == "single"
+    return Prepared(step=step, held=held, modules=model.modules if eager else tuple)
 
 
 def _inference(task: RunTask, model: Any, device: str) -> Prepared:
@@ -120,7 +123,7 @@ def _inference(task: RunTask, model: Any, device: str) -> Prepared:
         for pair in caches:
             yield from pair
 
-    return Prepared(step=step, held=held)
+    return Prepared(step=step, held=held, modules=model.modules if task.mode == "eager" else tuple)
 
 
 def prepared(task: RunTask, device: str, wrap: Callable[[Any], Any] = lambda model: model) -> Prepared:
@@ -163,9 +166,9 @@ def _no_pauses() -> Iterator[None]:
 
 
 def run_row(
-    task: RunTask, machine: Machine, timing: Timing, peak: int | None, ratio: float
+    task: RunTask, machine: Machine, timing: Timing, peak: int | None, energy_j: float | None = None
 ) -> dict[str, Any]:
-    """A row of the table; ``ratio`` is that of the reference beside the run [1]. Raises nothing."""
+    """A row of the table; peak memory [byte] and energy [J] are None where they are not known. Raises nothing."""
     return {
         **task.columns(),
         "device": machine.name,
@@ -175,11 +178,12 @@ def run_row(
         "machine": machine.id,
         "measured_ms": f"{timing.seconds / MILLI:.6g}",
         "measured_peak_memory_mib": None if peak is None else f"{peak / MIB:.6g}",
+        "energy_j": None if energy_j is None else f"{energy_j:.6g}",
         "spread": f"{timing.spread:.4f}",
         "repeats": timing.repeats,
         "waited_share": f"{timing.waited_share:.4f}",
-        "reference_ratio": f"{ratio:.4f}",
-        "quality": quality_of(timing.quality, timing.waited_share, ratio),
+        "reference_us": f"{timing.reference_s / MICRO:.6g}",
+        "quality": quality_of(timing.quality, timing.waited_share),
     }
 
 
@@ -190,21 +194,63 @@ def runs_in(folder: Path) -> GrowingTable:
     return table
 
 
-def gate_in(folder: Path, machine: Machine, patience_s: float) -> QuietGate:
-    """The gate of a folder's machine; RuntimeError if the reference fails."""
-    bench = Bench(machine.device, REFERENCE_BYTES)
-    clock = clock_of(machine.device, machine.threads)
-    return QuietGate(
-        bench.product(SHAPE), clock, exact_waits=machine.exact_waits, folder=folder, patience_s=patience_s
-    )
+@dataclass(frozen=True, slots=True)
+class _Beating:
+    """A clock that does not count the beats inside of a step."""
+
+    clock: Clock
+    pulse: Pulse
+
+    def repeat(self, call: Callable[[], object], calls: int) -> tuple[float, float]:
+        """Seconds of ``calls`` calls without those beats, and those waited for a core [s]."""
+        before = self.pulse.spent_s
+        seconds, waited = self.clock.repeat(call, calls)
+        return seconds - (self.pulse.spent_s - before), waited
 
 
-def time_run(ready: Prepared, machine: Machine, effort: Effort) -> Timing:
+@contextmanager
+def _beats_inside(ready: Prepared, pulse: Pulse) -> Iterator[None]:
+    """Let the reference beat between the modules of a long step, forward and backward."""
+
+    def before(module: Any, given: Any) -> None:
+        pulse.inside()
+
+    def behind(module: Any, given: Any, made: Any) -> None:
+        if made.requires_grad:
+            made.register_hook(lambda gradient: pulse.inside())
+
+    leaves = [module for module in ready.modules() if not list(module.children())]
+    hooks = [leaf.register_forward_pre_hook(before) for leaf in leaves]
+    hooks += [leaf.register_forward_hook(behind) for leaf in leaves]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def time_run(ready: Prepared, machine: Machine, effort: Effort, pulse: Pulse) -> Timing:
     """Timing of a step after two steps of warm-up; RuntimeError if the step fails."""
     clock = clock_of(machine.device, machine.threads)
     with _no_pauses():
-        ready.step()
-        return timed(ready.step, clock, effort, exact_waits=machine.exact_waits)
+        long = machine.device == "cpu" and clock.repeat(ready.step, 1)[0] > VOUCHED_S
+        if not long:
+            return timed(ready.step, clock, effort, pulse, exact_waits=machine.exact_waits)
+        with _beats_inside(ready, pulse):
+            return timed(ready.step, _Beating(clock, pulse), effort, pulse, exact_waits=machine.exact_waits)
+
+
+def _whole(step: Callable[[], object], device: str) -> Callable[[], object]:
+    """A step that ends when the device is done."""
+    if device != "cuda":
+        return step
+
+    def whole() -> object:
+        step()
+        torch.cuda.synchronize()
+        return None
+
+    return whole
 
 
 def measure_runs(
@@ -235,7 +281,7 @@ def measure_runs(
     """
     table = runs_in(folder)
     quiet = {row["id"] for row in table.rows if row["quality"] != "noisy"}
-    gate = gate_in(folder, machine, patience_s)
+    pulse, counter = pulse_in(folder, machine, patience_s), counter_of(machine.device)
     counts = dict.fromkeys(("measured", "known", "failed", "noisy"), 0)
     for task in tasks:
         if task.id in quiet:
@@ -243,14 +289,13 @@ def measure_runs(
         else:
             try:
                 ready = prepared(task, machine.device)
-                gate.wait()
-                timing = time_run(ready, machine, effort)
-                ratio = gate.ratio()
+                timing = time_run(ready, machine, effort, pulse)
+                energy_j = step_energy_j(counter, _whole(ready.step, machine.device), timing.seconds)
                 peak = peak_bytes(ready.step, ready.held(), machine.device)
             except RuntimeError:
                 counts["failed"] += 1
             else:
-                table.put(run_row(task, machine, timing, peak, ratio))
+                table.put(run_row(task, machine, timing, peak, energy_j))
                 counts["measured"] += 1
                 del ready  # so that the next model starts from free memory
             if task.mode == "compile":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import which
 
 from hardware_specs.errors import Problem, ScenarioError
 from simulator.measuring.allocator import keep_freed_memory
@@ -24,7 +26,9 @@ LONG = Effort(repeat_s=0.005, budget_s=0.15, least=7, most=25, rounds=3)
 QUICK_STEPS = Effort(repeat_s=0.01, budget_s=1.0, least=5, most=15, rounds=2)
 LONG_STEPS = Effort(repeat_s=0.02, budget_s=2.0, least=5, most=20, rounds=2)
 LONGEST_S = {True: 0.03, False: 0.3}
-ROWS = {True: 105, False: 180}
+# A tenth more than a fit of all coefficients asks for: some rows will be noisy.
+ROWS = {True: 115, False: 180}
+TRANSFERS = {True: 6, False: 12}  # sizes of each direction
 PATIENCE_S = {True: 20.0, False: 300.0}
 
 
@@ -60,6 +64,12 @@ class Wish:
     patience_s: float
 
 
+def _compilers() -> tuple[str, ...]:
+    """What torch.compile may call on a processor."""
+    named = os.environ.get("CXX")
+    return (named,) if named else ("g++", "clang++", "c++")
+
+
 def _check(wish: Wish, cores: int) -> None:
     problems = [
         Problem(path="--dtype", value=name, rule="is not measured", fix=f"use {', '.join(TYPES)}")
@@ -71,6 +81,15 @@ def _check(wish: Wish, cores: int) -> None:
         for name in wish.modes
         if name not in MODES
     ]
+    if "compile" in wish.modes and wish.device == "cpu" and not any(map(which, _compilers())):
+        rule, fix = (
+            "needs a C++ compiler, and none is installed",
+            "install g++ or clang++, or name one in CXX",
+        )
+        problems.append(Problem(path="--mode", value="compile", rule=rule, fix=fix))
+    if wish.graphs and wish.device != "cuda":
+        rule, fix = "are of CUDA alone", "leave --graphs out, or use --device cuda"
+        problems.append(Problem(path="--graphs", value=wish.device, rule=rule, fix=fix))
     if wish.device == "cpu" and wish.threads * wish.processes > cores:
         problems.append(
             Problem(
@@ -104,8 +123,6 @@ def opened(wish: Wish) -> Machine:
     SpecError
         If the folder holds rows of another machine or of other settings.
     """
-    import os
-
     import torch
 
     _check(wish, os.cpu_count() or 1)
@@ -149,6 +166,9 @@ def measured_operators(wish: Wish, machine: Machine, told: Callable[[str], None]
     """
     import torch
 
+    from simulator.measuring.host_time import measure_host_time
+    from simulator.measuring.transfers import measure_transfers
+
     effort = QUICK if wish.quick else LONG
     tasks = list(operator_tasks(wish.dtypes, _limits(wish, machine), groups=wish.device != "cpu"))
     if wish.processes > 1:
@@ -158,9 +178,14 @@ def measured_operators(wish: Wish, machine: Machine, told: Callable[[str], None]
         measure_collectives(wish.folder, machine, effort, 12 if wish.quick else 24)
         return {"measured": len(tasks)}
     with torch.no_grad():
-        return measure_operators(
+        counts = measure_operators(
             wish.folder, machine, tasks, effort, graphs=wish.graphs, patience_s=wish.patience_s, told=told
         )
+    measure_host_time(wish.folder, machine, patience_s=wish.patience_s)
+    transfers = measure_transfers(
+        wish.folder, machine, effort, TRANSFERS[wish.quick], patience_s=wish.patience_s
+    )
+    return counts if transfers is None else {**counts, "transfers": transfers}
 
 
 def rows_of(wish: Wish) -> int:

@@ -19,6 +19,7 @@ __all__ = [
     "collective_shapes",
     "operator_shapes",
     "product_shapes",
+    "transfer_shapes",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -169,3 +170,12 @@ def collective_shapes(ranks: int, rows: int, largest_bytes: float) -> Iterator[S
         for (share,) in sorted(_spread(rows, 1, 0.5).tolist()):
             size = _multiple(_log(share, 1024, largest_bytes), 256 * ranks)
             yield {"op": op, "n_gpus": ranks, "bytes": size, "dtype": "fp32"}
+
+
+def transfer_shapes(rows: int, *, locked: bool) -> Iterator[Shape]:
+    """Copies of 4 KiB to 256 MiB each way [byte]; ``locked`` adds those from page-locked memory; raises nothing."""
+    for direction in ("to_device", "to_host"):
+        for pinned in ("yes", "no") if locked else ("no",):
+            for (share,) in sorted(_spread(rows, 1, 0.5).tolist()):
+                size = _multiple(_log(share, 2.0**12, 2.0**28), 4096)
+                yield {"direction": direction, "pinned": pinned, "bytes": size}

@@ -1,4 +1,8 @@
-"""Timing one call: warm-up, repeats, the time that a core was taken away, and how far repeats lie apart."""
+"""Timing one call: warm-up, repeats beside a reference, waits for a core, and how far repeats lie apart.
+
+The clock of a shared or warm machine drifts by more than kernels differ. So a small product of known work runs between
+the repeats of a row: a repeat counts as a multiple of the reference beside it, and what both share is no noise.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Clock", "CpuClock", "Effort", "Timing", "robust_timing", "timed"]
+__all__ = ["Beat", "Clock", "CpuClock", "Effort", "Repeat", "Timing", "robust_timing", "timed"]
 
 NANO = 1e-9
 # A repeat in which the scheduler gave the core to others for a larger share is not what the kernel takes.
@@ -21,6 +25,9 @@ MOSTLY_WAITED = 0.9
 MOST_CALLS = 100_000
 LONG_S = 1.0  # a call that needs no further warm-up to be known
 FEW = 3  # repeats of calls that fill the budget alone
+# A beat vouches for the moments around it; repeats that are longer, with none inside, average over drift themselves.
+VOUCHED_S = 0.25
+SLOW = 1.15  # of the usual time of the reference, beyond which other work runs beside a repeat
 
 
 class Clock(Protocol):
@@ -84,6 +91,42 @@ class Effort:
     rounds: int = 3
 
 
+class Beat(Protocol):
+    """The reference: how long it takes now, and what is usual."""
+
+    @property
+    def usual_s(self) -> float:
+        """Median of its times so far [s]."""
+        ...
+
+    def beat(self) -> float:
+        """Seconds of the reference now [s]."""
+        ...
+
+    def beside(self) -> tuple[float, int]:
+        """Mean of the beats since this was asked last, that one's last included [s], and how many they are [1]."""
+        ...
+
+    def wait(self) -> None:
+        """Wait until it takes its usual time, as long as there is patience."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """One repeat: its time, what of it was waited for a core, the reference beside it [s], and how many beats."""
+
+    seconds: float
+    waited_s: float = 0.0
+    reference_s: float = 1.0
+    beats: int = 2
+
+    @property
+    def calm(self) -> bool:
+        """Whether the core was the row's own."""
+        return self.waited_s <= MOST_WAITED * self.seconds
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """What a row's repeats say.
@@ -91,16 +134,20 @@ class Timing:
     Attributes
     ----------
     seconds : float
-        Median of one call over the undisturbed repeats; where fewer than three are, waits are subtracted [s].
+        Median of one call over the undisturbed repeats at the row's own pace of the machine; where fewer than three
+        are undisturbed, waits are subtracted [s].
     spread : float
-        Half the distance between the 10th and 90th percentile of the repeats over the median [1].
+        Half the distance between the 10th and 90th percentile of the repeats over the median, each as a multiple of
+        the reference beside it [1].
     repeats, calls : int
         Repeats that count, and calls of each [1].
     waited_share : float
         Part of all time in which the core was taken away [1].
+    reference_s : float
+        Median of the reference beside the repeats that count: the row's pace of the machine [s].
     quality : str
-        "ok", "waited" (waits were subtracted), or "noisy" (repeats that disagree, or waits that nothing can
-        take out).
+        "ok", "waited" (waits were subtracted), or "noisy" (repeats that disagree, waits that nothing can take out, or
+        a reference that was slow beside all of them).
     """
 
     seconds: float
@@ -108,6 +155,7 @@ class Timing:
     repeats: int
     calls: int
     waited_share: float
+    reference_s: float
     quality: str
 
 
@@ -119,28 +167,33 @@ def _percentile(values: Sequence[float], share: float) -> float:
     return values[low] + (values[high] - values[low]) * (place - low)
 
 
-def _without_waits(samples: Sequence[tuple[float, float]]) -> list[float]:
-    """Seconds of the repeats that ran most of the time, without their waits; all of them as they are if none did."""
-    ran = [(seconds, waited) for seconds, waited in samples if waited <= MOSTLY_WAITED * seconds]
-    return [seconds - waited for seconds, waited in ran] or [seconds for seconds, _ in samples]
+def _without_waits(repeats: Sequence[Repeat]) -> list[Repeat]:
+    """The repeats that ran most of the time, without their waits; all of them as they are if none did."""
+    ran = [r for r in repeats if r.waited_s <= MOSTLY_WAITED * r.seconds]
+    return [Repeat(r.seconds - r.waited_s, 0.0, r.reference_s, r.beats) for r in ran] or list(repeats)
 
 
-def robust_timing(samples: Sequence[tuple[float, float]], calls: int, *, exact_waits: bool) -> Timing:
+def robust_timing(
+    samples: Sequence[Repeat], calls: int, *, exact_waits: bool, usual_s: float = math.inf
+) -> Timing:
     """Combine repeats.
 
     Parameters
     ----------
-    samples : sequence of (float, float)
-        Seconds of each repeat, and of them waited for a core [s].
+    samples : sequence of Repeat
+        All repeats of a row [s].
     calls : int
         Calls of each repeat [1].
     exact_waits : bool
         Whether subtracting the wait gives the undisturbed time (one thread).
+    usual_s : float
+        Usual time of the reference: repeats beside a slower one count only where there are no others [s].
 
     Returns
     -------
     Timing
-        Of one call.
+        Of one call. Repeats with a beat every quarter of a second are set against the reference, others stand as they
+        are.
 
     Raises
     ------
@@ -149,25 +202,46 @@ def robust_timing(samples: Sequence[tuple[float, float]], calls: int, *, exact_w
     """
     if not samples:
         raise ValueError("no repeats to combine")
-    calm = [seconds for seconds, waited in samples if waited <= MOST_WAITED * seconds]
-    disturbed = len(calm) < min(3, len(samples))
+    few = min(FEW, len(samples))
+    steady = [r for r in samples if r.reference_s <= SLOW * usual_s]
+    slow = len(steady) < few
+    kept = list(samples) if slow else steady
+    calm = [r for r in kept if r.calm]
+    disturbed = len(calm) < few
     if disturbed:
-        calm = _without_waits(samples) if exact_waits else [seconds for seconds, _ in samples]
-    values = sorted(seconds / calls for seconds in calm)
+        calm = _without_waits(kept) if exact_waits else kept
+    reference_s = statistics.median(r.reference_s for r in calm)
+    vouched = statistics.median(r.seconds / (r.beats - 1) for r in calm) <= VOUCHED_S
+    values = sorted(r.seconds / calls * (reference_s / r.reference_s if vouched else 1.0) for r in calm)
     median = statistics.median(values)
     spread = (_percentile(values, 0.9) - _percentile(values, 0.1)) / 2.0 / median if median > 0 else math.inf
-    quality = "noisy" if spread > QUIET_ENOUGH or (disturbed and not exact_waits) else "ok"
+    noisy = spread > QUIET_ENOUGH or slow or (disturbed and not exact_waits)
     return Timing(
         seconds=median,
         spread=spread,
         repeats=len(values),
         calls=calls,
-        waited_share=sum(w for _, w in samples) / max(sum(s for s, _ in samples), NANO),
-        quality="waited" if disturbed and quality == "ok" else quality,
+        waited_share=sum(r.waited_s for r in samples) / max(sum(r.seconds for r in samples), NANO),
+        reference_s=reference_s,
+        quality="noisy" if noisy else "waited" if disturbed else "ok",
     )
 
 
-def timed(call: Callable[[], object], clock: Clock, effort: Effort, *, exact_waits: bool) -> Timing:
+def _round(call: Callable[[], object], clock: Clock, beat: Beat, calls: int, repeats: int) -> list[Repeat]:
+    """Repeats with the reference between them, each beside the mean of those around and inside it."""
+    out = []
+    beat.beat()
+    beat.beside()
+    for _ in range(repeats):
+        seconds, waited = clock.repeat(call, calls)
+        beat.beat()
+        out.append(Repeat(seconds, waited, *beat.beside()))
+    return out
+
+
+def timed(
+    call: Callable[[], object], clock: Clock, effort: Effort, beat: Beat, *, exact_waits: bool
+) -> Timing:
     """Time a call until its repeats agree.
 
     Parameters
@@ -178,32 +252,33 @@ def timed(call: Callable[[], object], clock: Clock, effort: Effort, *, exact_wai
         Of the device.
     effort : Effort
         Limits.
+    beat : Beat
+        The reference that runs between repeats.
     exact_waits : bool
         As in :func:`robust_timing`.
 
     Returns
     -------
     Timing
-        Of the calmest round.
+        Of the calmest round, a noisy one only where all were.
 
     Raises
     ------
     RuntimeError
         If the call fails, such as out of memory.
     """
+    beat.wait()
     once = clock.repeat(call, 1)[0]
     if once < LONG_S:
         once = min(clock.repeat(call, 1)[0] for _ in range(2))
     calls = min(max(1, math.ceil(effort.repeat_s / once)), MOST_CALLS)
     least = min(effort.least, FEW) if once > effort.budget_s / FEW else effort.least
     repeats = min(max(least, int(effort.budget_s / (once * calls))), effort.most)
-    best: Timing | None = None
+    rounds: list[Timing] = []
     for _ in range(effort.rounds):
-        samples = [clock.repeat(call, calls) for _ in range(repeats)]
-        found = robust_timing(samples, calls, exact_waits=exact_waits)
-        if best is None or found.spread < best.spread:
-            best = found
-        if best.quality != "noisy":
+        samples = _round(call, clock, beat, calls, repeats)
+        rounds.append(robust_timing(samples, calls, exact_waits=exact_waits, usual_s=beat.usual_s))
+        if rounds[-1].quality != "noisy":
             break
-    assert best is not None
-    return best
+        beat.wait()
+    return min(rounds, key=lambda found: (found.quality == "noisy", found.spread))

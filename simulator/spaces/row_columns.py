@@ -308,6 +308,7 @@ class ColumnMaker:
             fallback=graphical.fallback,
             fidelity=_fidelity(graphical.fidelity),
             task="training" if graphical.kind == "training" else "inference",
+            eager=graphical.eager,
         )
 
     def _condition_columns(self, rows: Rows, c: Combination) -> dict[str, Any]:

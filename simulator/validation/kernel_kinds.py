@@ -15,6 +15,7 @@ _COMMON: dict[str, CellType] = {
     # What `llmsim measure` writes beside each row.
     "machine": "text",
     "spread": "number",
+    "reference_us": "positive",
 }
 
 KERNEL_KINDS: dict[str, TableKind] = {

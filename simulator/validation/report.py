@@ -20,7 +20,7 @@ from simulator.validation.kernel_rows import kernel_scores
 from simulator.validation.layer_rows import layer_cases
 from simulator.validation.measured_table import Cell, Row, read_table
 from simulator.validation.predictions import predict
-from simulator.validation.run_rows import measured_run_case, system_beside
+from simulator.validation.run_rows import measured_run_case, system_beside, usual_reference_us
 from simulator.validation.scoring import Score, group_scores, score, source_prefix
 from simulator.validation.training_rows import training_case
 from simulator.validation.wrong_units import refuse_kernels_in_another_unit, refuse_runs_in_another_unit
@@ -140,10 +140,10 @@ def _mixed(rows: Sequence[Row]) -> None:
 def _run_cases(
     path: Path, rows: Sequence[Row], assumptions: Mapping[str, Cell], system: str | None
 ) -> list[Case]:
-    cases = []
+    cases, usual_us = [], usual_reference_us(path)
     for row in rows:
         found, why_not = (system, "") if system else system_beside(path, row.text("device"))
-        cases.append(measured_run_case(row, assumptions, found, why_not))
+        cases.append(measured_run_case(row, assumptions, found, why_not, usual_us))
     return cases
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 from simulator.validation.cases import Case, Quantity, RowReader
 from simulator.validation.measured_table import Cell, Row
 
-__all__ = ["measured_run_case", "system_beside"]
+__all__ = ["measured_run_case", "system_beside", "usual_reference_us"]
 
 MILLI, MIB = 1e-3, 2.0**20
 FUSION: Mapping[str, str] = {"eager": "eager", "compile": "fused"}
@@ -24,6 +26,18 @@ def system_beside(table: Path, device: str) -> tuple[str | None, str]:
     if file.is_file():
         return str(file), ""
     return None, f"no {file.name} beside the table: run llmsim calibrate there, or give --system FILE"
+
+
+def usual_reference_us(table: Path) -> float | None:
+    """Median time of the reference beside the operators of the same folder [us]; None where none is stated.
+
+    The calibration is that of the machine at this pace. Raises ValueError for a cell that is no number.
+    """
+    found: list[float] = []
+    for path in sorted(table.parent.glob("kernels_*.csv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            found += [float(row["reference_us"]) for row in csv.DictReader(file) if row.get("reference_us")]
+    return statistics.median(found) if found else None
 
 
 def _model(reader: RowReader, positions: int) -> dict[str, Any]:
@@ -48,7 +62,26 @@ def _word(reader: RowReader, column: str, known: Mapping[str, Any]) -> Any:
     return known.get(text)
 
 
-def measured_run_case(row: Row, assumptions: Mapping[str, Cell], system: str | None, why_not: str) -> Case:
+def _times(row: Row, usual_us: float | None) -> list[Quantity]:
+    """Step time at the pace of the calibration where the row states its own, and as it ran."""
+    measured, reference = row.number_of("measured_ms"), row.number_of("reference_us")
+    seconds = None if measured is None else measured * MILLI
+
+    def quantity(name: str, measured_s: float | None) -> Quantity:
+        return Quantity(name=name, unit="s", measured=measured_s, column="step_time_s")
+
+    if seconds is None or not reference or not usual_us:
+        return [quantity("step_time", seconds)]
+    return [quantity("step_time", seconds * usual_us / reference), quantity("step_time_as_it_ran", seconds)]
+
+
+def measured_run_case(
+    row: Row,
+    assumptions: Mapping[str, Cell],
+    system: str | None,
+    why_not: str,
+    usual_us: float | None = None,
+) -> Case:
     """Turn a row of ``measured_runs`` into a case.
 
     Parameters
@@ -61,12 +94,14 @@ def measured_run_case(row: Row, assumptions: Mapping[str, Cell], system: str | N
         File or name of the system with its calibration.
     why_not : str
         Why there is none.
+    usual_us : float, optional
+        Time of the reference at the pace of the calibration [us].
 
     Returns
     -------
     Case
-        Step time in seconds and peak memory in MiB as PyTorch's allocator counts it. Rows whose repeats lie further
-        apart than 10 % are a size class of their own.
+        Step time in seconds, at the pace of the calibration and as it ran, and peak memory in MiB as PyTorch's
+        allocator counts it. Noisy rows, whose repeats lie further apart than 10 %, are a size class of their own.
 
     Raises
     ------
@@ -102,15 +137,8 @@ def measured_run_case(row: Row, assumptions: Mapping[str, Cell], system: str | N
         keys |= {"task.prompt_length": sequence, "task.batch_size": batch, "task.logits": "all"}
     spread = row.number_of("spread") or 0.0
     noisy = spread > SMALLEST_SPREAD or row.text("quality") == "noisy"
-    measured, peak = row.number_of("measured_ms"), row.number_of("measured_peak_memory_mib")
-    quantities = [
-        Quantity(
-            name="step_time",
-            unit="s",
-            measured=None if measured is None else measured * MILLI,
-            column="step_time_s",
-        )
-    ]
+    peak = row.number_of("measured_peak_memory_mib")
+    quantities = _times(row, usual_us)
     if peak is not None:
         quantities.append(
             Quantity(
@@ -129,7 +157,7 @@ def measured_run_case(row: Row, assumptions: Mapping[str, Cell], system: str | N
         device=row.text("device"),
         stack=" ".join(filter(None, (row.text("framework"), row.text("version"), mode))),
         dtype=row.text("dtype"),
-        size_class=f"{label}, spread above 10 %" if noisy else label,
+        size_class=f"{label}, noisy" if noisy else label,
         assumed=reader.assumed_text(),
         quantities=tuple(quantities),
         kind=kind or "training",

@@ -143,6 +143,7 @@ KINDS["measured_runs"] = TableKind(
         "processes": "count",
         "measured_peak_memory_mib": "positive",
         "spread": "number",
+        "reference_us": "positive",
         "quality": "text",
     },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,3 +134,111 @@ def test_what_is_missing_is_told_with_the_way_out(folder, tmp_path: Path, llmsim
     (folder / "machine.yaml").unlink()
     done = llmsim("calibrate", "--data", folder)
     assert done.status == 2 and "--device" in done.err
+
+
+def test_rows_of_a_drifting_machine_are_moved_to_one_pace(folder, llmsim) -> None:
+    """Half of the rows at a pace of 1.2, their reference too: the fit is that of the machine at one pace."""
+    path = folder / "kernels_gemm.csv"
+    frame = pd.read_csv(path)
+    assert llmsim("calibrate", "--data", folder, "--out", folder / "mine.yaml").status == 0
+    before = load_calibration(folder / "mine.yaml").kernels.own("matmul")["fp32"]
+    pace = np.where(np.arange(len(frame)) % 2, 1.2, 1.0)
+    slow = frame.assign(latency_us=frame.latency_us * pace, reference_us=400.0 * pace)
+    slow.to_csv(path, index=False)
+    assert llmsim("calibrate", "--data", folder, "--out", folder / "mine.yaml").status == 0
+    after = load_calibration(folder / "mine.yaml").kernels.own("matmul")["fp32"]
+    # The usual reference is the median of two as frequent paces, so between them.
+    assert after.fixed_s == pytest.approx(1.1 * before.fixed_s, rel=0.05)
+    assert max(after.error.values()) < 0.02
+    # Without the reference the same rows lie a fifth apart.
+    slow.drop(columns="reference_us").to_csv(path, index=False)
+    assert llmsim("calibrate", "--data", folder, "--out", folder / "mine.yaml").status == 0
+    unmoved = load_calibration(folder / "mine.yaml").kernels.own("matmul")["fp32"]
+    assert max(unmoved.error.values()) > 0.05
+
+
+def test_a_row_of_another_machine_s_pace_is_noisy(folder, llmsim) -> None:
+    path = folder / "kernels_gemm.csv"
+    frame = pd.read_csv(path).assign(reference_us=400.0)
+    frame.loc[:4, "reference_us"] = 600.0
+    frame.to_csv(path, index=False)
+    done = llmsim("calibrate", "--data", folder, "--out", folder / "mine.yaml")
+    assert done.status == 0 and "5 rows (noisy" in done.out.replace("\n", " ")
+
+
+def host_rounds(folder, between_us: list[float], reference_us: float = 400.0) -> None:
+    rows = {"round": range(len(between_us)), "between_us": between_us, "reference_us": reference_us}
+    pd.DataFrame(rows).assign(machine="x", operators=12).to_csv(folder / "host_time.csv", index=False)
+
+
+def test_time_between_operators_is_part_of_eager_code_alone(folder, llmsim) -> None:
+    """30 us at a pace of 1.2 are 25; eager steps pay it for each operator, fused ones do not."""
+    pd.read_csv(folder / "kernels_gemm.csv").assign(reference_us=400.0).to_csv(
+        folder / "kernels_gemm.csv", index=False
+    )
+    system = str(folder / f"{NAME}-system.yaml")
+    model = {"n_layers": 2, "hidden": 256, "heads": 4, "ffn": 512, "vocab": 1000, "max_positions": 64}
+
+    def step(fusion: str):
+        return simulate(
+            {
+                "model": {**model, "gated_mlp": False, "activation": "gelu"},
+                "task": {"kind": "decode", "context_length": 32, "batch_size": 1},
+                "system": system,
+                "plan": {"precision": "fp32", "kernel_fusion": fusion},
+                "devices": 1,
+            }
+        )
+
+    def calibrated() -> float | None:
+        done = llmsim("calibrate", "--data", folder, "--out", folder / "mine.yaml")
+        assert done.status == 0, done.err
+        host = load_calibration(folder / "mine.yaml").host
+        return None if host is None else host.between_s
+
+    assert calibrated() is None
+    plain = {fusion: step(fusion) for fusion in ("eager", "fused")}
+    host_rounds(folder, [30.0, 24.0, 36.0], reference_us=480.0)
+    assert calibrated() == pytest.approx(25e-6)
+    eager = step("eager")
+    times = plain["eager"].operators
+    ran = int(times["count"][(times.busy_s > 0) & (times.phase != "communication")].sum())
+    assert ran > 20
+    assert eager.step_time_s - plain["eager"].step_time_s == pytest.approx(ran * 25e-6, rel=1e-6)
+    assert step("fused").step_time_s == pytest.approx(plain["fused"].step_time_s, rel=1e-12)
+
+
+def test_a_machine_whose_pace_wanders_has_wider_intervals(folder, llmsim) -> None:
+    path, frame = folder / "kernels_gemm.csv", pd.read_csv(folder / "kernels_gemm.csv")
+    common = []
+    for wander in (0.0, 0.1):
+        pace = np.exp(wander * np.where(np.arange(len(frame)) % 2, 1.0, -1.0))
+        frame.assign(latency_us=frame.latency_us * pace, reference_us=400.0 * pace).to_csv(path, index=False)
+        assert llmsim("calibrate", "--data", folder, "--out", folder / "mine.yaml").status == 0
+        common.append(load_calibration(folder / "mine.yaml").kernels.own("matmul")["fp32"].common)
+    # 5 % of one stack, and a deviation of 10 % of the pace: 0.05 and sqrt(0.05^2 + 0.1^2)
+    assert common == [pytest.approx(0.05, rel=1e-3), pytest.approx(0.1118, rel=1e-3)]
+
+
+def test_runs_are_scored_at_the_pace_of_the_calibration(folder, llmsim) -> None:
+    """A step at a pace of 1.25 that took 10 ms is one of 8 ms at the usual pace; both are told."""
+    pd.read_csv(folder / "kernels_gemm.csv").assign(reference_us=400.0).to_csv(
+        folder / "kernels_gemm.csv", index=False
+    )
+    assert llmsim("calibrate", "--data", folder, "--out", folder / "mine.yaml").status == 0
+    sizes = "n_layers,hidden,heads,ffn,vocab"
+    runs = folder / "measured_runs.csv"
+    runs.write_text(
+        f"id,device,phase,mode,dtype,seq_len,batch,{sizes},measured_ms,reference_us,spread\n"
+        f"a,{NAME},prefill,eager,fp32,32,1,1,64,2,128,256,10.0,500.0,0.02\n"
+        f"b,{NAME},prefill,eager,fp32,32,1,1,64,2,128,256,10.0,,0.2\n"
+    )
+    done = llmsim("validate", "--data", runs, "--format", "json")
+    assert done.status == 0, done.err
+    rows = {(row["id"], row["quantity"]): row["measured"] for row in json.loads(done.out)["rows"]}
+    assert rows == {
+        ("a", "step_time"): pytest.approx(8e-3),
+        ("a", "step_time_as_it_ran"): pytest.approx(10e-3),
+        ("b", "step_time"): pytest.approx(10e-3),
+    }
+    assert {group["size_class"] for group in json.loads(done.out)["groups"]} == {"prefill", "prefill, noisy"}

@@ -45,6 +45,7 @@ def test_without_torch_the_way_to_install_it_is_told(monkeypatch, tmp_path: Path
         (("--dtype", "int3"), "use fp32, bf16, fp16"),
         (("--run", "--mode", "lazy"), "use eager or compile"),
         (("--threads", "4096"), "more than the"),
+        (("--graphs",), "are of CUDA alone"),
     ],
 )
 def test_bad_wishes_are_told(tmp_path: Path, llmsim, arguments: tuple[str, ...], told: str) -> None:
@@ -54,6 +55,12 @@ def test_bad_wishes_are_told(tmp_path: Path, llmsim, arguments: tuple[str, ...],
         pytest.skip("there is a GPU here")
     done = llmsim("measure", "--out", tmp_path / "m", *arguments)
     assert done.status == 2 and told in done.err
+
+
+def test_compiling_without_a_compiler_is_told(monkeypatch, tmp_path: Path, llmsim) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    done = llmsim("measure", "--out", tmp_path / "m", "--run", "--mode", "compile")
+    assert done.status == 2 and "install g++" in done.err and not (tmp_path / "m").exists()
 
 
 def measure_a_little(folder: Path, script: str = "measure_a_little.py") -> dict:

@@ -202,6 +202,9 @@ CASES = [
     ("streaming_time", {**STREAM, "saturating_rows": 400.0, "shared_bytes": 0.8e6}, 22e-3),
     # 20 GFLOP at 1 TFLOP/s are longer
     ("streaming_time", {**STREAM, "flop": 20e9}, 21e-3),
+    # 5 us alone and 20 us of the host
+    ("dispatched_time", {"kernel_s": 5e-6, "between_s": 20e-6}, 25e-6),
+    ("dispatched_time", {"kernel_s": 0.0, "between_s": 20e-6}, 0.0),
     # 3e9 / 0.5e12 = 6 ms; 1000 tokens are 4 chunks, of which 3 wait
     ("scan_time", SCAN, 7.3e-3),
     ("scan_time", {**SCAN, "flop": 0.0, "moved_bytes": 0.0}, 0.0),

@@ -62,7 +62,7 @@ def broken_hierarchy(system: SystemSpec) -> Iterator[Problem]:
     for path, tier in tiers:
         yield from _misplaced_ports(path, tier)
     for path, tier in tiers[1:]:
-        if tier.topology in (*GRIDS, "host", "wired"):
+        if tier.topology in (*GRIDS, "host", "wired", "fully_connected"):
             rule = "joins accelerators of one node or slice, not nodes"
             yield _rule(f"{path}.topology", tier.topology, rule, f"write {', '.join(SWITCHED)} or ring")
     for path, tier in tiers[2:]:
@@ -108,6 +108,7 @@ def _broken_domains(system: SystemSpec) -> Iterator[Problem]:
     what = "a slice" if system.slice_devices else "a node"
     for k, (path, tier) in enumerate(tiers):
         last = k == len(tiers) - 1
+        yield from _broken_dragonfly(path, tier, (tier.domain.value if tier.domain else most) / inside)
         if tier.domain is None and not last:
             rule = f"is needed, as {tiers[k + 1][0]} joins such domains"
             yield _rule(f"{path}.domain", "", rule, "give the accelerators of one")
@@ -127,6 +128,21 @@ def _broken_domains(system: SystemSpec) -> Iterator[Problem]:
             rule = f"is more than max_devices, {most:g}"
             yield _rule(f"{path}.domain", f"{size:g}", rule, "lower it, or raise max_devices")
         inside, what = size, f"a domain of {path}"
+
+
+def _broken_dragonfly(path: str, tier: FabricSpec, units: float) -> Iterator[Problem]:
+    """A dragonfly whose groups have too few links to reach each other."""
+    if tier.topology != "dragonfly" or tier.nodes_per_block is None:
+        return
+    links, others = (
+        tier.links.value * tier.nodes_per_block.value,
+        math.ceil(units / tier.nodes_per_block.value) - 1,
+    )
+    if links < others:
+        rule = f"is disconnected: {links:g} links of a group do not reach the {others:g} others"
+        yield _rule(
+            f"{path}.links", f"{tier.links.value:g}", rule, "give more links, larger groups or fewer of them"
+        )
 
 
 def broken_wiring(wiring: list[WireSpec], per_node: int, links: float) -> Iterator[Problem]:

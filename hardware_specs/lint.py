@@ -201,9 +201,32 @@ def _bandwidths(system: SystemSpec) -> Iterator[LintWarning]:
             shown = format_quantity(out.link_bandwidth.value, "bytes_per_s")
             rule = "is more than 1.6 Tbit/s for one NIC"
             yield _warn("scale_out.link_bandwidth", shown, rule, "bits or bytes? One NIC or all of a node?")
+    yield from _beyond(system)
 
 
-def _link(fabric: FabricSpec, generation: str) -> Iterator[LintWarning]:
+def _beyond(system: SystemSpec) -> Iterator[LintWarning]:
+    """Tiers beyond: links of both directions, more ports than accelerators, a way that is shorter than its part."""
+    tiers = list(system.tiers.items())[1:]
+    for (_, inside), (path, tier) in zip(tiers, tiers[1:], strict=False):
+        if tier.coefficients == "scale_up":
+            yield from _link(tier, system.accelerator.generation, path, of_all=False)
+        elif tier.link_bandwidth.value >= 200e9:
+            shown = format_quantity(tier.link_bandwidth.value, "bytes_per_s")
+            fix = "bits or bytes? Both directions, or all links together?"
+            yield _warn(f"{path}.link_bandwidth", shown, "is more than 1.6 Tbit/s for one link", fix)
+        held = inside.domain.value if inside.domain is not None else 1.0
+        if tier.links.value >= 2 * held:
+            rule = f"is more than one link for each of the {held:g} accelerators of a domain inside"
+            yield _warn(f"{path}.links", f"{tier.links.value:g}", rule, "are they counted for all domains?")
+        if tier.ports == "uplinks" and tier.latency.value < inside.latency.value:
+            shown = format_quantity(tier.latency.value, "s")
+            rule = "is shorter than that of the tier inside, which is part of the way"
+            yield _warn(f"{path}.latency", shown, rule, "give the latency from end to end")
+
+
+def _link(
+    fabric: FabricSpec, generation: str, path: str = "scale_up", *, of_all: bool = True
+) -> Iterator[LintWarning]:
     if generation not in _ONE_WAY:
         return
     link, together = _ONE_WAY[generation]
@@ -212,12 +235,12 @@ def _link(fabric: FabricSpec, generation: str) -> Iterator[LintWarning]:
     fix = f"one link carries {format_quantity(link, 'bytes_per_s')} one way"
     if math.isclose(value, 2 * link, rel_tol=0.01):
         rule = f"is what one link of {generation} carries both ways"
-        yield _warn("scale_up.link_bandwidth", shown, rule, fix)
-    elif value * fabric.links.value > 1.02 * together:
+        yield _warn(f"{path}.link_bandwidth", shown, rule, fix)
+    elif of_all and value * fabric.links.value > 1.02 * together:
         injected = format_quantity(value * fabric.links.value, "bytes_per_s")
         most = format_quantity(together, "bytes_per_s")
         rule = f"times {fabric.links.value:g} links is {injected}, above the {most} one way of {generation}"
-        yield _warn("scale_up.link_bandwidth", shown, rule, f"{fix}: both directions, or all links together?")
+        yield _warn(f"{path}.link_bandwidth", shown, rule, f"{fix}: both directions, or all links together?")
 
 
 def _calibration(calibration: CalibrationSpec) -> Iterator[LintWarning]:

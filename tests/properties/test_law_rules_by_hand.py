@@ -74,6 +74,14 @@ P2P = {
     "fill_s": 3e-3, "slowest_s": 1e-3, "pipeline_parallel": 4, "virtual_pipeline": 2, "micro_batches": 5,
     "overlap": 0, "ways": 2.0,
 }  # fmt: skip
+WIRES = {"exchange_s": 10, "inside_s": 2, "across_s": 9, "other_inside_s": 5, "other_across_s": 3}
+MEETING = {
+    "busy_inside_s": 4,
+    "busy_across_s": 3,
+    "hidden_inside_s": 5,
+    "hidden_across_s": 30,
+    "period_s": 20,
+}
 BUCKETS = {"exchange_s": 10, "window_s": 8, "buckets": 4, "overlap": 1, "compute_share": 0}
 PEAK = {"units": 108, "clock_hz": 1.41e9, "flop_per_unit_clock": 2048, "set_peak": np.nan}
 # 4 units at 1e9 clocks/s, 8e9 FLOP/s at efficiency 1/2: 1e9 FLOP/s a unit
@@ -432,6 +440,17 @@ CASES = [
     ("exposed_exchange", {**BUCKETS, "window_s": 800}, 2.5),
     # and what is hidden, 7.5 s, costs a fifth of the units
     ("exposed_exchange", {**BUCKETS, "window_s": 800, "compute_share": 0.2}, 4),
+    # others have the wires for 1.5 s of the window: 5.5 s are late; they lose 2 s of a long one behind the last bucket
+    ("exposed_exchange", {**BUCKETS, "queue_s": 1.5}, 5.5),
+    ("exposed_exchange", {**BUCKETS, "window_s": 800, "wait_s": 2}, 4.5),
+    # 10 s of exchange have the ports for 9 s, and others for 3 s: 12 s; the links inside carry 2 + 5 s meanwhile
+    ("wire_queue_seconds", WIRES, 2),
+    ("wire_queue_seconds", {**WIRES, "other_across_s": 1}, 0),
+    ("wire_queue_seconds", {**WIRES, "across_s": 0}, 0),
+    # in 20 s the hidden exchange has the links for 5 s, a quarter, and the ports for all of it: 4/4 + 3
+    ("wire_wait_seconds", MEETING, 4),
+    ("wire_wait_seconds", {**MEETING, "hidden_across_s": 0}, 1),
+    ("wire_wait_seconds", {**MEETING, "period_s": 0}, 0),
     # 400 W x 3 s x 8
     ("standing_energy", {"power_w": 400, "seconds": 3, "devices": 8}, 9600),
     # 4 x 8 x (10 x 2 + 5) + 100

@@ -6,7 +6,7 @@ that are shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,8 @@ class Combination:
     0/1: whether the task trains and whether precision or compression allow inference only; ``encoder`` and
     ``generates`` whether the model's tokens see each other and whether the task makes new ones; ``eager`` whether
     each pointwise step is a kernel of its own; ``unfused`` whether attention is several kernels;
-    ``uneven_stages`` is a plan column that nothing else reads.
+    ``uneven_stages`` is a plan column that nothing else reads; ``stores`` has by tier for offload 1 where the system
+    declares it.
     """
 
     model: ModelColumns
@@ -45,6 +46,7 @@ class Combination:
     eager: FloatArray
     unfused: FloatArray
     uneven_stages: FloatArray
+    stores: Mapping[str, FloatArray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from simulator.scenarios.offload import offload_text, offload_tiers
+
 MAX_COUNT = 10**9
 AXES = ("tensor", "context", "expert", "data", "pipeline")
 ContextKind = Literal["ring", "all_gather", "ulysses"]
@@ -151,6 +153,7 @@ class Plan(_Keys):
         False, description="exchanges of experts' rows beside the compute of another micro-batch"
     )
     overlap_pipeline_p2p: bool = Field(False, description="stage-to-stage messages beside compute")
+    overlap_offload: bool = Field(True, description="copies to and from host or drives beside compute")
     free_gradients: bool = Field(
         False,
         description="gradients are given back after each step (zero_grad of PyTorch): with one micro-batch they "
@@ -162,7 +165,11 @@ class Plan(_Keys):
     collective_algorithm: Algorithm = Field(
         "auto", description="the fastest that the software offers, or one wherever it can do the exchange"
     )
-    offload: Literal["none"] = Field("none", description="tensors kept on the host")
+    offload: str = Field(
+        "none",
+        description="weights, gradients, optimizer or activations kept on the host (optimizer) or on drives "
+        "(optimizer:nvme); a mapping of owner to tier does too",
+    )
     precision: str | dict[str, str] = Field(
         "bf16", description="a recipe, or types by tensor and operator class"
     )
@@ -170,6 +177,12 @@ class Plan(_Keys):
         "forbid", description="a missing compute type may be replaced"
     )
     compression: list[dict[str, Any]] = Field(default_factory=list, description="named transforms, in order")
+
+    @field_validator("offload", mode="before")
+    @classmethod
+    def _known_owners_and_tiers(cls, value: Any) -> str:
+        """Owners and tiers as words, each owner once."""
+        return offload_text(offload_tiers(value))
 
     @field_validator("placement")
     @classmethod

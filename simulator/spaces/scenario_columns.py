@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from simulator.arrays.columns import ModelColumns, PlanColumns, PrecisionColumns, TaskColumns
 from simulator.communication.collective_algorithms import ALGORITHMS
 from simulator.pipelines.schedules import SCHEDULES
+from simulator.scenarios.offload import OFFLOADED, TIERS, offload_tiers
 from simulator.scenarios.precision import DTYPE_BYTES, Precision, operand_dtypes
 from simulator.scenarios.scenario import AXES, ContextKind, Plan
 from simulator.spaces.row_values import RowValues
@@ -151,6 +152,16 @@ def _code(chunk: RowValues, key: str, names: Sequence[str]) -> FloatArray:
     return chunk.spread(np.array([float(names.index(v)) for v in values]), axis)
 
 
+def _offload(chunk: RowValues) -> dict[str, FloatArray]:
+    """Code of the tier of each owner that may be offloaded [1]."""
+    values, axis = chunk.raw("plan.offload", "none")
+    tiers = [offload_tiers(v) for v in values]
+    return {
+        owner: chunk.spread(np.array([float(TIERS.index(t.get(owner, "none"))) for t in tiers]), axis)
+        for owner in OFFLOADED
+    }
+
+
 def axis_strides(chunk: RowValues, degrees: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     """Distance of neighbours on each axis, in devices: the product of the degrees of the axes inside it [1]."""
     orders, order_axis = chunk.raw("plan.placement", " ".join(AXES))
@@ -215,10 +226,12 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         overlap_tensor_parallel=plan("overlap_tensor_parallel"),
         overlap_expert_parallel=plan("overlap_expert_parallel") * (experts > 1),
         overlap_pipeline_p2p=plan("overlap_pipeline_p2p"),
+        overlap_offload=plan("overlap_offload"),
         free_gradients=plan("free_gradients"),
         collective_algorithm=_code(chunk, "plan.collective_algorithm", ALGORITHMS),
         tensor_stride=strides["tensor"],
         context_stride=strides["context"],
         data_stride=strides["data"],
         pipeline_stride=strides["pipeline"],
+        offload=_offload(chunk),
     )

@@ -393,6 +393,9 @@ CASES = [
     ("scheduled_in_flight", {**HELD, "schedule": 4}, 4),
     ("scheduled_in_flight", {**HELD, "schedule": 5}, 5),
     ("scheduled_in_flight", {**HELD, "schedule": 5, "micro_batches": 3}, 3),
+    # 8 GB in beside 4 GB out at 2 GB/s; nothing to copy needs no link
+    ("copy_time", {"into_bytes": 8e9, "out_bytes": 4e9, "link_bytes_per_s": 2e9}, 4),
+    ("copy_time", {"into_bytes": 0, "out_bytes": 0, "link_bytes_per_s": np.nan}, 0),
     ("exposed_p2p", P2P, 22e-3),
     ("exposed_p2p", {**P2P, "overlap": 1}, 6e-3),
     ("exposed_p2p", {**P2P, "pipeline_parallel": 1}, 0.0),
@@ -448,7 +451,14 @@ CASES = [
     ("flop_utilisation", {"flop": 6e15, "seconds": 2, "devices": 10, "peak_flop_per_s": 1e15}, 0.3),
     (
         "step_seconds",
-        {"pipeline_s": 10, "p2p_s": 1, "gradients_s": 2, "optimizer_s": 0.5, "weights_s": 0.25},
+        {
+            "pipeline_s": 10,
+            "p2p_s": 1,
+            "gradients_s": 2,
+            "optimizer_s": 0.5,
+            "copies_s": 0.0,
+            "weights_s": 0.25,
+        },
         13.75,
     ),
     ("token_rate", {"tokens": 4096, "seconds": 2}, 2048),

@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 
 from simulator.arrays.columns import Inputs
 from simulator.communication import collectives
-from simulator.communication.collectives import Exchange
+from simulator.communication.exchanges import NO_EXCHANGE, Exchange, combined
 from simulator.communication.placement import Group, place
 from simulator.composition.layer_table import LayerTable
 from simulator.rules import rule
 
 FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
-NO_EXCHANGE = Exchange(seconds=ZERO, inner_bytes=ZERO, outer_bytes=ZERO)
 
 
 def _exchange(collective: str, message_bytes: FloatArray, group: Group, inputs: Inputs) -> Exchange:
@@ -75,11 +74,7 @@ def apart(total: FloatArray, experts: FloatArray, inputs: Inputs) -> tuple[Float
 
 def _sum_of(one: Exchange, other: Exchange) -> Exchange:
     """Both, one after the other."""
-    return Exchange(
-        seconds=one.seconds + other.seconds,
-        inner_bytes=one.inner_bytes + other.inner_bytes,
-        outer_bytes=one.outer_bytes + other.outer_bytes,
-    )
+    return combined(one, other, np.add)
 
 
 def _reduced(message_bytes: FloatArray, group: Replicas, inputs: Inputs) -> Exchange:
@@ -100,11 +95,7 @@ class InLayer:
 
 
 def _switched(done: Exchange, switch: FloatArray) -> Exchange:
-    return Exchange(
-        seconds=done.seconds * switch,
-        inner_bytes=done.inner_bytes * switch,
-        outer_bytes=done.outer_bytes * switch,
-    )
+    return combined(done, done, lambda figure, _: figure * switch)
 
 
 def in_layer(inputs: Inputs, parameters: FloatArray, group: Replicas) -> InLayer:
@@ -151,11 +142,7 @@ def _at_end(inputs: Inputs, parameters: FloatArray, group: Replicas) -> tuple[Ex
     scatter = _reduced(message, group, inputs)
     gather = _exchange("all_gather", parameters * inputs.precision.weights, group.sharers, inputs)
     plain, first = stage == 0, stage == 1
-    reduce = Exchange(
-        seconds=np.where(plain, whole.seconds, scatter.seconds * first),
-        inner_bytes=np.where(plain, whole.inner_bytes, scatter.inner_bytes * first),
-        outer_bytes=np.where(plain, whole.outer_bytes, scatter.outer_bytes * first),
-    )
+    reduce = combined(whole, scatter, lambda all_of_it, part: np.where(plain, all_of_it, part * first))
     return reduce, _switched(gather, ((stage == 1) | (stage == 2)).astype(np.float64))
 
 
@@ -189,7 +176,7 @@ def end_of_step(
 
 @rule(
     symbol="Te",
-    formula="(1 - o) T + o (e + c (T - e)), e = max(T - W (1 - 1/k), T/k)",
+    formula="(1 - o) T + o (e + c (T - e)), e = min(T, max(T + q - W (1 - 1/k), T/k + d))",
     unit="s",
     source="Li et al., PyTorch Distributed, VLDB 2020, doi:10.14778/3415478.3415530: buckets start as soon as "
     "their layers are done, the last one cannot be hidden",
@@ -201,15 +188,19 @@ def exposed_exchange(
     buckets: FloatArray,
     overlap: FloatArray,
     compute_share: FloatArray,
+    queue_s: FloatArray = ZERO,
+    wait_s: FloatArray = ZERO,
 ) -> FloatArray:
     """Part of a bucketed exchange that compute does not hide [s].
 
     ``exchange_s`` in ``buckets`` equal parts may run beside ``window_s`` of compute where ``overlap`` is 1;
     the first bucket is ready after 1/k of the window, the last at its end. While hidden it takes ``compute_share``
-    of the compute units from the kernels beside it. Broadcasts; raises nothing.
+    of the compute units from the kernels beside it. Other exchanges in the window keep it from the wires for
+    ``queue_s``, and it keeps them for ``wait_s`` [s]. Broadcasts; raises nothing.
     """
     share = 1.0 / np.maximum(buckets, 1.0)
-    waiting = np.minimum(np.maximum(exchange_s - window_s * (1.0 - share), exchange_s * share), exchange_s)
+    late = exchange_s + queue_s - window_s * (1.0 - share)
+    waiting = np.minimum(np.maximum(late, exchange_s * share + wait_s), exchange_s)
     return np.where(overlap > 0, waiting + compute_share * (exchange_s - waiting), exchange_s)
 
 

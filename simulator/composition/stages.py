@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays.columns import Inputs
+from simulator.communication.wires import Wires, exchange_wires, wire_queue, wire_wait
 from simulator.composition.data_parallel import InLayer, UnitExchanges
 from simulator.composition.layer_table import LayerTable
 from simulator.composition.stage_kinds import ByStage, StageKind, StageKinds
@@ -28,8 +29,8 @@ class StageTimes:
     ``offload_s`` are the parts of both passes that wait for tensor-parallel and data-parallel exchanges, and for copies
     to and from other tiers; ``weight_gradients_s`` is the part of the backward pass that computes them (zero unless a
     schedule asks), ``n_layers`` the layers [1]; ``lighter`` has forward, backward and weight gradients of the middle
-    stages with fewer layers, ``number`` says how many there are of each of the four kinds [1]; ``total_s`` is forward and
-    backward, ``sum_s`` that of all stages. ``first_slowest`` says where no stage is slower than the first,
+    stages with fewer layers, ``number`` says how many there are of each of the four kinds [1]; ``total_s`` is forward
+    and backward, ``sum_s`` that of all stages. ``first_slowest`` says where no stage is slower than the first,
     ``middle_slower`` where the last one is no slower than the middle.
     """
 
@@ -106,10 +107,36 @@ def _chains(table: LayerTable, inputs: Inputs, layer: InLayer) -> tuple[Chain, C
     plan = inputs.plan
     switches = {"overlap_gather": plan.overlap_param_gather, "overlap_reduce": plan.overlap_grad_reduce}
     gather, reduce = layer.gather.seconds, layer.reduce.seconds
+    forward_s, backward_s = table.layer_forward_s, table.layer_backward_s
+    queues = [ZERO, ZERO]
+    if np.any(gather) or np.any(reduce):
+        own, hidden = layer_wires(table), hidden_wires(layer, inputs)
+        beside = (gather * plan.overlap_param_gather, reduce * plan.overlap_grad_reduce)
+        queues = [
+            wire_queue(beside[0], hidden[0], own[0]),
+            wire_queue(beside[0] + beside[1], hidden[1], own[1]),
+        ]
+        forward_s = forward_s + wire_wait(own[0], hidden[0], forward_s)
+        backward_s = backward_s + wire_wait(own[1], hidden[1], backward_s)
     return (
-        layer_chain(table.layer_forward_s, gather, ZERO, **switches),
-        layer_chain(table.layer_backward_s, gather, reduce, **switches),
+        layer_chain(forward_s, gather, ZERO, queue_s=queues[0], **switches),
+        layer_chain(backward_s, gather, reduce, queue_s=queues[1], **switches),
     )
+
+
+def layer_wires(table: LayerTable) -> tuple[Wires, Wires]:
+    """How long a layer's own exchanges occupy the wires, forward and backward [s]."""
+    return (
+        Wires(inside_s=table.layer_forward_inside_wire_s, across_s=table.layer_forward_across_wire_s),
+        Wires(inside_s=table.layer_backward_inside_wire_s, across_s=table.layer_backward_across_wire_s),
+    )
+
+
+def hidden_wires(layer: InLayer, inputs: Inputs) -> tuple[Wires, Wires]:
+    """How long the exchanges of a layer's parameters and gradients do beside its kernels, forward and backward [s]."""
+    plan, fabric = inputs.plan, inputs.fabric
+    gather = exchange_wires(layer.gather, fabric).times(plan.overlap_param_gather)
+    return gather, gather + exchange_wires(layer.reduce, fabric).times(plan.overlap_grad_reduce)
 
 
 def _exposed(

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from simulator.arrays.columns import Inputs
 from simulator.certainty.intervals import TimeDoubt, joined, stretched
-from simulator.communication.collectives import exchange, stage_message
+from simulator.communication.collectives import exchange
+from simulator.communication.direct_messages import stage_message
 from simulator.communication.placement import place
+from simulator.communication.wires import Wires
 from simulator.composition.blocks import BlockCost, cost_block
 from simulator.composition.data_parallel import (
     EndOfStep,
@@ -28,6 +30,13 @@ from simulator.composition.model_states import stage_parameters, stage_states
 from simulator.composition.offload import kept_by_micro_batch, offloads, pass_copies, update_copies
 from simulator.composition.pipeline import StageLayers, exposed_p2p, stage_layers
 from simulator.composition.pipeline_step import decoding_time, scheduled_time
+from simulator.composition.shared_wires import (
+    StageTraffic,
+    beside_hidden,
+    closing_sharing,
+    crowded_s,
+    stage_traffic,
+)
 from simulator.composition.stage_kinds import StageKind, StageKinds, ends_apart, stage_kinds
 from simulator.composition.stages import PassCopies, StageTimes, no_copies, stage_times
 from simulator.composition.utilisation import (
@@ -124,13 +133,16 @@ def layers_by_stage(inputs: Inputs) -> StageLayers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineMessages:
-    """Point-to-point traffic of a step: what it adds [s], and its energy over all devices [J]."""
+    """Point-to-point traffic of a step: what it adds [s], its energy over all devices [J], one message's wires [s]."""
 
     exposed_s: FloatArray
     energy_j: FloatArray
+    wires: Wires
 
 
-def _messages(inputs: Inputs, micro_batches: FloatArray, ways: float) -> PipelineMessages:
+def _messages(
+    inputs: Inputs, micro_batches: FloatArray, ways: float, traffic: StageTraffic
+) -> PipelineMessages:
     """Activations to the next stage and gradients back.
 
     Ranks of a tensor group hold equal outputs: each sends its share, and the receivers gather them, unless
@@ -145,20 +157,27 @@ def _messages(inputs: Inputs, micro_batches: FloatArray, ways: float) -> Pipelin
         tensor = place(plan.tensor_parallel, plan.tensor_stride, plan.devices, fabric)
         joined = exchange("all_gather", whole, tensor, fabric, plan.collective_algorithm)
         gather_s = joined.seconds * (1.0 - plan.sequence_parallel)
-        n_inside, n_across = sent.boundaries_inside, sent.boundaries_across
+        sent, wires = beside_hidden(sent, share, traffic, inputs)
         exposed = exposed_p2p(
-            fill_s=n_inside * (sent.inside_s + gather_s) + n_across * (sent.across_s + gather_s),
-            slowest_s=gather_s + np.maximum((n_inside > 0) * sent.inside_s, (n_across > 0) * sent.across_s),
+            fill_s=sum((n * (seconds + gather_s) for seconds, n in sent.by_tier), ZERO),
+            slowest_s=gather_s + sent.slowest_s(),
             pipeline_parallel=plan.pipeline_parallel,
             virtual_pipeline=plan.virtual_pipeline,
             micro_batches=micro_batches,
             overlap=plan.overlap_pipeline_p2p,
             ways=ways,
         )
-    per_byte = n_inside * fabric.inner.j_per_byte + n_across * fabric.outer.j_per_byte
+    if np.any(plan.overlap_pipeline_p2p):
+        with at("time.pipeline_p2p_s"):
+            once = crowded_s(wires.times(ways * plan.virtual_pipeline), traffic)
+        exposed = exposed + plan.overlap_pipeline_p2p * np.maximum(micro_batches - 1.0, 0.0) * once
+    tiers = (fabric.inner, *fabric.across)
+    per_byte = sum((n * tier.j_per_byte for (_, n), tier in zip(sent.by_tier, tiers, strict=True)), ZERO)
     # Every device of a stage sends its share, once per micro-batch, way and chunk.
     return PipelineMessages(
-        exposed_s=exposed, energy_j=ways * plan.virtual_pipeline * micro_batches * ranks * share * per_byte
+        exposed_s=exposed,
+        wires=wires,
+        energy_j=ways * plan.virtual_pipeline * micro_batches * ranks * share * per_byte,
     )
 
 
@@ -174,7 +193,14 @@ class _Closing:
 
 
 def _closing(
-    inputs: Inputs, table: LayerTable, kinds: StageKinds, stages: StageTimes, group: Replicas, *, tied: bool
+    inputs: Inputs,
+    table: LayerTable,
+    kinds: StageKinds,
+    stages: StageTimes,
+    group: Replicas,
+    message: Wires,
+    *,
+    tied: bool,
 ) -> _Closing:
     plan = inputs.plan
     first, middle, last = (
@@ -192,22 +218,26 @@ def _closing(
         tied_parameters=table.head_matrix_parameters * ends_apart(plan) if tied else ZERO,
         copies=kinds.copies,
     )
+    windows_s = [stages.least(stages.forward_s), stages.least(stages.backward_s)]
+    beside = closing_sharing(table, stages, message, windows_s, (end.gather, end.reduce), inputs)
     with at("time.data_parallel_s.gradients"):
         reduce_s = exposed_exchange(
             exchange_s=end.reduce.seconds,
             # The stage with least to hide behind decides; the slowest one may change places with another, and jump.
-            window_s=stages.least(stages.backward_s),
+            window_s=windows_s[1],
             buckets=kinds.first.layers,
             overlap=plan.overlap_grad_reduce,
             compute_share=inputs.fabric.inner.compute_share,
+            **beside[1],
         )
     with at("time.data_parallel_s.weights"):
         gather_s = exposed_exchange(
             exchange_s=end.gather.seconds,
-            window_s=stages.least(stages.forward_s),
+            window_s=windows_s[0],
             buckets=kinds.first.layers,
             overlap=plan.overlap_param_gather,
             compute_share=inputs.fabric.inner.compute_share,
+            **beside[0],
         )
     owned = held / np.where(plan.zero_stage >= 1, plan.zero_group * kinds.copies, 1.0)
     if np.any(experts):
@@ -397,10 +427,11 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
             pipeline = decoding_time(stages, micro_batches)
         else:
             pipeline = scheduled_time(stages, micro_batches, plan)
-    messages = _messages(inputs, micro_batches, 2.0 if training else 1.0)
+    traffic = stage_traffic(table, stages, units[0], inputs, training=training)
+    messages = _messages(inputs, micro_batches, 2.0 if training else 1.0, traffic)
     p2p_s = messages.exposed_s
     closing = (
-        _closing(inputs, table, kinds, stages, group, tied=tied)
+        _closing(inputs, table, kinds, stages, group, messages.wires, tied=tied)
         if training
         else _Closing(reduce_s=ZERO, gather_s=ZERO, optimizer=None, optimizer_s=ZERO, end=None)
     )

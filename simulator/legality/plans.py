@@ -148,6 +148,27 @@ def _in_switch(c: Combination) -> BoolArray:
 
 
 @legality_rule(
+    "tiers join whole domains",
+    lambda c: Problem(
+        path="system.scale_out.domain",
+        value=one_of(c.fabric.outer.domain),
+        rule="is no multiple of what the tier inside joins, or that of a further tier is no multiple of this one",
+        fix="use domains that divide each other",
+    ),
+)
+def _domains(c: Combination) -> BoolArray:
+    broken: BoolArray = np.zeros(1, dtype=bool)
+    if not c.fabric.beyond:
+        return broken
+    sizes: list[FloatArray] = [*c.fabric.units, np.full(1, np.inf)]
+    for inside, domain, beyond in zip(sizes, sizes[1:], sizes[2:], strict=False):
+        # A domain that holds all accelerators is the outermost: nothing joins it.
+        joined = np.isfinite(beyond) | (domain < c.fabric.max_devices)
+        broken = broken | (joined & (np.mod(domain, inside) != 0))
+    return broken
+
+
+@legality_rule(
     "torus slice is listed",
     lambda c: Problem(
         path="devices",

@@ -19,7 +19,7 @@ import simulator.legality.experts
 import simulator.legality.offload
 import simulator.legality.pipelines  # noqa: F401  all register rules of legality
 from hardware_specs import SystemSpec
-from hardware_specs.schema import GRIDS
+from hardware_specs.fabric_rules import GRIDS
 from simulator.arrays.axis_tables import Factor, Level, Rows, UndecidedError
 from simulator.arrays.columns import (
     DeviceColumns,

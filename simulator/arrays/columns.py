@@ -72,6 +72,8 @@ class PlanColumns:
     ``gradient_ranks`` hold the same parameters: replicas times context ranks; ``zero_group`` of them share a sharded
     copy. ``expert_copies`` are the ranks that hold the same part of the same experts; ``experts_apart`` is 1 where
     these are not the ``gradient_ranks``. Strides are the distance, in devices, of neighbours on an axis;
+    ``recompute_kept`` is the sum of 2^i over the words of :data:`KEPT_WORDS` of `workloads.rematerialisation` that are
+    kept where ``recompute_needed`` is 1;
     ``collective_algorithm`` is a code (:data:`ALGORITHMS` of `simulator.communication`), 0 where the fastest one
     is taken.
     """
@@ -97,6 +99,8 @@ class PlanColumns:
     sequence_parallel: FloatArray
     recompute_core: FloatArray
     recompute_all: FloatArray
+    recompute_needed: FloatArray
+    recompute_kept: FloatArray
     overlap_grad_reduce: FloatArray
     overlap_param_gather: FloatArray
     overlap_tensor_parallel: FloatArray

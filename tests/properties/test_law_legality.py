@@ -79,6 +79,7 @@ BROKEN = {
         prefill(plan__virtual_pipeline=2),
     ],
     "training options need training": [prefill(plan__zero_stage=1), prefill(plan__recompute="full")],
+    "kept results need recompute: needed": [training(plan__recompute_keeps="gate")],
     "sharing ranks divide the replicas": [training(devices=32, plan__zero_stage=1, plan__zero_group=3)],
     "sharing ranks share something": [training(devices=32, plan__zero_group=2)],
     "inference types are not trained": [

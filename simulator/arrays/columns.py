@@ -72,6 +72,8 @@ class PlanColumns:
     ``gradient_ranks`` hold the same parameters: replicas times context ranks; ``zero_group`` of them share a sharded
     copy. ``expert_copies`` are the ranks that hold the same part of the same experts; ``experts_apart`` is 1 where
     these are not the ``gradient_ranks``. Strides are the distance, in devices, of neighbours on an axis;
+    ``recompute_kept`` is the sum of 2^i over the words of :data:`KEPT_WORDS` of `workloads.rematerialisation` that are
+    kept where ``recompute_needed`` is 1;
     ``schedule`` is a code (:data:`SCHEDULES` of `simulator.pipelines`); ``first_stage_layers`` and
     ``last_stage_layers`` are NaN where the plan does not say them. ``offload`` has by owner the code of a tier
     (:data:`TIERS` of `simulator.scenarios`), 0 on the device. ``collective_algorithm`` is a code
@@ -102,6 +104,8 @@ class PlanColumns:
     sequence_parallel: FloatArray
     recompute_core: FloatArray
     recompute_all: FloatArray
+    recompute_needed: FloatArray
+    recompute_kept: FloatArray
     overlap_grad_reduce: FloatArray
     overlap_param_gather: FloatArray
     overlap_tensor_parallel: FloatArray

@@ -381,7 +381,7 @@ def _utilisation(
             **sizes,
         )
         hfu = flop_utilisation(
-            flop=flop + (tokens * again if training else ZERO),
+            flop=flop + (tokens * table.layer_run_again * again if training else ZERO),
             seconds=seconds,
             devices=plan.devices,
             peak_flop_per_s=inputs.device.matmul_flop_per_s,

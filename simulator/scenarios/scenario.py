@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from simulator.scenarios.offload import offload_text, offload_tiers
+from workloads.rematerialisation import KEPT_WORDS
 
 MAX_COUNT = 10**9
 AXES = ("tensor", "context", "expert", "data", "pipeline")
@@ -123,8 +124,14 @@ class Plan(_Keys):
         le=MAX_COUNT,
         description="sequences per pass of one replica; absent: 1 in training, all of them in inference [1]",
     )
-    recompute: Literal["none", "selective", "full"] = Field(
-        "none", description="activations computed again in the backward pass"
+    recompute: Literal["none", "selective", "full", "needed"] = Field(
+        "none",
+        description="activations computed again in the backward pass: none, the attention core, whole layers, or what "
+        "is needed of them and not kept by recompute_keeps",
+    )
+    recompute_keeps: str = Field(
+        "",
+        description=f"results that `recompute: needed` keeps beside a layer's input, of {', '.join(KEPT_WORDS)}",
     )
     uneven_stages: bool = Field(
         False, description="layers may not divide by the stages; middle stages take more"
@@ -183,6 +190,16 @@ class Plan(_Keys):
     def _known_owners_and_tiers(cls, value: Any) -> str:
         """Owners and tiers as words, each owner once."""
         return offload_text(offload_tiers(value))
+
+    @field_validator("recompute_keeps")
+    @classmethod
+    def _known_results(cls, value: str) -> str:
+        """Words of the table, each once, in the table's order, separated by spaces or commas."""
+        words = value.replace(",", " ").split()
+        unknown = [word for word in words if word not in KEPT_WORDS]
+        if unknown:
+            raise ValueError(f"{' '.join(unknown)}: must be of {', '.join(KEPT_WORDS)}")
+        return " ".join(word for word in KEPT_WORDS if word in words)
 
     @field_validator("placement")
     @classmethod

@@ -114,6 +114,7 @@ BROKEN = {
     ],
     "offload is for training": [prefill(plan__offload="weights")],
     "training options need training": [prefill(plan__zero_stage=1), prefill(plan__recompute="full")],
+    "kept results need recompute: needed": [training(plan__recompute_keeps="gate")],
     "sharing ranks divide the replicas": [training(devices=32, plan__zero_stage=1, plan__zero_group=3)],
     "sharing ranks share something": [training(devices=32, plan__zero_group=2)],
     "inference types are not trained": [

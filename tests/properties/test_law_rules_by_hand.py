@@ -61,7 +61,10 @@ LINK = {
 TRANSFER = {
     "transfer_s": 16e-3, "n_steps": 6, "base_latency_s": 10e-6, "step_latency_s": 1e-6, "ramp": 0.0,
 }  # fmt: skip
-KEPT = {"everything_bytes": 100, "core_bytes": 30, "input_bytes": 8, "recompute_core": 0, "recompute_all": 0}
+KEPT = {
+    "everything_bytes": 100, "core_bytes": 30, "input_bytes": 8, "named_bytes": 5, "recompute_core": 0,
+    "recompute_all": 0,
+}  # fmt: skip
 FLIGHT = {"stage": 0, "pipeline_parallel": 4, "virtual_pipeline": 1, "micro_batches": 16}
 MODEL = {"n_layers": 10, "heads": 8, "head_dim": 64, "attended_tokens": 100}
 WAITS = {"stages": 5, "forward_s": 3, "input_gradients_s": 4, "weight_gradients_s": 2}
@@ -325,7 +328,7 @@ CASES = [
     ("attention_flop", {"batch": 3, "heads": 5, "pairs": 10, "head_dim": 64, "products": 2.0}, 38400),
     ("kept_bytes", KEPT, 100),
     ("kept_bytes", {**KEPT, "recompute_core": 1}, 70),
-    ("kept_bytes", {**KEPT, "recompute_core": 1, "recompute_all": 1}, 8),
+    ("kept_bytes", {**KEPT, "recompute_core": 1, "recompute_all": 1}, 13),
     ("micro_batches_in_flight", FLIGHT, 4),
     ("micro_batches_in_flight", {**FLIGHT, "stage": 3}, 1),
     ("micro_batches_in_flight", {**FLIGHT, "micro_batches": 2}, 2),

@@ -250,6 +250,15 @@ class SliceSpec(Spec):
             yield _rule("devices", str(self.devices), f"must be {product} = {math.prod(self.shape)}")
 
 
+class StoreSpec(Spec):
+    """Memory outside the accelerators: that of the host, or drives of a node."""
+
+    capacity: Capacity = Field(description="what all accelerators of a node may use of it together")
+    bandwidth: Bandwidth = Field(
+        description="between one accelerator and it, in one direction, while all of a node copy"
+    )
+
+
 class SystemSpec(Spec):
     """Accelerators, how they form a node, and how nodes are joined."""
 
@@ -265,6 +274,8 @@ class SystemSpec(Spec):
         description="further tiers by name, from the inside out: each joins domains of the one before it",
     )
     host_power: Power = Field(description="power of a node without its accelerators")
+    host_memory: StoreSpec | None = Field(default=None, description="memory of a node's host, for offload")
+    nvme: StoreSpec | None = Field(default=None, description="drives of a node, for offload")
     max_devices: Units = Field(description="most accelerators that the fabric joins")
     slices: list[SliceSpec] = Field(default_factory=list, description="torus only: what can be allocated")
     calibration: NameOrFile | None = Field(

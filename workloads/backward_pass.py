@@ -7,7 +7,7 @@ rule is an error, never free of charge.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -313,10 +313,15 @@ def _readers(forward: Graph) -> dict[str, list[str]]:
 
 
 def _add_recompute(
-    build: GraphBuilder, forward: Graph, recompute_core: FloatArray, recompute_all: FloatArray
+    build: GraphBuilder,
+    forward: Graph,
+    recompute_core: FloatArray,
+    recompute_all: FloatArray,
+    shares: Mapping[str, FloatArray],
 ) -> None:
     for op in operators(forward):
         scale = (recompute_core if op.module == "attention_core" else recompute_all) * op.scale
+        scale = scale * shares.get(op.name, ONE)
         if np.any(scale):
             build.add(renamed(op, name=f"recompute.{op.name}", phase="recompute", scale=scale))
 
@@ -341,6 +346,7 @@ def backward(
     *,
     recompute_core: FloatArray | None = None,
     recompute_all: FloatArray | None = None,
+    run_again: Mapping[str, FloatArray] | None = None,
     accumulates: FloatArray = ONE,
 ) -> Graph:
     """Backward graph, the recomputation of the forward pass in front.
@@ -352,6 +358,8 @@ def backward(
     recompute_core, recompute_all : ndarray, shape (n,) or (1,)
         1 where the attention core (scores to context), and where everything else, runs again [1]. Without
         them nothing is computed again (embedding and head).
+    run_again : mapping of str to ndarray, optional
+        Share of each operator that runs again where these switches are 1, by its name [1]; absent: all of it.
     accumulates : ndarray, shape (n,) or (1,)
         1 where gradients of weights are added to those of the micro-batches before, 0 where they are handed over [1].
 
@@ -373,7 +381,7 @@ def backward(
     arriving = (gradient(t) for t in forward.graph.get("outputs", {}).values())
     build = GraphBuilder(inputs=(*forward.graph["inputs"].values(), *stored.values(), *arriving))
     if recompute_core is not None and recompute_all is not None:
-        _add_recompute(build, forward, recompute_core, recompute_all)
+        _add_recompute(build, forward, recompute_core, recompute_all, run_again or {})
     for op in reversed(sequence):
         if op.kind not in BACKWARD_RULES:
             raise NotImplementedError(f"operator kind {op.kind} ({op.name}) has no backward rule")

@@ -72,8 +72,11 @@ class PlanColumns:
     ``gradient_ranks`` hold the same parameters: replicas times context ranks; ``zero_group`` of them share a sharded
     copy. ``expert_copies`` are the ranks that hold the same part of the same experts; ``experts_apart`` is 1 where
     these are not the ``gradient_ranks``. Strides are the distance, in devices, of neighbours on an axis;
+    ``recompute_kept`` is the sum of 2^i over the words of :data:`KEPT_WORDS` of `workloads.rematerialisation` that are
+    kept where ``recompute_needed`` is 1;
     ``schedule`` is a code (:data:`SCHEDULES` of `simulator.pipelines`); ``first_stage_layers`` and
-    ``last_stage_layers`` are NaN where the plan does not say them. ``collective_algorithm`` is a code
+    ``last_stage_layers`` are NaN where the plan does not say them. ``offload`` has by owner the code of a tier
+    (:data:`TIERS` of `simulator.scenarios`), 0 on the device. ``collective_algorithm`` is a code
     (:data:`ALGORITHMS` of `simulator.communication`), 0 where the fastest one is taken.
     """
 
@@ -101,17 +104,21 @@ class PlanColumns:
     sequence_parallel: FloatArray
     recompute_core: FloatArray
     recompute_all: FloatArray
+    recompute_needed: FloatArray
+    recompute_kept: FloatArray
     overlap_grad_reduce: FloatArray
     overlap_param_gather: FloatArray
     overlap_tensor_parallel: FloatArray
     overlap_expert_parallel: FloatArray
     overlap_pipeline_p2p: FloatArray
+    overlap_offload: FloatArray
     free_gradients: FloatArray
     collective_algorithm: FloatArray
     tensor_stride: FloatArray
     context_stride: FloatArray
     data_stride: FloatArray
     pipeline_stride: FloatArray
+    offload: Mapping[str, FloatArray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,10 +142,11 @@ class PrecisionColumns:
 class DeviceColumns:
     """One accelerator: peaks of the compute types in use, memory, power, energy, kernel coefficients.
 
-    ``units`` compute units [1] at ``clock_hz`` [Hz]; ``between_s`` the host's time between operators of eager code [s];
-    ``kernels`` holds by kernel family its coefficients by name [SI],
-    ``doubts`` the relative standard deviations of its times by size class, and the "common" part of them [1],
-    ``fitted_ranges`` the least and largest sizes that were fitted [1].
+    Host memory and NVMe: the device's share of a node's capacity [byte] and one way of its link [byte/s], NaN where the
+    system declares none. ``units`` compute units [1] at ``clock_hz`` [Hz]; ``between_s`` the host's time between
+    operators of eager code [s]; ``kernels`` holds by kernel family its coefficients by name [SI], ``doubts`` the
+    relative standard deviations of its times by size class, and the "common" part of them [1], ``fitted_ranges`` the
+    least and largest sizes that were fitted [1].
     """
 
     units: FloatArray
@@ -148,6 +156,10 @@ class DeviceColumns:
     vector_flop_per_s: FloatArray
     memory_bandwidth_bytes_per_s: FloatArray
     memory_capacity_bytes: FloatArray
+    host_capacity_bytes: FloatArray
+    host_link_bytes_per_s: FloatArray
+    nvme_capacity_bytes: FloatArray
+    nvme_link_bytes_per_s: FloatArray
     reserved_bytes: FloatArray
     sparse_speedup: FloatArray
     power_limit_w: FloatArray

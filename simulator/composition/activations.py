@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,9 +92,27 @@ def saved_bytes(operators: Sequence[Operator], precision: PrecisionColumns) -> S
     return SavedBytes(everything=everything, core=core, block_input=block_input, largest_working_set=working)
 
 
+def named_bytes(
+    operators: Sequence[Operator], kept: Mapping[str, FloatArray], precision: PrecisionColumns
+) -> FloatArray:
+    """Bytes of the results that a plan keeps by name, of a sharded forward block [byte].
+
+    ``kept`` is the share of each tensor by name [1]. A tensor that is scattered after it was made is kept in shards.
+    Raises KeyError if a tensor's kind has no width.
+    """
+    widths = dict(bytes_per_element(precision))
+    sizes: dict[str, FloatArray] = {}
+    for op in operators:
+        for tensor in (*op.writes, *op.reads):
+            if tensor.name in kept and op.kind != "collective":
+                size = elements(tensor) * widths[tensor.kind]
+                sizes[tensor.name] = np.minimum(sizes.get(tensor.name, size), size)
+    return sum((kept[name] * size for name, size in sizes.items()), ZERO)
+
+
 @rule(
     symbol="A",
-    formula="all: input; core: everything - core; none: everything",
+    formula="all: input + named; core: everything - core; none: everything",
     unit="B",
     source="Korthikanti et al., arXiv:2205.05198, sections 4 and 5 (here from a walk over the operators)",
 )
@@ -103,12 +121,13 @@ def kept_bytes(
     everything_bytes: FloatArray,
     core_bytes: FloatArray,
     input_bytes: FloatArray,
+    named_bytes: FloatArray,
     recompute_core: FloatArray,
     recompute_all: FloatArray,
 ) -> FloatArray:
     """Bytes one layer keeps per micro-batch under a recompute choice [byte]; 0/1 switches; raises nothing."""
     selective = everything_bytes - recompute_core * core_bytes
-    return np.where(recompute_all > 0, input_bytes, selective)
+    return np.where(recompute_all > 0, input_bytes + named_bytes, selective)
 
 
 @rule(

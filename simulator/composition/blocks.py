@@ -33,6 +33,7 @@ from workloads.decoder_graph import LayerSizes, decoder_layer
 from workloads.embedding_and_head import embedding, head
 from workloads.operator_graph import Graph, Operator, operators
 from workloads.quantise import with_quantise_passes
+from workloads.rematerialisation import KEPT_WORDS, kept_tensors, shares_run_again
 
 FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
@@ -266,6 +267,24 @@ def _expert_ranks(inputs: Inputs) -> ExpertRanks:
     )
 
 
+def kept_by_name(structure: Structure, inputs: Inputs) -> dict[str, FloatArray]:
+    """Share of each tensor of a layer that the plan keeps by name [1]; raises nothing."""
+    kept = inputs.plan.recompute_kept * inputs.plan.recompute_needed
+    words = {word: np.mod(np.floor(kept / 2.0**i), 2.0) for i, word in enumerate(KEPT_WORDS)}
+    return kept_tensors(words, joined=structure.layer.gated_mlp and not structure.layer.eager)
+
+
+def _shares_again(
+    structure: Structure, inputs: Inputs, forward: Sequence[Operator]
+) -> dict[str, FloatArray] | None:
+    """Share of each operator that runs again, None where all of them do or none [1]."""
+    needed = inputs.plan.recompute_needed
+    if not np.any(needed):
+        return None
+    shares = shares_run_again(forward, kept_by_name(structure, inputs))
+    return {name: np.where(needed > 0, share, 1.0) for name, share in shares.items()}
+
+
 def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
     """Cost every block of a partition.
 
@@ -329,8 +348,15 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         accumulates = several.astype(np.float64) if structure.layer.eager else ONE
         for name, graph in whole.items():
             again = (plan.recompute_core, plan.recompute_all) if name in layers else (None, None)
+            shares = _shares_again(structure, inputs, operators(graph)) if name in layers else None
             turned = finished(
-                backward(graph, recompute_core=again[0], recompute_all=again[1], accumulates=accumulates)
+                backward(
+                    graph,
+                    recompute_core=again[0],
+                    recompute_all=again[1],
+                    run_again=shares,
+                    accumulates=accumulates,
+                )
             )
             done.backward[name] = cost_block(f"{name}.backward", turned, inputs, exchanges)
     return done

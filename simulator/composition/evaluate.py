@@ -30,6 +30,7 @@ TIMES = (
     "context_parallel_s",
     "expert_parallel_s",
     "data_parallel_s",
+    "offload_s",
     "pipeline_p2p_s",
     "bubble_s",
     "optimizer_s",
@@ -60,6 +61,10 @@ class Totals:
     peak_bytes: FloatArray
     capacity_bytes: FloatArray
     heaviest_stage: FloatArray
+    host_bytes: FloatArray
+    nvme_bytes: FloatArray
+    host_capacity_bytes: FloatArray
+    nvme_capacity_bytes: FloatArray
     energy: Mapping[str, FloatArray]
     energy_j: FloatArray
     feasible: FloatArray
@@ -98,7 +103,11 @@ def _totals(partition: Partition, table: LayerTable, step: Step) -> Totals:
         heaviest_stage=step.memory.heaviest_stage,
         energy={name: getattr(step.energy, name) for name in ENERGIES},
         energy_j=step.energy.total_j,
-        feasible=(step.memory.peak_bytes <= partition.inputs.device.memory_capacity_bytes).astype(np.float64),
+        host_bytes=step.memory.host_bytes,
+        nvme_bytes=step.memory.nvme_bytes,
+        host_capacity_bytes=partition.inputs.device.host_capacity_bytes,
+        nvme_capacity_bytes=partition.inputs.device.nvme_capacity_bytes,
+        feasible=step.memory.fits.astype(np.float64),
         step_doubt=step.doubt,
         first_token_doubt=step.doubt,
         output_token_doubt=step.doubt,
@@ -190,6 +199,10 @@ def _generation(partition: Partition, prefill: Totals) -> tuple[Totals, Detail]:
         peak_bytes=prefill.peak_bytes,
         capacity_bytes=prefill.capacity_bytes,
         heaviest_stage=prefill.heaviest_stage,
+        host_bytes=prefill.host_bytes,
+        nvme_bytes=prefill.nvme_bytes,
+        host_capacity_bytes=prefill.host_capacity_bytes,
+        nvme_capacity_bytes=prefill.nvme_capacity_bytes,
         energy=energy,
         energy_j=sum(energy.values(), np.zeros(1)),
         feasible=prefill.feasible,
@@ -305,6 +318,8 @@ RESULT_COLUMNS = (
     "peak_bytes",
     "capacity_bytes",
     *(f"{owner}_bytes" for owner in OWNERS),
+    "host_bytes",
+    "nvme_bytes",
     "energy_j",
     "average_power_w_per_device",
     "extrapolated_kernels",
@@ -331,6 +346,8 @@ def totals_columns(totals: Totals, partition: Partition) -> dict[str, FloatArray
         "peak_bytes": totals.peak_bytes,
         "capacity_bytes": totals.capacity_bytes,
         **{f"{owner}_bytes": totals.memory[owner] for owner in OWNERS},
+        "host_bytes": totals.host_bytes,
+        "nvme_bytes": totals.nvme_bytes,
         "energy_j": totals.energy_j,
         "average_power_w_per_device": power / devices,
         "extrapolated_kernels": totals.extrapolated_kernels,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 
@@ -11,18 +11,20 @@ from numpy.typing import NDArray
 
 from simulator.arrays.columns import DeviceColumns, Inputs
 from simulator.communication.wires import NO_WIRES, Wires, wires_of
-from simulator.composition.activations import SavedBytes, kept_bytes, saved_bytes
+from simulator.composition.activations import SavedBytes, kept_bytes, named_bytes, saved_bytes
 from simulator.composition.blocks import (
     DENSE_LAYER,
     BlockCost,
     Blocks,
     OperatorCost,
     cost_blocks,
+    kept_by_name,
     widest_last,
 )
 from simulator.kernels.counting import OPERATOR_KINDS
 from simulator.per_device.structure import Structure
 from simulator.rules import at, rule
+from workloads.operator_graph import Operator
 
 FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
@@ -38,7 +40,8 @@ class LayerTable:
     those of context and expert ranks), the part of the backward pass that computes gradients of weights, how long a
     layer's exchanges occupy the wires of a device by pass [s], what
     they may be off by (`BlockCost`, both passes) [s^2, s], parameters
-    [1] per tensor-parallel rank and the bytes of their weights [byte], bytes kept for the backward
+    [1] per tensor-parallel rank and the bytes of their weights [byte], FLOP of the forward pass that run again where
+    recomputation stops at what is needed [1], bytes kept for the backward
     pass [byte], energy [J], and kernels of all blocks whose sizes lie outside what was fitted [1].
     """
 
@@ -77,6 +80,7 @@ class LayerTable:
     embedding_weight_bytes: FloatArray
     head_norm_weight_bytes: FloatArray
     head_matrix_weight_bytes: FloatArray
+    layer_run_again: FloatArray
     layer_kept_bytes: FloatArray
     layer_rebuilt_bytes: FloatArray
     embedding_kept_bytes: FloatArray
@@ -186,7 +190,7 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
     blocks = cost_blocks(structure, inputs)
     kept = _kept(blocks, inputs)
     forward, backward, held = blocks.forward, blocks.backward, blocks.parameters
-    layer_kept = _kept_bytes(kept["layer"], inputs)
+    layer_kept = _kept_bytes(kept["layer"], blocks.forward_operators["layer"], structure, inputs)
     both = {n: [forward[n], *([backward[n]] if n in backward else [])] for n in forward}
     with at("energy_j.layer"):
         layer_j = block_energy(both["layer"], inputs)
@@ -231,6 +235,7 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         embedding_weight_bytes=held["embedding"].stored_bytes,
         head_norm_weight_bytes=held["head"].stored_bytes - held["head_matrix"].stored_bytes,
         head_matrix_weight_bytes=held["head_matrix"].stored_bytes,
+        layer_run_again=_run_again(both["layer"], inputs),
         layer_kept_bytes=layer_kept,
         layer_rebuilt_bytes=kept["layer"].everything - layer_kept,
         embedding_kept_bytes=kept["embedding"].everything,
@@ -246,30 +251,45 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         extrapolated_kernels=sum((b.extrapolated for name in both for b in both[name]), ZERO),
     )
     if structure.layer.first_dense:
-        table = _with_dense_layers(table, blocks, inputs)
+        table = _with_dense_layers(table, blocks, structure, inputs)
     return table, blocks
 
 
-def _kept_bytes(kept: SavedBytes, inputs: Inputs) -> FloatArray:
+def _run_again(passes: Sequence[BlockCost], inputs: Inputs) -> FloatArray:
+    """FLOP that run a second time over those of the forward pass, 1 where all of them do [1]."""
+    if len(passes) == 1 or not np.any(inputs.plan.recompute_needed):
+        return np.ones(1)
+    once = sum((c.work.flop for c in passes[0].operators), ZERO)
+    again = sum((c.work.flop for c in passes[1].operators if c.operator.phase == "recompute"), ZERO)
+    return np.where(inputs.plan.recompute_needed > 0, again / once, 1.0)
+
+
+def _kept_bytes(
+    kept: SavedBytes, forward: Sequence[Operator], structure: Structure, inputs: Inputs
+) -> FloatArray:
     """What a layer keeps under the plan's recompute choice [byte]."""
+    named = ZERO
+    if np.any(inputs.plan.recompute_needed):
+        named = named_bytes(forward, kept_by_name(structure, inputs), inputs.precision)
     with at("memory.activations_bytes"):
         return kept_bytes(
             everything_bytes=kept.everything,
             core_bytes=kept.core,
             input_bytes=kept.block_input,
+            named_bytes=named,
             recompute_core=inputs.plan.recompute_core,
             recompute_all=inputs.plan.recompute_all,
         )
 
 
-def _with_dense_layers(table: LayerTable, blocks: Blocks, inputs: Inputs) -> LayerTable:
+def _with_dense_layers(table: LayerTable, blocks: Blocks, structure: Structure, inputs: Inputs) -> LayerTable:
     """The table with the layers in front of those with experts counted to the embedding."""
     n = inputs.model.first_dense
     passes = [blocks.forward[DENSE_LAYER]]
     if DENSE_LAYER in blocks.backward:
         passes.append(blocks.backward[DENSE_LAYER])
     kept = saved_bytes(blocks.forward_operators[DENSE_LAYER], inputs.precision)
-    per_layer = _kept_bytes(kept, inputs)
+    per_layer = _kept_bytes(kept, blocks.forward_operators[DENSE_LAYER], structure, inputs)
     held = blocks.parameters[DENSE_LAYER]
     compute_j, memory_j, network_j = block_energy(passes, inputs)
     backward_s = passes[1].seconds if len(passes) > 1 else ZERO

@@ -9,15 +9,23 @@ from numpy.typing import NDArray
 
 from simulator.arrays.columns import Inputs
 from simulator.composition.activations import micro_batches_in_flight
-from simulator.composition.data_parallel import apart
 from simulator.composition.layer_table import LayerTable
+from simulator.composition.model_states import (
+    stage_parameters,
+    stage_states,
+    stage_weight_bytes,
+    state_bytes,
+)
+from simulator.composition.offload import LAYERS_HERE, Movable, Stored, offloads, stored
 from simulator.composition.stage_kinds import StageKind, StageKinds
 from simulator.pipelines.schedules import scheduled_in_flight
 from simulator.rules import at, rule
 
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 ZERO: FloatArray = np.zeros(1)
 
+MODEL_STATES = ("weights", "gradients", "optimizer")
 OWNERS = ("weights", "gradients", "optimizer", "activations", "kv_cache", "buffers", "reserved")
 STAGES = ("first", "middle", "last")
 # The layer that computes and the one that is prefetched are both unsharded (ZeRO-3, FSDP).
@@ -26,26 +34,18 @@ UNSHARDED_LAYERS = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Owners' bytes at the heaviest stage, their sum, and which stage it is (index into :data:`STAGES`)."""
+    """Owners' bytes at the heaviest stage, their sum, and which stage it is (index into :data:`STAGES`).
+
+    ``host_bytes`` and ``nvme_bytes`` are the most bytes that a device of any stage keeps there, ``fits`` is
+    whether all tiers hold what they must.
+    """
 
     owners: dict[str, FloatArray]
     peak_bytes: FloatArray
     heaviest_stage: FloatArray
-
-
-@rule(
-    symbol="M",
-    formula="N b / d",
-    unit="B",
-    source="Rajbhandari et al., arXiv:1910.02054, section 3 and figure 1 (d = data-parallel ranks where the "
-    "stage shards this owner, else 1)",
-)
-def state_bytes(*, parameters: FloatArray, bytes_per_parameter: FloatArray, shards: FloatArray) -> FloatArray:
-    """Weights, gradients or optimizer states of one device [byte]; counts [1] and widths [byte] broadcast.
-
-    Raises nothing.
-    """
-    return parameters * bytes_per_parameter / shards
+    host_bytes: FloatArray
+    nvme_bytes: FloatArray
+    fits: BoolArray
 
 
 @rule(
@@ -114,49 +114,6 @@ def _cache(inputs: Inputs, layers: FloatArray) -> FloatArray:
     )
 
 
-def _held(
-    parts: tuple[FloatArray, FloatArray, FloatArray, FloatArray],
-    layers: FloatArray,
-    first: FloatArray,
-    last: FloatArray,
-    tied: bool,
-) -> FloatArray:
-    """Sum over a stage of what one layer, the embedding, the head's norm and the head's matrix bring."""
-    layer, embedding, head_norm, head_matrix = parts
-    own_matrix = np.maximum(last - first, 0.0) if tied else last
-    return layers * layer + first * embedding + last * head_norm + own_matrix * head_matrix
-
-
-def stage_parameters(
-    table: LayerTable, layers: FloatArray, *, first: FloatArray, last: FloatArray, tied: bool
-) -> FloatArray:
-    """Parameters of one stage per tensor-parallel rank [1].
-
-    ``first`` and ``last`` are 1 where the stage holds the embedding and the head (shares where it has half). A tied
-    head shares the embedding's matrix where both are on one stage and has a copy of it elsewhere. Raises nothing.
-    """
-    parts = (
-        table.layer_parameters,
-        table.embedding_parameters,
-        table.head_norm_parameters,
-        table.head_matrix_parameters,
-    )
-    return _held(parts, layers, first, last, tied)
-
-
-def stage_weight_bytes(
-    table: LayerTable, layers: FloatArray, *, first: FloatArray, last: FloatArray, tied: bool
-) -> FloatArray:
-    """Stored bytes of the weights that :func:`stage_parameters` counts [byte]. Raises nothing."""
-    parts = (
-        table.layer_weight_bytes,
-        table.embedding_weight_bytes,
-        table.head_norm_weight_bytes,
-        table.head_matrix_weight_bytes,
-    )
-    return _held(parts, layers, first, last, tied)
-
-
 def _unsharded_bytes(inputs: Inputs, table: LayerTable, stage: StageKind) -> FloatArray:
     """What ZeRO-2 and 3 hold unsharded for a moment: two layers, or the larger embedding or head [byte]."""
     plan, gradient = inputs.plan, inputs.precision.gradients
@@ -168,64 +125,19 @@ def _unsharded_bytes(inputs: Inputs, table: LayerTable, stage: StageKind) -> Flo
     return np.where(np.maximum(plan.zero_group, plan.expert_copies * plan.experts_apart) > 1, largest, 0.0)
 
 
-def _sharded_states(
-    inputs: Inputs, parameters: FloatArray, weight_bytes: FloatArray, ranks: FloatArray, copies: FloatArray
-) -> dict[str, FloatArray]:
-    """Weights, gradients and optimizer states of parameters that ``ranks`` hold alike, of each of ``copies`` [byte].
-
-    The states of two copies are split among the holders of both.
-    """
-    precision, plan = inputs.precision, inputs.plan
-    # A stage may be empty of layers; an empty one has no mean width.
-    mean_width = np.divide(weight_bytes, parameters, out=np.zeros_like(weight_bytes), where=parameters > 0)
-    owners = (
-        ("weights", mean_width, 3, ranks),
-        ("gradients", precision.gradients, 2, ranks),
-        ("optimizer", precision.optimizer, 1, ranks * copies),
-    )
-    out = {}
-    for owner, width, from_stage, sharers in owners:
-        with at(f"memory.{owner}_bytes"):
-            out[owner] = state_bytes(
-                parameters=copies * parameters,
-                bytes_per_parameter=width,
-                shards=np.where(plan.zero_stage >= from_stage, sharers, 1.0),
-            )
-    return out
-
-
-def _states(
-    inputs: Inputs,
-    table: LayerTable,
-    stage: StageKind,
-    parameters: FloatArray,
-    weight_bytes: FloatArray,
-    copies: FloatArray,
-) -> dict[str, FloatArray]:
-    """States of a stage; those of experts that fewer ranks hold alike are shared among fewer."""
-    plan = inputs.plan
-    dense, experts = apart(parameters, stage.layers * table.expert_parameters, inputs)
-    dense_bytes, expert_bytes = apart(weight_bytes, stage.layers * table.expert_weight_bytes, inputs)
-    held, held_bytes = np.broadcast_arrays(dense, dense_bytes)
-    owners = _sharded_states(inputs, held, held_bytes, plan.zero_group, copies)
-    if not np.any(experts):
-        return owners
-    held, held_bytes = np.broadcast_arrays(experts, expert_bytes)
-    of_experts = _sharded_states(inputs, held, held_bytes, plan.expert_copies, copies)
-    return {owner: size + of_experts[owner] for owner, size in owners.items()}
-
-
 def _training(
     inputs: Inputs,
     table: LayerTable,
     stage: StageKind,
-    parameters: FloatArray,
-    weight_bytes: FloatArray,
     copies: FloatArray,
     micro_batches: FloatArray,
-) -> dict[str, FloatArray]:
+    *,
+    tied: bool,
+) -> Stored:
     plan = inputs.plan
-    owners = _states(inputs, table, stage, parameters, weight_bytes, copies)
+    owners = stage_states(inputs, table, stage, copies, tied=tied)
+    # The head runs forward and straight back: one micro-batch of logits, whatever is in flight.
+    rebuilt = np.maximum(table.layer_rebuilt_bytes, stage.head * table.head_kept_bytes)
     with at("memory.activations_bytes"):
         in_flight = micro_batches_in_flight(
             stage=stage.position,
@@ -246,8 +158,7 @@ def _training(
             layers=stage.layers,
             per_layer_bytes=table.layer_kept_bytes,
             ends_bytes=stage.embedding * table.embedding_kept_bytes,
-            # The head runs forward and straight back: one micro-batch of logits, whatever is in flight.
-            rebuilt_bytes=np.maximum(table.layer_rebuilt_bytes, stage.head * table.head_kept_bytes),
+            rebuilt_bytes=rebuilt,
         )
     with at("memory.gradients_bytes"):
         owners["gradients"] = gradients_beside(
@@ -259,12 +170,23 @@ def _training(
     owners["buffers"] = _unsharded_bytes(inputs, table, stage) + np.maximum(
         table.working_bytes, stage.head * table.head_working_bytes
     )
-    return owners
+    if not offloads(inputs):
+        return Stored(owners=owners, host=ZERO, nvme=ZERO)
+    kept = owners["activations"] - rebuilt
+    share = np.minimum(LAYERS_HERE / np.maximum(stage.layers, 1.0), 1.0)
+    movable = {o: Movable(total=owners[o], staging=share * owners[o]) for o in MODEL_STATES}
+    movable["activations"] = Movable(
+        total=kept, staging=np.minimum(LAYERS_HERE * table.layer_kept_bytes, kept)
+    )
+    return stored(inputs, owners, movable)
 
 
-def _inference(
-    inputs: Inputs, table: LayerTable, stage: StageKind, parameters: FloatArray, weight_bytes: FloatArray
-) -> dict[str, FloatArray]:
+def _inference(inputs: Inputs, table: LayerTable, stage: StageKind, *, tied: bool) -> Stored:
+    first, last = stage.embedding, stage.head
+    parameters, weight_bytes = np.broadcast_arrays(
+        stage_parameters(table, stage.layers, first=first, last=last, tied=tied),
+        stage_weight_bytes(table, stage.layers, first=first, last=last, tied=tied),
+    )
     with at("memory.weights_bytes"):
         weights = state_bytes(
             parameters=parameters,
@@ -276,7 +198,7 @@ def _inference(
     with at("memory.kv_cache_bytes"):
         cache = _cache(inputs, stage.layers)
     working = np.maximum(table.working_bytes, stage.head * table.head_working_bytes)
-    return {
+    owners = {
         "weights": weights,
         "gradients": ZERO,
         "optimizer": ZERO,
@@ -284,6 +206,7 @@ def _inference(
         "kv_cache": cache,
         "buffers": working,
     }
+    return Stored(owners=owners, host=ZERO, nvme=ZERO)
 
 
 def memory(
@@ -323,26 +246,30 @@ def memory(
         If shapes do not broadcast.
     """
     candidates, totals = [], []
+    host = nvme = ZERO
     for stage in kinds:
-        first, last = stage.embedding, stage.head
-        held, stored = np.broadcast_arrays(
-            stage_parameters(table, stage.layers, first=first, last=last, tied=tied),
-            stage_weight_bytes(table, stage.layers, first=first, last=last, tied=tied),
-        )
-        owners = (
-            _training(inputs, table, stage, held, stored, kinds.copies, micro_batches)
+        found = (
+            _training(inputs, table, stage, kinds.copies, micro_batches, tied=tied)
             if training
-            else _inference(inputs, table, stage, held, stored)
+            else _inference(inputs, table, stage, tied=tied)
         )
-        owners["reserved"] = inputs.device.reserved_bytes
+        owners = {**found.owners, "reserved": inputs.device.reserved_bytes}
         candidates.append(owners)
         # A stage that does not exist needs nothing, so it is never the heaviest.
-        present = (stage.layers > 0) | (first > 0) | (last > 0)
+        present = (stage.layers > 0) | (stage.embedding > 0) | (stage.head > 0)
         totals.append(np.where(present, sum((owners[o] for o in OWNERS), ZERO), 0.0))
+        host, nvme = np.maximum(host, present * found.host), np.maximum(nvme, present * found.nvme)
     best, heaviest, chosen = totals[0], np.zeros_like(totals[0]), candidates[0]
     for number in (1, 2):
         heavier = totals[number] > best
         best = np.where(heavier, totals[number], best)
         heaviest = np.where(heavier, float(number), heaviest)
         chosen = {o: np.where(heavier, candidates[number][o], chosen[o]) for o in OWNERS}
-    return Memory(owners=chosen, peak_bytes=best, heaviest_stage=heaviest)
+    device = inputs.device
+    fits = best <= device.memory_capacity_bytes
+    for held, capacity in ((host, device.host_capacity_bytes), (nvme, device.nvme_capacity_bytes)):
+        if np.any(held > 0):
+            fits = fits & ~(held > capacity)
+    return Memory(
+        owners=chosen, peak_bytes=best, heaviest_stage=heaviest, host_bytes=host, nvme_bytes=nvme, fits=fits
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from simulator.arrays.columns import Inputs
 from simulator.communication.wires import Wires, exchange_wires, wire_queue, wire_wait
 from simulator.composition.data_parallel import InLayer, UnitExchanges
 from simulator.composition.layer_table import LayerTable
-from simulator.composition.stage_kinds import ByStage, StageKinds
+from simulator.composition.stage_kinds import ByStage, StageKind, StageKinds
 from simulator.composition.streams import chain_of, layer_chain
 from simulator.pipelines.schedules import SPLIT, Passes, follows
 
@@ -24,12 +25,13 @@ ZERO: FloatArray = np.zeros(1)
 class StageTimes:
     """Seconds of one micro-batch by kind of stage [s], three arrays each: first, middle, last.
 
-    ``forward_s`` and ``backward_s`` contain the exposed exchanges; ``tensor_s`` and ``data_s`` are the parts of
-    both passes that wait for tensor-parallel and for data-parallel exchanges, ``weight_gradients_s`` the part of the
-    backward pass that computes them (zero unless a schedule asks), ``n_layers`` the layers [1]; ``lighter`` has
-    forward, backward and weights of the middle stages with fewer layers, ``number`` says how many there are of each of
-    the four kinds [1]; ``total_s`` is forward and backward, ``sum_s`` that of all stages. ``first_slowest`` says where
-    no stage is slower than the first, ``middle_slower`` where the last one is no slower than the middle.
+    ``forward_s`` and ``backward_s`` contain the exposed exchanges and copies; ``tensor_s``, ``data_s`` and
+    ``offload_s`` are the parts of both passes that wait for tensor-parallel and data-parallel exchanges, and for copies
+    to and from other tiers; ``weight_gradients_s`` is the part of the backward pass that computes them (zero unless a
+    schedule asks), ``n_layers`` the layers [1]; ``lighter`` has forward, backward and weight gradients of the middle
+    stages with fewer layers, ``number`` says how many there are of each of the four kinds [1]; ``total_s`` is forward
+    and backward, ``sum_s`` that of all stages. ``first_slowest`` says where no stage is slower than the first,
+    ``middle_slower`` where the last one is no slower than the middle.
     """
 
     forward_s: ByStage
@@ -38,6 +40,7 @@ class StageTimes:
     lighter: tuple[FloatArray, FloatArray, FloatArray]
     number: tuple[FloatArray, ...]
     tensor_s: ByStage
+    offload_s: ByStage
     data_s: ByStage
     n_layers: ByStage
     total_s: ByStage
@@ -187,8 +190,25 @@ def _ends(table: LayerTable, inputs: Inputs, units: UnitExchanges) -> _Ends:
     )
 
 
+# What copies to and from other tiers add to the passes of one micro-batch on a stage, from the passes without [s].
+PassCopies = Callable[[StageKind, FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
+
+
+def no_copies(
+    kind: StageKind, forward_s: FloatArray, backward_s: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Everything stays on the device; raises nothing."""
+    return ZERO, ZERO
+
+
 def stage_times(
-    table: LayerTable, inputs: Inputs, kinds: StageKinds, units: UnitExchanges, *, training: bool
+    table: LayerTable,
+    inputs: Inputs,
+    kinds: StageKinds,
+    units: UnitExchanges,
+    *,
+    training: bool,
+    copies: PassCopies = no_copies,
 ) -> StageTimes:
     """Times of one micro-batch on each kind of stage.
 
@@ -204,6 +224,8 @@ def stage_times(
         In-layer exchanges of a layer, of the embedding and of the head.
     training : bool
         Whether there is a backward pass.
+    copies : callable
+        What copies to and from other tiers add to both passes of a kind of stage [s].
 
     Returns
     -------
@@ -249,10 +271,18 @@ def stage_times(
             if split
             else ZERO
         )
+        copied = copies(kind, forward + data_forward, backward + data_backward)
         rows.append(
-            (forward + data_forward, backward + data_backward, tensor, data_forward + data_backward, late)
+            (
+                forward + data_forward + copied[0],
+                backward + data_backward + copied[1],
+                tensor,
+                data_forward + data_backward,
+                late,
+                copied[0] + copied[1],
+            )
         )
-    forward, backward, tensor, data, late = zip(*rows, strict=True)
+    forward, backward, tensor, data, late, offload = zip(*rows, strict=True)
     total = [there + back for there, back in zip(forward, backward, strict=True)]
     counts = tuple(kind.number for kind in (*kinds, kinds.lighter))
     return StageTimes(
@@ -262,6 +292,7 @@ def stage_times(
         lighter=(forward[3], backward[3], late[3]),
         number=counts,
         tensor_s=tensor[:3],
+        offload_s=offload[:3],
         data_s=data[:3],
         n_layers=kinds.by_stage("layers"),
         total_s=(total[0], total[1], total[2]),

@@ -25,7 +25,9 @@ from simulator.composition.data_parallel import (
 )
 from simulator.composition.energy import Energy, step_energy
 from simulator.composition.layer_table import LayerTable
-from simulator.composition.memory import Memory, memory, stage_parameters
+from simulator.composition.memory import Memory, memory
+from simulator.composition.model_states import stage_parameters, stage_states
+from simulator.composition.offload import kept_by_micro_batch, offloads, pass_copies, update_copies
 from simulator.composition.pipeline import StageLayers, exposed_p2p, stage_layers
 from simulator.composition.pipeline_step import decoding_time, scheduled_time
 from simulator.composition.shared_wires import (
@@ -35,8 +37,8 @@ from simulator.composition.shared_wires import (
     crowded_s,
     stage_traffic,
 )
-from simulator.composition.stage_kinds import StageKinds, ends_apart, stage_kinds
-from simulator.composition.stages import StageTimes, stage_times
+from simulator.composition.stage_kinds import StageKind, StageKinds, ends_apart, stage_kinds
+from simulator.composition.stages import PassCopies, StageTimes, no_copies, stage_times
 from simulator.composition.utilisation import (
     TRAINING_PASSES,
     flop_utilisation,
@@ -66,6 +68,7 @@ class Step:
     tensor_parallel_s: FloatArray
     context_parallel_s: FloatArray
     expert_parallel_s: FloatArray
+    offload_s: FloatArray
     data_parallel_s: FloatArray
     pipeline_p2p_s: FloatArray
     bubble_s: FloatArray
@@ -87,7 +90,7 @@ class Step:
 
 @rule(
     symbol="T",
-    formula="pipeline + p2p + gradients + optimizer + new weights",
+    formula="pipeline + p2p + gradients + optimizer + copies + new weights",
     unit="s",
     source="parts of a step that follow each other on the slowest stage",
 )
@@ -98,9 +101,10 @@ def step_seconds(
     gradients_s: FloatArray,
     optimizer_s: FloatArray,
     weights_s: FloatArray,
+    copies_s: FloatArray,
 ) -> FloatArray:
     """Time of one step [s] from its consecutive parts [s]; broadcasts; raises nothing."""
-    return pipeline_s + p2p_s + gradients_s + optimizer_s + weights_s
+    return pipeline_s + p2p_s + gradients_s + optimizer_s + copies_s + weights_s
 
 
 @rule(symbol="R", formula="tokens / T", unit="token/s", source="definition")
@@ -255,6 +259,39 @@ def _closing(
     )
 
 
+def _copies_of_passes(
+    inputs: Inputs, table: LayerTable, kinds: StageKinds, micro_batches: FloatArray, *, tied: bool
+) -> PassCopies:
+    """What offloaded tensors add to the passes of a stage."""
+
+    def copies(
+        kind: StageKind, forward_s: FloatArray, backward_s: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        return pass_copies(
+            inputs,
+            kept_by_micro_batch(table, kind),
+            stage_states(inputs, table, kind, kinds.copies, tied=tied),
+            kind.layers,
+            (forward_s, backward_s),
+            micro_batches,
+        )
+
+    return copies
+
+
+def _copies_of_update(
+    inputs: Inputs, table: LayerTable, kinds: StageKinds, optimizer_s: FloatArray, *, tied: bool
+) -> FloatArray:
+    """What offloaded states add to the update of the stage that has most of them [s]."""
+    added = [
+        update_copies(
+            inputs, stage_states(inputs, table, kind, kinds.copies, tied=tied), kind.layers, optimizer_s
+        )
+        for kind in kinds
+    ]
+    return np.maximum(np.maximum(added[0], added[1]), added[2])
+
+
 def _doubt(
     inputs: Inputs,
     table: LayerTable,
@@ -344,7 +381,7 @@ def _utilisation(
             **sizes,
         )
         hfu = flop_utilisation(
-            flop=flop + (tokens * again if training else ZERO),
+            flop=flop + (tokens * table.layer_run_again * again if training else ZERO),
             seconds=seconds,
             devices=plan.devices,
             peak_flop_per_s=inputs.device.matmul_flop_per_s,
@@ -380,7 +417,10 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
     micro_batches = micro_batches_per_replica(inputs)
     group = replica_group(inputs)
     units = unit_exchanges(table, inputs, group, tied=structure.layer.tied)
-    stages = stage_times(table, inputs, kinds, units, training=training)
+    tied = structure.layer.tied
+    offloading = training and offloads(inputs)
+    copies = _copies_of_passes(inputs, table, kinds, micro_batches, tied=tied) if offloading else no_copies
+    stages = stage_times(table, inputs, kinds, units, training=training, copies=copies)
     slowest = stages.slowest_s()
     with at("time.pipeline_s"):
         if structure.layer.computation == "decode":
@@ -391,10 +431,14 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
     messages = _messages(inputs, micro_batches, 2.0 if training else 1.0, traffic)
     p2p_s = messages.exposed_s
     closing = (
-        _closing(inputs, table, kinds, stages, group, messages.wires, tied=structure.layer.tied)
+        _closing(inputs, table, kinds, stages, group, messages.wires, tied=tied)
         if training
         else _Closing(reduce_s=ZERO, gather_s=ZERO, optimizer=None, optimizer_s=ZERO, end=None)
     )
+    offload_s = update_copies_s = ZERO
+    if offloading:
+        update_copies_s = _copies_of_update(inputs, table, kinds, closing.optimizer_s, tied=tied)
+        offload_s = micro_batches * stages.at_slowest(stages.offload_s)
     with at("step_time_s"):
         total = step_seconds(
             pipeline_s=pipeline.seconds,
@@ -402,6 +446,7 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
             gradients_s=closing.reduce_s,
             optimizer_s=closing.optimizer_s,
             weights_s=closing.gather_s,
+            copies_s=update_copies_s,
         )
     tensor_s = micro_batches * stages.at_slowest(stages.tensor_s)
     in_layer_s = micro_batches * stages.at_slowest(stages.data_s)
@@ -418,10 +463,11 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         rate = token_rate(tokens=tokens, seconds=total)
     return Step(
         step_time_s=total,
-        compute_s=micro_batches * slowest - tensor_s - in_layer_s - context_s - expert_s,
+        compute_s=micro_batches * slowest - tensor_s - in_layer_s - context_s - expert_s - offload_s,
         tensor_parallel_s=tensor_s,
         context_parallel_s=context_s,
         expert_parallel_s=expert_s,
+        offload_s=offload_s + update_copies_s,
         data_parallel_s=in_layer_s + closing.reduce_s + closing.gather_s,
         pipeline_p2p_s=p2p_s,
         bubble_s=pipeline.bubble_s,
@@ -430,7 +476,7 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         mfu=mfu,
         hfu=hfu,
         micro_batches=micro_batches,
-        memory=memory(inputs, table, kinds, micro_batches, tied=structure.layer.tied, training=training),
+        memory=memory(inputs, table, kinds, micro_batches, tied=tied, training=training),
         energy=step_energy(
             table,
             inputs,

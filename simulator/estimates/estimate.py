@@ -61,6 +61,9 @@ class Estimate:
         Model and hardware FLOP utilisation over the dense peak of the matmul type [1].
     memory, time, energy : mapping of str to value
         Bytes by owner at the heaviest stage, exposed seconds by cause, joules by cause; each sums to its total.
+    offload : mapping of str to float or None
+        Bytes that a device keeps on host memory and on NVMe, and its share of what a node has [byte]; None where the
+        system declares none.
     energy_j : float
         All used devices and their hosts, one step [J].
     feasible : bool
@@ -88,6 +91,7 @@ class Estimate:
     mfu: float
     hfu: float
     memory: Mapping[str, float | str]
+    offload: Mapping[str, float | None]
     time: Mapping[str, float]
     energy_j: float
     energy: Mapping[str, float]
@@ -122,6 +126,7 @@ class Estimate:
             "mfu": self.mfu,
             "hfu": self.hfu,
             "memory": dict(self.memory),
+            "offload": dict(self.offload),
             "time": dict(self.time),
             "energy_j": self.energy_j,
             "energy": dict(self.energy),
@@ -310,6 +315,12 @@ def estimate_space(space: Space) -> tuple[Estimate, Partition]:
             "peak_bytes": _one(totals.peak_bytes),
             "heaviest_stage": STAGES[int(_one(totals.heaviest_stage))],
             **{f"{owner}_bytes": _one(totals.memory[owner]) for owner in OWNERS},
+        },
+        offload={
+            "host_bytes": _one(totals.host_bytes),
+            "nvme_bytes": _one(totals.nvme_bytes),
+            "host_capacity_bytes": _maybe(totals.host_capacity_bytes),
+            "nvme_capacity_bytes": _maybe(totals.nvme_capacity_bytes),
         },
         time={name: _one(totals.times[name]) for name in TIMES},
         energy_j=_one(totals.energy_j),

@@ -38,9 +38,20 @@ def reasons(totals: Totals) -> list[str]:
     owners = sorted(((one(totals.memory[o]), o) for o in OWNERS), reverse=True)
     shown = ", ".join(f"{o.replace('_', ' ')} {size / GB:.1f}" for size, o in owners if size > 0)
     stage = STAGES[int(one(totals.heaviest_stage))]
+    found = [
+        f"a device keeps {one(held) / GB:.1f} GB on {tier} but its share of a node's is {one(room) / GB:.1f} GB"
+        for tier, held, room in (
+            ("host", totals.host_bytes, totals.host_capacity_bytes),
+            ("nvme", totals.nvme_bytes, totals.nvme_capacity_bytes),
+        )
+        if one(held) > one(room)
+    ]
+    if one(totals.peak_bytes) <= one(totals.capacity_bytes):
+        return found
     return [
+        *found,
         f"the {stage} stage needs {one(totals.peak_bytes) / GB:.1f} GB per device but there are "
-        f"{one(totals.capacity_bytes) / GB:.1f} GB ({shown} GB)"
+        f"{one(totals.capacity_bytes) / GB:.1f} GB ({shown} GB)",
     ]
 
 

@@ -248,6 +248,20 @@ def detail_rows(
     total_weight = float(weights.sum())
     if total_weight > 0:
         rows += _data_rows(detail, inputs, _one(micro), _one(n_layers), evidence.get("collective"))
+        copied = float(np.sum(np.broadcast_to(step.offload_s, weights.shape) * weights))
+        if copied > 0:
+            row = _plain_row(
+                f"{prefix}offload.copies",
+                "parameters",
+                "communication",
+                "copy",
+                "offload",
+                total_weight,
+                copied,
+                copied,
+                None,
+            )
+            rows.append(row)
         for name, kind, seconds in (
             ("pipeline.p2p", "send", step.pipeline_p2p_s),
             ("pipeline.bubble", "bubble", step.bubble_s),

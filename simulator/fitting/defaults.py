@@ -17,6 +17,8 @@ import numpy as np
 
 from hardware_specs import load_accelerator
 from hardware_specs.kernel_fits import DecodeAttentionFit, FitEvidence, PrefillAttentionFit
+from hardware_specs.kernel_fits.gemm import GemmFit
+from hardware_specs.kernel_fits.grouped_gemm import GroupedGemmFit
 from simulator.fitting.calibrate import TASKS, DeviceFit
 from simulator.fitting.devices import H100, MeasuredDevice
 from simulator.fitting.robust_fit import significant
@@ -35,17 +37,26 @@ TABLE_DTYPE = {"bf16": "bf16", "fp8": "fp8_e4m3"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DerivedDevice:
-    """A calibration without measured kernels: its name and the devices it serves."""
+    """A calibration without measured kernels: its name and the devices it serves.
+
+    ``like_units`` says whether its units are of the size of a GPU's: what a unit takes in per clock, and tiles of one
+    unit each, say nothing of a TPU's four matrix units or of a processor's cores.
+    """
 
     name: str
     applies_to: tuple[str, ...]
+    like_units: bool = True
 
 
 DERIVED_DEVICES = (
     DerivedDevice(name="blackwell", applies_to=("b200-sxm",)),
     DerivedDevice(name="cdna3", applies_to=("mi300x",)),
-    DerivedDevice(name="tpu-v5", applies_to=("tpu-v5p",)),
-    DerivedDevice(name="x86", applies_to=("xeon-8480",)),
+    DerivedDevice(
+        name="tpu-v5",
+        applies_to=("tpu-v5p", "tpu-v3", "tpu-v4", "tpu-v5e", "tpu-v6e", "tpu7x-core"),
+        like_units=False,
+    ),
+    DerivedDevice(name="x86", applies_to=("xeon-8480",), like_units=False),
     DerivedDevice(name="default", applies_to=()),
 )
 
@@ -121,6 +132,19 @@ def _mean_families(fits: Sequence[DeviceFit]) -> Families:
     return families
 
 
+def _without_tiles(families: Families) -> Families:
+    """Products whose work divides without loss, where units are nothing like those that were measured."""
+    return {
+        family: {
+            dtype: fit.model_copy(update={"granularity": 0.0})
+            if isinstance(fit, (GemmFit, GroupedGemmFit))
+            else fit
+            for dtype, fit in fits.items()
+        }
+        for family, fits in families.items()
+    }
+
+
 def _published_matmuls(
     folder: Path, device: DerivedDevice, matmul: Mapping[str, FitEvidence]
 ) -> dict[str, FitEvidence]:
@@ -174,6 +198,8 @@ def derived_files(folder: Path, fits: Sequence[DeviceFit]) -> list[CalibrationFi
             same = {dtype: published["bf16"] for dtype in ("fp16", "tf32", "any")}
             eight_bit = {"int8": published.get("fp8", published["bf16"])}
             kernels["matmul"] = {**kernels["matmul"], **same, **eight_bit, **published}
+        if not device.like_units:
+            kernels = _without_tiles(kernels)
         files.append(
             CalibrationFile(
                 name=device.name,

@@ -6,7 +6,7 @@ that are shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,8 @@ class Combination:
     0/1: whether the task trains and whether precision or compression allow inference only; ``encoder`` and
     ``generates`` whether the model's tokens see each other and whether the task makes new ones; ``eager`` whether
     each pointwise step is a kernel of its own; ``unfused`` whether attention is several kernels;
-    ``uneven_stages`` is a plan column that nothing else reads.
+    ``uneven_stages`` is a plan column that nothing else reads; ``stores`` has by tier for offload 1 where the system
+    declares it.
     """
 
     model: ModelColumns
@@ -45,6 +46,7 @@ class Combination:
     eager: FloatArray
     unfused: FloatArray
     uneven_stages: FloatArray
+    stores: Mapping[str, FloatArray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,16 +313,37 @@ def _micro_batch(c: Combination) -> BoolArray:
     return whole & (c.plan.micro_batch_size > c.task.batch / c.plan.data_parallel)
 
 
+def _recompute_word(c: Combination) -> str:
+    return (
+        "needed"
+        if c.plan.recompute_needed[0]
+        else "full"
+        if c.plan.recompute_all[0]
+        else "selective"
+        if c.plan.recompute_core[0]
+        else "none"
+    )
+
+
+@legality_rule(
+    "kept results need recompute: needed",
+    lambda c: Problem(
+        path="plan.recompute_keeps",
+        value=f"given, with recompute {_recompute_word(c)}",
+        rule="is read where recompute is needed only",
+        fix="set plan.recompute=needed, or leave recompute_keeps out",
+    ),
+)
+def _keeps_something(c: Combination) -> BoolArray:
+    return (c.plan.recompute_kept > 0) & (c.plan.recompute_needed == 0)
+
+
 @legality_rule(
     "training options need training",
     lambda c: Problem(
         path="plan",
         value=f"zero_stage {one_of(c.plan.zero_stage)}"
-        + (
-            f", recompute {'full' if c.plan.recompute_all[0] else 'selective'}"
-            if c.plan.recompute_core[0]
-            else ""
-        ),
+        + (f", recompute {_recompute_word(c)}" if c.plan.recompute_core[0] else ""),
         rule="zero_stage and recompute are for training",
         fix="leave them out of an inference plan",
     ),

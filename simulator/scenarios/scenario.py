@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from simulator.scenarios.offload import offload_text, offload_tiers
+from workloads.rematerialisation import KEPT_WORDS
+
 MAX_COUNT = 10**9
 AXES = ("tensor", "context", "expert", "data", "pipeline")
 ContextKind = Literal["ring", "all_gather", "ulysses"]
@@ -121,8 +124,14 @@ class Plan(_Keys):
         le=MAX_COUNT,
         description="sequences per pass of one replica; absent: 1 in training, all of them in inference [1]",
     )
-    recompute: Literal["none", "selective", "full"] = Field(
-        "none", description="activations computed again in the backward pass"
+    recompute: Literal["none", "selective", "full", "needed"] = Field(
+        "none",
+        description="activations computed again in the backward pass: none, the attention core, whole layers, or what "
+        "is needed of them and not kept by recompute_keeps",
+    )
+    recompute_keeps: str = Field(
+        "",
+        description=f"results that `recompute: needed` keeps beside a layer's input, of {', '.join(KEPT_WORDS)}",
     )
     uneven_stages: bool = Field(
         False, description="layers may not divide by the stages; middle stages take more"
@@ -151,6 +160,7 @@ class Plan(_Keys):
         False, description="exchanges of experts' rows beside the compute of another micro-batch"
     )
     overlap_pipeline_p2p: bool = Field(False, description="stage-to-stage messages beside compute")
+    overlap_offload: bool = Field(True, description="copies to and from host or drives beside compute")
     free_gradients: bool = Field(
         False,
         description="gradients are given back after each step (zero_grad of PyTorch): with one micro-batch they "
@@ -162,7 +172,11 @@ class Plan(_Keys):
     collective_algorithm: Algorithm = Field(
         "auto", description="the fastest that the software offers, or one wherever it can do the exchange"
     )
-    offload: Literal["none"] = Field("none", description="tensors kept on the host")
+    offload: str = Field(
+        "none",
+        description="weights, gradients, optimizer or activations kept on the host (optimizer) or on drives "
+        "(optimizer:nvme); a mapping of owner to tier does too",
+    )
     precision: str | dict[str, str] = Field(
         "bf16", description="a recipe, or types by tensor and operator class"
     )
@@ -170,6 +184,22 @@ class Plan(_Keys):
         "forbid", description="a missing compute type may be replaced"
     )
     compression: list[dict[str, Any]] = Field(default_factory=list, description="named transforms, in order")
+
+    @field_validator("offload", mode="before")
+    @classmethod
+    def _known_owners_and_tiers(cls, value: Any) -> str:
+        """Owners and tiers as words, each owner once."""
+        return offload_text(offload_tiers(value))
+
+    @field_validator("recompute_keeps")
+    @classmethod
+    def _known_results(cls, value: str) -> str:
+        """Words of the table, each once, in the table's order, separated by spaces or commas."""
+        words = value.replace(",", " ").split()
+        unknown = [word for word in words if word not in KEPT_WORDS]
+        if unknown:
+            raise ValueError(f"{' '.join(unknown)}: must be of {', '.join(KEPT_WORDS)}")
+        return " ".join(word for word in KEPT_WORDS if word in words)
 
     @field_validator("placement")
     @classmethod

@@ -96,7 +96,7 @@ def promising(
         tied=structure.layer.tied,
         training=structure.layer.computation == "training",
     )
-    fits = np.broadcast_to(dense(needed.peak_bytes <= inputs.device.memory_capacity_bytes), (n,))
+    fits = np.broadcast_to(dense(needed.fits), (n,))
     least = np.full(1, -np.inf)
     if objective is not None:
         decoding = structure.layer.computation == "decode"

@@ -40,6 +40,7 @@ LAYER_PLAN_KEYS = (
     "plan.collective_algorithm",
     "plan.sequence_parallel",
     "plan.recompute",
+    "plan.recompute_keeps",
     "plan.overlap_tensor_parallel",
     "plan.overlap_expert_parallel",
 )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import simulator.legality.context
 import simulator.legality.experts
+import simulator.legality.offload
 import simulator.legality.pipelines  # noqa: F401  all register rules of legality
 from hardware_specs import SystemSpec
 from hardware_specs.fabric_rules import GRIDS
@@ -153,12 +154,17 @@ class ColumnMaker:
         chunk, kind = self._values(rows), choice.graphical.kind
         model, learned = self._model(choice, rows)
         task, _ = _task(chunk, choice)
+        device = self._device(choice, rows)
         return Combination(
             model=model,
             task=task,
             plan=plan_columns(chunk, kind, task.batch),
             fabric=self._fabric(choice, rows),
-            supported=self._device(choice, rows).supported,
+            supported=device.supported,
+            stores={
+                "host": 1.0 - np.isnan(device.host_link_bytes_per_s),
+                "nvme": 1.0 - np.isnan(device.nvme_link_bytes_per_s),
+            },
             training=column(float(kind == "training")),
             encoder=column(float(not choice.layer.causal)),
             generates=column(float(kind in ("decode", "generation"))),

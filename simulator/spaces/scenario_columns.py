@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from simulator.arrays.columns import ModelColumns, PlanColumns, PrecisionColumns, TaskColumns
 from simulator.communication.collective_algorithms import ALGORITHMS
 from simulator.pipelines.schedules import SCHEDULES
+from simulator.scenarios.offload import OFFLOADED, TIERS, offload_tiers
 from simulator.scenarios.precision import DTYPE_BYTES, Precision, operand_dtypes
 from simulator.scenarios.scenario import AXES, ContextKind, Plan
 from simulator.spaces.row_values import RowValues
 from simulator.spaces.variants import Graphical
 from workloads.decoder_graph import LayerStructure, Pass
 from workloads.model_spec import ModelSpec
+from workloads.rematerialisation import KEPT_WORDS
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
@@ -28,7 +30,7 @@ TASK_KEYS = {
     "generation": ("prompt_length", "batch_size", "output_length"),
 }
 CONTEXT_KINDS = get_args(ContextKind)
-RECOMPUTE = {"none": (0.0, 0.0), "selective": (1.0, 0.0), "full": (1.0, 1.0)}
+RECOMPUTE = {"none": (0.0, 0.0), "selective": (1.0, 0.0), "full": (1.0, 1.0), "needed": (1.0, 1.0)}
 
 
 def layer_structure(model: ModelSpec, graphical: Graphical) -> LayerStructure:
@@ -151,6 +153,31 @@ def _code(chunk: RowValues, key: str, names: Sequence[str]) -> FloatArray:
     return chunk.spread(np.array([float(names.index(v)) for v in values]), axis)
 
 
+def _offload(chunk: RowValues) -> dict[str, FloatArray]:
+    """Code of the tier of each owner that may be offloaded [1]."""
+    values, axis = chunk.raw("plan.offload", "none")
+    tiers = [offload_tiers(v) for v in values]
+    return {
+        owner: chunk.spread(np.array([float(TIERS.index(t.get(owner, "none"))) for t in tiers]), axis)
+        for owner in OFFLOADED
+    }
+
+
+def _matches(chunk: RowValues, key: str, default: str, word: str) -> FloatArray:
+    """1 where a row's word is the given one, else 0 [1]."""
+    values, axis = chunk.raw(key, default)
+    return chunk.spread(np.array([float(v == word) for v in values]), axis)
+
+
+def _kept_words(chunk: RowValues) -> FloatArray:
+    """Results that are kept, as the sum of 2^i over their places in the list of words [1]."""
+    values, axis = chunk.raw("plan.recompute_keeps", "")
+    words = [value.replace(",", " ").split() for value in values]
+    return chunk.spread(
+        np.array([sum(2.0**i for i, w in enumerate(KEPT_WORDS) if w in v) for v in words]), axis
+    )
+
+
 def axis_strides(chunk: RowValues, degrees: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     """Distance of neighbours on each axis, in devices: the product of the degrees of the axes inside it [1]."""
     orders, order_axis = chunk.raw("plan.placement", " ".join(AXES))
@@ -210,15 +237,19 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         sequence_parallel=plan("sequence_parallel"),
         recompute_core=core,
         recompute_all=everything,
+        recompute_needed=_matches(chunk, "plan.recompute", "none", "needed"),
+        recompute_kept=_kept_words(chunk),
         overlap_grad_reduce=plan("overlap_grad_reduce"),
         overlap_param_gather=plan("overlap_param_gather"),
         overlap_tensor_parallel=plan("overlap_tensor_parallel"),
         overlap_expert_parallel=plan("overlap_expert_parallel") * (experts > 1),
         overlap_pipeline_p2p=plan("overlap_pipeline_p2p"),
+        overlap_offload=plan("overlap_offload"),
         free_gradients=plan("free_gradients"),
         collective_algorithm=_code(chunk, "plan.collective_algorithm", ALGORITHMS),
         tensor_stride=strides["tensor"],
         context_stride=strides["context"],
         data_stride=strides["data"],
         pipeline_stride=strides["pipeline"],
+        offload=_offload(chunk),
     )

@@ -72,7 +72,18 @@ def _fits(entry: Mapping[str, Any], text: str) -> re.Match[str] | None:
     return re.fullmatch(str(entry["pattern"]), text)
 
 
-def spelling(column: str, text: str) -> dict[str, Any] | None:
+# Keys of an entry that say when it holds.
+_CONDITIONS = ("text", "pattern", "of_source", "of_framework")
+
+
+def _holds(entry: Mapping[str, Any], source: str, framework: str) -> bool:
+    return bool(
+        re.search(str(entry.get("of_source", "")), source)
+        and re.search(str(entry.get("of_framework", "")), framework)
+    )
+
+
+def spelling(column: str, text: str, source: str = "", framework: str = "") -> dict[str, Any] | None:
     """What a table's text means.
 
     Parameters
@@ -81,6 +92,8 @@ def spelling(column: str, text: str) -> dict[str, Any] | None:
         ``zero_stage``, ``recompute``, ``precision`` or ``interconnect``.
     text : str
         The spelling in the table.
+    source, framework : str
+        Of the row: an entry may hold for some only.
 
     Returns
     -------
@@ -95,10 +108,8 @@ def spelling(column: str, text: str) -> dict[str, Any] | None:
     """
     for entry in _table("spellings")[column]:
         match = _fits(entry, text)
-        if match:
-            found = {
-                key: _expanded(value, match) for key, value in entry.items() if key not in ("text", "pattern")
-            }
+        if match and _holds(entry, source, framework):
+            found = {key: _expanded(value, match) for key, value in entry.items() if key not in _CONDITIONS}
             if found.get("group") == "text":
                 found["group"] = int(match[1])
             return found

@@ -73,15 +73,21 @@ def sharding(reader: RowReader, keys: Mapping[str, Any]) -> dict[str, Any]:
     return found | ({"plan.zero_group": sharing} if sharing is not None and sharing < ranks else {})
 
 
-def recompute(reader: RowReader) -> str:
-    """Recomputation of the plan; "none" and a noted reason where the row's word maps to none."""
+def recompute(reader: RowReader, keys: Mapping[str, Any]) -> dict[str, str]:
+    """Recomputation as scenario keys; "none" and a noted reason where the row's word maps to none."""
     text = str(reader.need("recompute") or "")
-    entry = spelling("recompute", text) if text else {}
+    row = reader.row
+    entry = spelling("recompute", text, row.text("source"), row.text("framework")) if text else {}
     if entry is None:
         reader.skip(f"recompute {text!r} is not in the table of spellings")
     elif "skip" in entry:
         reader.skip(f"recompute {text!r}: {entry['skip']}")
-    return str((entry or {}).get("plan", "none"))
+    entry = entry or {}
+    kept = f"{entry.get('keeps', '')} {entry.get('keeps_of_ranks', '') if keys['plan.tensor_parallel'] > 1 else ''}"
+    return {
+        "plan.recompute": str(entry.get("plan", "none")),
+        **({"plan.recompute_keeps": kept.strip()} if kept.strip() else {}),
+    }
 
 
 def _communicated(recipe: Precision, notes: Notes) -> str | dict[str, str]:

@@ -102,7 +102,19 @@ BROKEN = {
     "both directions have equal stages": [
         training(plan__schedule="dualpipe", plan__first_stage_layers=48),
     ],
+    "offload has its tier": [
+        training(system="mi300x-8", plan__offload="optimizer"),
+        training(
+            system="gh200-1",
+            devices=1,
+            plan__tensor_parallel=1,
+            plan__pipeline_parallel=1,
+            plan__offload="weights:nvme",
+        ),
+    ],
+    "offload is for training": [prefill(plan__offload="weights")],
     "training options need training": [prefill(plan__zero_stage=1), prefill(plan__recompute="full")],
+    "kept results need recompute: needed": [training(plan__recompute_keeps="gate")],
     "sharing ranks divide the replicas": [training(devices=32, plan__zero_stage=1, plan__zero_group=3)],
     "sharing ranks share something": [training(devices=32, plan__zero_group=2)],
     "inference types are not trained": [

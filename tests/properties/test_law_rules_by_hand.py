@@ -61,7 +61,10 @@ LINK = {
 TRANSFER = {
     "transfer_s": 16e-3, "n_steps": 6, "base_latency_s": 10e-6, "step_latency_s": 1e-6, "ramp": 0.0,
 }  # fmt: skip
-KEPT = {"everything_bytes": 100, "core_bytes": 30, "input_bytes": 8, "recompute_core": 0, "recompute_all": 0}
+KEPT = {
+    "everything_bytes": 100, "core_bytes": 30, "input_bytes": 8, "named_bytes": 5, "recompute_core": 0,
+    "recompute_all": 0,
+}  # fmt: skip
 FLIGHT = {"stage": 0, "pipeline_parallel": 4, "virtual_pipeline": 1, "micro_batches": 16}
 MODEL = {"n_layers": 10, "heads": 8, "head_dim": 64, "attended_tokens": 100}
 WAITS = {"stages": 5, "forward_s": 3, "input_gradients_s": 4, "weight_gradients_s": 2}
@@ -338,7 +341,7 @@ CASES = [
     ("attention_flop", {"batch": 3, "heads": 5, "pairs": 10, "head_dim": 64, "products": 2.0}, 38400),
     ("kept_bytes", KEPT, 100),
     ("kept_bytes", {**KEPT, "recompute_core": 1}, 70),
-    ("kept_bytes", {**KEPT, "recompute_core": 1, "recompute_all": 1}, 8),
+    ("kept_bytes", {**KEPT, "recompute_core": 1, "recompute_all": 1}, 13),
     ("micro_batches_in_flight", FLIGHT, 4),
     ("micro_batches_in_flight", {**FLIGHT, "stage": 3}, 1),
     ("micro_batches_in_flight", {**FLIGHT, "micro_batches": 2}, 2),
@@ -406,6 +409,9 @@ CASES = [
     ("scheduled_in_flight", {**HELD, "schedule": 4}, 4),
     ("scheduled_in_flight", {**HELD, "schedule": 5}, 5),
     ("scheduled_in_flight", {**HELD, "schedule": 5, "micro_batches": 3}, 3),
+    # 8 GB in beside 4 GB out at 2 GB/s; nothing to copy needs no link
+    ("copy_time", {"into_bytes": 8e9, "out_bytes": 4e9, "link_bytes_per_s": 2e9}, 4),
+    ("copy_time", {"into_bytes": 0, "out_bytes": 0, "link_bytes_per_s": np.nan}, 0),
     ("exposed_p2p", P2P, 22e-3),
     ("exposed_p2p", {**P2P, "overlap": 1}, 6e-3),
     ("exposed_p2p", {**P2P, "pipeline_parallel": 1}, 0.0),
@@ -472,7 +478,14 @@ CASES = [
     ("flop_utilisation", {"flop": 6e15, "seconds": 2, "devices": 10, "peak_flop_per_s": 1e15}, 0.3),
     (
         "step_seconds",
-        {"pipeline_s": 10, "p2p_s": 1, "gradients_s": 2, "optimizer_s": 0.5, "weights_s": 0.25},
+        {
+            "pipeline_s": 10,
+            "p2p_s": 1,
+            "gradients_s": 2,
+            "optimizer_s": 0.5,
+            "copies_s": 0.0,
+            "weights_s": 0.25,
+        },
         13.75,
     ),
     ("token_rate", {"tokens": 4096, "seconds": 2}, 2048),

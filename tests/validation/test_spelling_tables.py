@@ -67,6 +67,7 @@ def test_entries_name_plan_keys_recipes_and_model_keys() -> None:
         ("zero_stage", "fsdp 8 x DP 4", {"stage": 3, "group": 8}),
         ("zero_stage", "zero9", None),
         ("recompute", "selective", {"plan": "selective"}),
+        ("recompute", "minimal", {"plan": "needed", "keeps": "query keys values attention_out gate up"}),
         ("precision", "fp8 hybrid", {"recipe": "fp8", "dtype": "fp8"}),
         (
             "interconnect",
@@ -104,6 +105,17 @@ def test_families() -> None:
     assert catalog_model("Qwen/Qwen3-30B-A3B-Instruct-2507") == ("qwen3-30b-a3b", "")
     assert "not in the catalog" in catalog_model("Qwen/Qwen3-77B-A7B")[1]
     assert catalog_model("Qwen/Qwen3-VL-8B-Instruct")[1] == "images and sound are not modelled"
+
+
+def test_an_entry_may_hold_for_some_sources_and_frameworks_only() -> None:
+    assert spelling("recompute", "full", framework="Megatron-LM") == {"plan": "full"}
+    assert spelling("recompute", "full", framework="JAX MaxText") == {"plan": "needed"}
+    custom = "custom (remat policy)"
+    assert spelling("recompute", custom, "config llama3_1-70b-8192") == {
+        "plan": "needed",
+        "keeps": "query keys values",
+    }
+    assert "skip" in (spelling("recompute", custom, "another recipe") or {})
 
 
 def test_kinds_do_not_overlap() -> None:

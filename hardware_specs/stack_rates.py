@@ -14,11 +14,13 @@ from hardware_specs.schema import Name
 
 __all__ = ["FAMILIES_OF_RATE", "RateKind", "StackRate", "StackRatesSpec", "rated"]
 
-RateKind = Literal["matmul", "attention"]
+RateKind = Literal["matmul", "attention", "compute"]
 # Kernel families that a rate slows down.
 FAMILIES_OF_RATE: Mapping[RateKind, tuple[str, ...]] = {
     "matmul": ("matmul", "batched_matmul", "grouped_matmul"),
     "attention": ("attention_prefill", "mla_prefill"),
+    # One rate for both: a clock under load, or runs that cannot tell them apart.
+    "compute": ("matmul", "batched_matmul", "grouped_matmul", "attention_prefill", "mla_prefill"),
 }
 # Clocks of a unit: they grow as the rate falls.
 _CLOCKS = ("score_clocks", "mask_clocks")
@@ -51,6 +53,10 @@ class StackRatesSpec(Spec):
     stack: str = Field(min_length=1, description="software of the runs, with versions")
     date: str = Field(min_length=4)
     rates: dict[RateKind, StackRate] = Field(min_length=1)
+    compiled_casts: bool = Field(
+        False,
+        description="whether a compiler writes the passes that narrow activations: they stream as its pointwise kernels do",
+    )
     rows: int = Field(ge=1, description="whole runs fitted")
     error: dict[str, Annotated[float, Dimension("count")]] = Field(
         description="mean error of the step time as a fraction: of the fitted rows, and of models left out"
@@ -70,6 +76,20 @@ def _slower(fit: FitEvidence, rate: StackRate, spec: StackRatesSpec) -> FitEvide
     known = fit.coefficients()
     update |= {name: known[name] / rate.value for name in _CLOCKS if name in known}
     return fit.model_copy(update=update)
+
+
+def _streaming(kernels: Mapping[str, dict[str, FitEvidence]]) -> dict[str, FitEvidence]:
+    """Passes that narrow activations as pointwise kernels: no row waits for its scale."""
+    pointwise = kernels["pointwise"]["any"].coefficients()
+    found = {
+        "fixed_s": pointwise["fixed_s"],
+        "memory_efficiency": min(pointwise["read_efficiency"], pointwise["write_efficiency"]),
+        "row_unit_s": 0.0,
+    }
+    source = "compiled: a pointwise kernel of this calibration"
+    return {
+        key: fit.model_copy(update={**found, "source": source}) for key, fit in kernels["quantise"].items()
+    }
 
 
 def rated(base: CalibrationSpec, spec: StackRatesSpec) -> CalibrationSpec:
@@ -93,6 +113,8 @@ def rated(base: CalibrationSpec, spec: StackRatesSpec) -> CalibrationSpec:
     for kind, rate in spec.rates.items():
         for family in FAMILIES_OF_RATE[kind]:
             kernels[family] = {key: _slower(fit, rate, spec) for key, fit in kernels[family].items()}
+    if spec.compiled_casts:
+        kernels["quantise"] = _streaming(kernels)
     return base.model_copy(
         update={
             "name": spec.name,

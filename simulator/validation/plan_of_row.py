@@ -90,16 +90,16 @@ def recompute(reader: RowReader, keys: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _communicated(recipe: Precision, notes: Notes) -> str | dict[str, str]:
-    """A recipe's name, or its types by class where the notes state another type of reduced gradients."""
+def _types(recipe: Precision, notes: Notes, weights: str | None) -> str | dict[str, str]:
+    """A recipe's name, or its types by class where gradients are reduced, or weights gathered, in another type."""
     wanted = recipe.communication
     for note in notes:
         stated = note.get("precision", {}).get("communication", wanted)
         wanted = recipe.activations if stated == "compute" else stated
-    if wanted == recipe.communication:
+    if wanted == recipe.communication and weights is None:
         return recipe.name
     types = {key: str(getattr(recipe, key)) for key in (*CLASSES, *OPERATOR_CLASSES)}
-    return {**types, "communication": wanted}
+    return {**types, "communication": wanted, "weights": weights or recipe.weights}
 
 
 def precision(reader: RowReader, notes: Notes) -> tuple[str | dict[str, str], str]:
@@ -135,7 +135,10 @@ def precision(reader: RowReader, notes: Notes) -> tuple[str | dict[str, str], st
     if "skip" in entry:
         reader.skip(f"precision {text!r}: {entry['skip']}")
         return "bf16", str(entry["dtype"])
-    return _communicated(RECIPES[entry["recipe"]], notes), str(entry["dtype"])
+    if "assumed" in entry:
+        reader.assumed["precision"] = str(entry["assumed"])
+    shards = spelling("zero_stage", reader.row.text("zero_stage")) or {}
+    return _types(RECIPES[entry["recipe"]], notes, shards.get("weights")), str(entry["dtype"])
 
 
 def switches(reader: RowReader, framework: Framework | None, notes: Notes, tensor: int) -> dict[str, Any]:

@@ -86,14 +86,13 @@ def _systems() -> tuple[list[str], list[list[str]]]:
     rows = []
     for name in list_systems():
         s = load_system(name)
-        out = s.scale_out
         rows.append(
             [
                 name,
                 s.accelerator.name,
                 f"{s.accelerators_per_node.value:g}",
                 f"{s.scale_up.topology}, {_links(s.scale_up)}",
-                _links(out) if out else "none",
+                ", then ".join(_links(tier) for tier in list(s.tiers.values())[1:]) or "none",
             ]
         )
     return ["system", "accelerator", "per node", "inside, one way", "across, one way"], rows

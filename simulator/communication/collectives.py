@@ -42,7 +42,8 @@ def _candidates(
     across = bool(np.any(spans))
     wanted = set(np.unique(forced).astype(int).tolist()) - {0}
     alone = np.where(spans, 0.0, 1.0)
-    for algorithm, (able, _) in TRAFFIC.items():
+    # Where all groups leave their nodes no algorithm of one node is any good.
+    for algorithm, (able, _) in TRAFFIC.items() if np.any(alone) else ():
         asked = ALGORITHMS.index(algorithm) in wanted
         offered = ONE if algorithm == "ring" else ZERO
         # Direct messages serve all-to-all; for the others they are one way among several, when asked for.

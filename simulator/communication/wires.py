@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.arrays.columns import FabricColumns
+from simulator.arrays.columns import FabricColumns, TierColumns
 from simulator.communication.collective_time import transfer_time
 from simulator.communication.exchanges import Exchange
 from simulator.rules import rule
@@ -58,21 +58,23 @@ def wires_of(inner_bytes: FloatArray, across_bytes: Sequence[FloatArray], fabric
 
     All links of an accelerator count as one wire, as on a switch; of the tiers outside the node the busiest counts.
     """
-    tier = fabric.inner
-    inside_s = transfer_time(
-        sent_bytes=inner_bytes,
+    across_s = ZERO
+    for load, outer in zip(port_loads(across_bytes, fabric), fabric.across, strict=False):
+        across_s = (
+            np.maximum(across_s, _busy_s(load, outer)) if across_s is not ZERO else _busy_s(load, outer)
+        )
+    return Wires(inside_s=_busy_s(inner_bytes, fabric.inner), across_s=across_s)
+
+
+def _busy_s(sent_bytes: FloatArray, tier: TierColumns) -> FloatArray:
+    """Time that bytes are on all links of an accelerator into a tier [s]."""
+    if sent_bytes is ZERO or not np.any(sent_bytes):
+        return ZERO
+    return transfer_time(
+        sent_bytes=sent_bytes,
         bandwidth_bytes_per_s=tier.links * tier.link_bytes_per_s,
         efficiency=tier.algorithms["ring"].efficiency,
     )
-    across_s = ZERO
-    for load, outer in zip(port_loads(across_bytes, fabric), fabric.across, strict=False):
-        busy_s = transfer_time(
-            sent_bytes=load,
-            bandwidth_bytes_per_s=outer.links * outer.link_bytes_per_s,
-            efficiency=outer.algorithms["ring"].efficiency,
-        )
-        across_s = np.maximum(across_s, busy_s)
-    return Wires(inside_s=inside_s, across_s=across_s)
 
 
 def exchange_wires(done: Exchange, fabric: FabricColumns) -> Wires:

@@ -118,6 +118,7 @@ def _joule_per_flop(device: DeviceColumns, cost: OperatorCost) -> FloatArray:
 def block_energy(costs: Iterable[BlockCost], inputs: Inputs) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Compute, memory and network energy of one micro-batch through some blocks, one device [J]."""
     compute, memory, network = ZERO, ZERO, ZERO
+    tiers = inputs.fabric.across
     for block in costs:
         for c in widest_last(block.operators, lambda cost: cost):
             per_flop = _joule_per_flop(inputs.device, c)
@@ -128,7 +129,7 @@ def block_energy(costs: Iterable[BlockCost], inputs: Inputs) -> tuple[FloatArray
             network = network + switching_energy(
                 amount=c.inner_bytes, j_per_unit=inputs.fabric.inner.j_per_byte
             )
-            for sent, tier in zip(c.across_bytes, inputs.fabric.across, strict=False):
+            for sent, tier in zip(c.across_bytes, tiers, strict=False):
                 network = network + switching_energy(amount=sent, j_per_unit=tier.j_per_byte)
     return compute, memory, network
 

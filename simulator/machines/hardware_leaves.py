@@ -14,6 +14,22 @@ FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.intp]
 
 
+# Figures of systems that were met before: those of the catalog are the same objects again and again.
+_KNOWN: dict[int, tuple[SystemSpec, dict[str, float]]] = {}
+MOST_KNOWN = 256
+
+
+def _values(system: SystemSpec) -> dict[str, float]:
+    """Every figure of a system by its path [SI unit]."""
+    known = _KNOWN.get(id(system))
+    if known is None or known[0] is not system:
+        if len(_KNOWN) >= MOST_KNOWN:
+            _KNOWN.clear()
+        known = system, {path: figure.value for path, (figure, _) in figures(system).items()}
+        _KNOWN[id(system)] = known
+    return known[1]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Override:
     """A figure set or scaled, per row; NaN leaves it alone.
@@ -50,7 +66,7 @@ class HardwareLeaves:
     _tables: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._tables = [{path: f.value for path, (f, _) in figures(s).items()} for s in self.systems]
+        self._tables = [_values(system) for system in self.systems]
 
     def catalog(self, path: str, missing: float = np.nan) -> FloatArray:
         """Figures before overrides, shape of ``index``; ``missing`` where a system does not have one."""

@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from hardware_specs import Problem, ScenarioError
+from hardware_specs import (
+    Problem,
+    ScenarioError,
+    SystemSpec,
+    figure_dimension,
+    figures,
+    parse_override,
+    with_figures,
+)
 from simulator.arrays.columns import Inputs, column
 from simulator.communication.collective_algorithms import ALGORITHMS
 from simulator.communication.collectives import exchange
@@ -208,6 +216,16 @@ def _closed_form(traffic: Traffic, group: Group, inputs: Inputs) -> tuple[float,
     return _one(done.seconds), exchange_wires(done, fabric)
 
 
+def _as_overridden(system: SystemSpec, fixed: Mapping[str, Any]) -> SystemSpec:
+    """The system with the figures that a scenario sets or multiplies after the catalog has loaded."""
+    changed = {}
+    for key, written in fixed.items():
+        path = key.removeprefix("system.")
+        how, number = parse_override(written, figure_dimension(SystemSpec, path))
+        changed[path] = number if how == "set" else figures(system)[path][0].value * number
+    return with_figures(system, changed) if changed else system
+
+
 def replay_scenario(scenario: Mapping[str, Any] | str | Path) -> list[dict[str, Any]]:
     """Replay each kind of exchange of one step, all groups at once, and all axes together.
 
@@ -256,7 +274,7 @@ def replay_scenario(scenario: Mapping[str, Any] | str | Path) -> list[dict[str, 
                 )
             ]
         )
-    routes = Routes(topology_graph(partition.systems[0], devices))
+    routes = Routes(topology_graph(_as_overridden(partition.systems[0], space.fixed), devices))
     rows, every = [], []
     for traffic in exchanges:
         placed = place(

@@ -157,3 +157,14 @@ def test_hidden_messages_wait_for_full_wires():
     assert crowded_s(wires(0, 1), traffic)[0] == pytest.approx(0.5)
     assert crowded_s(wires(0, 0.25), traffic)[0] == 0.0
     assert crowded_s(wires(1, 0), traffic)[0] == 0.0
+
+
+def test_a_replay_runs_on_the_figures_of_the_scenario():
+    plan = {"tensor_parallel": 8, "pipeline_parallel": 2}
+    narrow = {"system.scale_out.link_bandwidth": "0.5x", "system.scale_up.links": "9"}
+    rows = replay_scenario({**SCENARIO, "plan": plan, **narrow})
+    wide = replay_scenario({**SCENARIO, "plan": plan})
+    for row, before in zip(rows, wide, strict=True):
+        assert abs(row["gap_fraction"]) < 0.02
+        if row["message_bytes"] > 1e6:  # others are latency
+            assert row["replay_s"] > 1.5 * before["replay_s"]

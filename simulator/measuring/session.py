@@ -82,7 +82,10 @@ def _check(wish: Wish, cores: int) -> None:
         if name not in MODES
     ]
     if "compile" in wish.modes and wish.device == "cpu" and not any(map(which, _compilers())):
-        rule, fix = "needs a C++ compiler, and none is installed", "install g++ or clang++, or name one in CXX"
+        rule, fix = (
+            "needs a C++ compiler, and none is installed",
+            "install g++ or clang++, or name one in CXX",
+        )
         problems.append(Problem(path="--mode", value="compile", rule=rule, fix=fix))
     if wish.graphs and wish.device != "cuda":
         rule, fix = "are of CUDA alone", "leave --graphs out, or use --device cuda"

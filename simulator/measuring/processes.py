@@ -322,7 +322,9 @@ def _parallel_runs(rank: int, orders: Orders, tasks: Sequence[RunTask]) -> None:
             continue
         ready = prepared(task, machine.device, _wrapped(task.strategy))
         timing = _together(ready.step, clock, pulse, effort.least)
-        peak = peak_bytes(ready.step, ready.held(), machine.device) if task.strategy == "ddp" else None
+        peak = None
+        if task.strategy == "ddp" and (found := peak_bytes(ready.step, ready.held(), machine.device)):
+            peak = found + ready.kept_bytes
         if table is not None:
             table.put(run_row(task, machine, timing, peak))
         del ready

@@ -8,13 +8,30 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-__all__ = ["held_bytes", "peak_bytes"]
+__all__ = ["held_bytes", "kept_bytes", "peak_bytes"]
 
 
 def held_bytes(tensors: Iterable[Any]) -> int:
     """Bytes of the distinct storages behind tensors [byte]; raises nothing."""
     sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(sizes.values())
+
+
+def _changes(call: Callable[[], Any]) -> tuple[Any, list[int]]:
+    """What a call returns, and the bytes that it took and gave back, in time [byte]."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        made = call()
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return made, [int(e.nbytes()) for e in sorted(events, key=lambda e: e.start_ns())]
+
+
+def kept_bytes(call: Callable[[], Any]) -> tuple[Any, int]:
+    """What a call returns, and the bytes that it keeps, such as buckets of gradients [byte].
+
+    Raises what the call raises.
+    """
+    made, changes = _changes(call)
+    return made, sum(changes)
 
 
 def peak_bytes(call: Callable[[], object], held: Iterable[Any], device: str) -> int | None:
@@ -47,11 +64,8 @@ def peak_bytes(call: Callable[[], object], held: Iterable[Any], device: str) -> 
     if device != "cpu":
         return None
     before = held_bytes(held)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        call()
-    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
     now = most = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        now += event.nbytes()
+    for change in _changes(call)[1]:
+        now += change
         most = max(most, now)
     return before + most

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import socket
+import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -27,7 +29,7 @@ from simulator.measuring.run_tasks import RunTask
 from simulator.measuring.runs import prepared, run_row, runs_in
 from simulator.measuring.shapes import collective_shapes
 from simulator.measuring.table_file import GrowingTable
-from simulator.measuring.timing import Clock, Effort, Repeat, Timing, robust_timing
+from simulator.measuring.timing import FEW, QUIET_ENOUGH, Clock, Effort, Repeat, Timing, robust_timing
 
 __all__ = [
     "COLLECTIVE_COLUMNS",
@@ -56,7 +58,9 @@ COLLECTIVE_COLUMNS = (
     "quality",
 )
 LARGEST_BYTES = 2.0**26
-REPEATS = 11
+REPEATS = 9
+BATCH_S, MOST_CALLS = 0.06, 100  # seconds and calls of a repeat of exchanges
+TINY_S = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,22 +147,47 @@ def _exchange(op: str, size: int, device: str) -> Callable[[], object]:
     return calls[op]
 
 
-def _together(call: Callable[[], object], clock: Clock, pulse: Pulse, repeats: int) -> Timing:
-    """A call that all ranks make at the same moment: the slowest rank of each repeat counts."""
-    samples = []
+def _together(
+    call: Callable[[], object],
+    clock: Clock,
+    pulse: Pulse,
+    repeats: int,
+    *,
+    calls: int = 1,
+    agree: float = QUIET_ENOUGH,
+) -> Timing:
+    """Calls that all ranks make at the same moment: the slowest rank of each repeat counts.
+
+    A rank waits for its own helper threads as well, which is part of the exchange: waits take no repeat out, and only
+    a large share of them makes a row noisy.
+    """
+    samples, shares = [], []
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     for _ in range(2):
         call()
     for _ in range(repeats):
         dist.barrier()
-        seconds, waited = clock.repeat(call, 1)
-        dist.barrier()
-        slowest = torch.tensor((seconds, waited, pulse.beat()), device=device)
+        seconds, waited = clock.repeat(call, calls)
+        # Behind the work itself: a core that waited for the other rank wakes slowly.
+        reference = pulse.beat()
+        slowest = torch.tensor((seconds, waited / max(seconds, TINY_S)), device=device)
+        mean = torch.tensor((reference / dist.get_world_size(),), device=device)
         dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
-        samples.append(Repeat(*slowest.tolist()))
-    usual = torch.tensor([pulse.usual_s], device=device)
-    dist.all_reduce(usual, op=dist.ReduceOp.MAX)
-    return robust_timing(samples, 1, exact_waits=False, usual_s=float(usual[0]))
+        dist.all_reduce(mean)
+        samples.append(Repeat(float(slowest[0]), 0.0, float(mean[0])))
+        shares.append(float(slowest[1]))
+    found = robust_timing(samples, calls, exact_waits=False, agree=agree)
+    return replace(found, waited_share=statistics.fmean(shares))
+
+
+def _exchanged(call: Callable[[], object], clock: Clock, pulse: Pulse) -> Timing:
+    """A row of collectives: several in a repeat, since one takes a quarter of a millisecond or four, as threads wake.
+
+    That scatter is the exchange itself. So not repeats must agree to 10 %, but their mean must be known to it.
+    """
+    once = _together(call, clock, pulse, FEW)  # the same number on all ranks: the slowest counts
+    calls = min(max(int(BATCH_S / once.seconds), 1), MOST_CALLS)
+    return _together(call, clock, pulse, REPEATS, calls=calls, agree=QUIET_ENOUGH * math.sqrt(REPEATS))
 
 
 def _pace(rank: int, orders: Orders) -> tuple[Clock, Pulse]:
@@ -187,9 +216,8 @@ def _collectives(rank: int, orders: Orders, rows: int) -> None:
     for shape in collective_shapes(machine.processes, rows, LARGEST_BYTES):
         if table.key(shape) in known:
             continue
-        timing = _together(
-            _exchange(str(shape["op"]), int(shape["bytes"]), machine.device), clock, pulse, REPEATS
-        )
+        call = _exchange(str(shape["op"]), int(shape["bytes"]), machine.device)
+        timing = _exchanged(call, clock, pulse)
         if rank == 0:
             table.add(_collective_row(shape, machine, timing))
     _leave()
@@ -294,7 +322,9 @@ def _parallel_runs(rank: int, orders: Orders, tasks: Sequence[RunTask]) -> None:
             continue
         ready = prepared(task, machine.device, _wrapped(task.strategy))
         timing = _together(ready.step, clock, pulse, effort.least)
-        peak = peak_bytes(ready.step, ready.held(), machine.device) if task.strategy == "ddp" else None
+        peak = None
+        if task.strategy == "ddp" and (found := peak_bytes(ready.step, ready.held(), machine.device)):
+            peak = found + ready.kept_bytes
         if table is not None:
             table.put(run_row(task, machine, timing, peak))
         del ready

@@ -16,7 +16,7 @@ from simulator.measuring.device_clock import clock_of, pulse_in
 from simulator.measuring.energy_counter import counter_of, step_energy_j
 from simulator.measuring.machine import Machine
 from simulator.measuring.operators import TORCH_TYPES
-from simulator.measuring.peak_memory import peak_bytes
+from simulator.measuring.peak_memory import kept_bytes, peak_bytes
 from simulator.measuring.quiet import Pulse, quality_of
 from simulator.measuring.run_tasks import RunTask
 from simulator.measuring.table_file import GrowingTable
@@ -62,11 +62,12 @@ CLIP = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A run ready to be timed: one step, the tensors that live before it, and the modules that it calls."""
+    """A run ready to be timed: a step, the tensors that live before it and bytes beside them, and its modules."""
 
     step: Callable[[], object]
     held: Callable[[], Iterable[Any]]
     modules: Callable[[], Iterable[Any]] = tuple
+    kept_bytes: int = 0
 
 
 def _compiled(model: Any, mode: str) -> Any:
@@ -74,7 +75,9 @@ def _compiled(model: Any, mode: str) -> Any:
 
 
 def _training(task: RunTask, model: Any, device: str, wrap: Callable[[Any], Any]) -> Prepared:
-    wrapped = _compiled(wrap(model), task.mode)
+    # Replicas keep buckets of gradients that no tensor of the model shows.
+    spread, kept = kept_bytes(lambda: wrap(model)) if device == "cpu" else (wrap(model), 0)
+    wrapped = _compiled(spread, task.mode)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
     batch = task.batch // task.processes
     tokens, targets = (
@@ -97,7 +100,8 @@ def _training(task: RunTask, model: Any, device: str, wrap: Callable[[Any], Any]
             yield from (value for value in state.values() if torch.is_tensor(value))
 
     eager = task.mode == "eager" and task.strategy == "single"
-    return Prepared(step=step, held=held, modules=model.modules if eager else tuple)
+    modules = model.modules if eager else tuple
+    return Prepared(step=step, held=held, modules=modules, kept_bytes=kept)
 
 
 def _inference(task: RunTask, model: Any, device: str) -> Prepared:

@@ -174,7 +174,12 @@ def _without_waits(repeats: Sequence[Repeat]) -> list[Repeat]:
 
 
 def robust_timing(
-    samples: Sequence[Repeat], calls: int, *, exact_waits: bool, usual_s: float = math.inf
+    samples: Sequence[Repeat],
+    calls: int,
+    *,
+    exact_waits: bool,
+    usual_s: float = math.inf,
+    agree: float = QUIET_ENOUGH,
 ) -> Timing:
     """Combine repeats.
 
@@ -188,6 +193,8 @@ def robust_timing(
         Whether subtracting the wait gives the undisturbed time (one thread).
     usual_s : float
         Usual time of the reference: repeats beside a slower one count only where there are no others [s].
+    agree : float
+        Spread above which repeats disagree [1].
 
     Returns
     -------
@@ -215,7 +222,7 @@ def robust_timing(
     values = sorted(r.seconds / calls * (reference_s / r.reference_s if vouched else 1.0) for r in calm)
     median = statistics.median(values)
     spread = (_percentile(values, 0.9) - _percentile(values, 0.1)) / 2.0 / median if median > 0 else math.inf
-    noisy = spread > QUIET_ENOUGH or slow or (disturbed and not exact_waits)
+    noisy = spread > agree or slow or (disturbed and not exact_waits)
     return Timing(
         seconds=median,
         spread=spread,

@@ -17,14 +17,17 @@ from simulator.composition.blocks import (
     BlockCost,
     Blocks,
     OperatorCost,
+    cost_block,
     cost_blocks,
     kept_by_name,
     widest_last,
 )
 from simulator.kernels.counting import OPERATOR_KINDS
+from simulator.per_device.optimizers import CODE
 from simulator.per_device.structure import Structure
 from simulator.rules import at, rule
 from workloads.operator_graph import Operator
+from workloads.optimizer_graph import newton_schulz
 
 FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
@@ -85,6 +88,8 @@ class LayerTable:
     layer_rebuilt_bytes: FloatArray
     embedding_kept_bytes: FloatArray
     head_kept_bytes: FloatArray
+    layer_orthogonal_s: FloatArray
+    expert_orthogonal_s: FloatArray
     working_bytes: FloatArray
     head_working_bytes: FloatArray
     layer_compute_j: FloatArray
@@ -140,6 +145,15 @@ def _exchange_seconds(axis: str, *costs: BlockCost) -> FloatArray:
             if c.operator.kind == "collective" and c.operator.axis == axis:
                 total = total + c.exposed_s
     return total
+
+
+def _orthogonal_seconds(blocks: Blocks, inputs: Inputs, *, experts: bool) -> FloatArray:
+    """Muon's products for one layer's matrices on one device [s], zero under other optimizers."""
+    chosen = inputs.plan.optimizer == CODE["muon"]
+    if not np.any(chosen) or not blocks.backward:
+        return ZERO
+    graph = newton_schulz(blocks.forward_operators["layer"], experts=experts)
+    return chosen * cost_block("optimizer.newton_schulz", graph, inputs).seconds
 
 
 def _weight_gradient_seconds(cost: BlockCost | None) -> FloatArray:
@@ -240,6 +254,8 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         layer_rebuilt_bytes=kept["layer"].everything - layer_kept,
         embedding_kept_bytes=kept["embedding"].everything,
         head_kept_bytes=kept["head"].everything,
+        layer_orthogonal_s=_orthogonal_seconds(blocks, inputs, experts=False),
+        expert_orthogonal_s=_orthogonal_seconds(blocks, inputs, experts=True),
         working_bytes=kept["layer"].largest_working_set,
         head_working_bytes=kept["head"].largest_working_set,
         layer_compute_j=layer_j[0],

@@ -14,6 +14,7 @@ MAX_COUNT = 10**9
 AXES = ("tensor", "context", "expert", "data", "pipeline")
 ContextKind = Literal["ring", "all_gather", "ulysses"]
 Schedule = Literal["1f1b", "gpipe", "zb_h1", "zb_h2", "zb_v", "dualpipe"]
+Optimizer = Literal["adam", "adamw", "adam_8bit", "adafactor", "sgd", "sgd_momentum", "muon"]
 Algorithm = Literal[
     "auto",
     "ring",
@@ -171,6 +172,9 @@ class Plan(_Keys):
     )
     collective_algorithm: Algorithm = Field(
         "auto", description="the fastest that the software offers, or one wherever it can do the exchange"
+    )
+    optimizer: Optimizer = Field(
+        "adam", description="update of the parameters: its states, their bytes and its passes"
     )
     offload: str = Field(
         "none",

@@ -43,6 +43,7 @@ LAYER_PLAN_KEYS = (
     "plan.recompute_keeps",
     "plan.overlap_tensor_parallel",
     "plan.overlap_expert_parallel",
+    "plan.optimizer",
 )
 MAX_CODE = 2**62
 

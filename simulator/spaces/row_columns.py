@@ -36,6 +36,7 @@ from simulator.legality.plans import Combination
 from simulator.machines.device import Fidelity, Machines, as_executed, device_columns
 from simulator.machines.fabric import fabric_columns
 from simulator.machines.hardware_leaves import HardwareLeaves, Override
+from simulator.per_device.optimizers import with_optimizer
 from simulator.scenarios.precision import Precision
 from simulator.scenarios.scenario import AXES
 from simulator.spaces.conditions import DEGREES, SIZES, holds
@@ -221,11 +222,13 @@ class ColumnMaker:
         # A type without units is replaced by the one that is used in its place, here as everywhere.
         executed = [as_executed(p, s, choice.graphical.fallback) for s in systems for p in precisions]
         both = system_index * len(precisions) + precision_index
+        model = self._model(choice, rows)[0]
+        precision = columns_of(rows, mask, precision_columns(executed, both))
         inputs = Inputs(
-            model=self._model(choice, rows)[0],
+            model=model,
             task=task,
             plan=plan,
-            precision=columns_of(rows, mask, precision_columns(executed, both)),
+            precision=with_optimizer(precision, plan.optimizer, model.hidden),
             device=self._device(choice, rows),
             fabric=self._fabric(choice, rows),
         )

@@ -72,6 +72,7 @@ class PlanColumns:
     ``gradient_ranks`` hold the same parameters: replicas times context ranks; ``zero_group`` of them share a sharded
     copy. ``expert_copies`` are the ranks that hold the same part of the same experts; ``experts_apart`` is 1 where
     these are not the ``gradient_ranks``. Strides are the distance, in devices, of neighbours on an axis;
+    ``recompute_layers`` of a stage recompute, NaN where all do: the recompute switches are then that share.
     ``recompute_kept`` is the sum of 2^i over the words of :data:`KEPT_WORDS` of `workloads.rematerialisation` that are
     kept where ``recompute_needed`` is 1;
     ``schedule`` is a code (:data:`SCHEDULES` of `simulator.pipelines`), ``optimizer`` too (:data:`OPTIMIZERS` of
@@ -106,6 +107,7 @@ class PlanColumns:
     sequence_parallel: FloatArray
     recompute_core: FloatArray
     recompute_all: FloatArray
+    recompute_layers: FloatArray
     recompute_needed: FloatArray
     recompute_kept: FloatArray
     overlap_grad_reduce: FloatArray

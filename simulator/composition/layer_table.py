@@ -147,6 +147,12 @@ def _exchange_seconds(axis: str, *costs: BlockCost) -> FloatArray:
     return total
 
 
+def _recomputing(inputs: Inputs) -> FloatArray:
+    """Share of the layers that recompute, 1 where none does: the others rebuild nothing [1]."""
+    share = inputs.plan.recompute_core
+    return np.where(share > 0, share, 1.0)
+
+
 def _orthogonal_seconds(blocks: Blocks, inputs: Inputs, *, experts: bool) -> FloatArray:
     """Muon's products for one layer's matrices on one device [s], zero under other optimizers."""
     chosen = inputs.plan.optimizer == CODE["muon"]
@@ -251,7 +257,7 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         head_matrix_weight_bytes=held["head_matrix"].stored_bytes,
         layer_run_again=_run_again(both["layer"], inputs),
         layer_kept_bytes=layer_kept,
-        layer_rebuilt_bytes=kept["layer"].everything - layer_kept,
+        layer_rebuilt_bytes=(kept["layer"].everything - layer_kept) / _recomputing(inputs),
         embedding_kept_bytes=kept["embedding"].everything,
         head_kept_bytes=kept["head"].everything,
         layer_orthogonal_s=_orthogonal_seconds(blocks, inputs, experts=False),
@@ -323,7 +329,9 @@ def _with_dense_layers(table: LayerTable, blocks: Blocks, structure: Structure, 
         embedding_parameters=table.embedding_parameters + n * held.count,
         embedding_weight_bytes=table.embedding_weight_bytes + n * held.stored_bytes,
         embedding_kept_bytes=table.embedding_kept_bytes + n * per_layer,
-        layer_rebuilt_bytes=np.maximum(table.layer_rebuilt_bytes, kept.everything - per_layer),
+        layer_rebuilt_bytes=np.maximum(
+            table.layer_rebuilt_bytes, (kept.everything - per_layer) / _recomputing(inputs)
+        ),
         working_bytes=np.maximum(table.working_bytes, kept.largest_working_set),
         ends_compute_j=table.ends_compute_j + n * compute_j,
         ends_memory_j=table.ends_memory_j + n * memory_j,

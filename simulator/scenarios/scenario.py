@@ -134,6 +134,12 @@ class Plan(_Keys):
         "",
         description=f"results that `recompute: needed` keeps beside a layer's input, of {', '.join(KEPT_WORDS)}",
     )
+    recompute_layers: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_COUNT,
+        description="layers of each stage that recompute, the first of them or every n-th; absent: all [1]",
+    )
     uneven_stages: bool = Field(
         False, description="layers may not divide by the stages; middle stages take more"
     )

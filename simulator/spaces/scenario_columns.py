@@ -242,6 +242,7 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         sequence_parallel=plan("sequence_parallel"),
         recompute_core=core,
         recompute_all=everything,
+        recompute_layers=plan("recompute_layers"),
         recompute_needed=_matches(chunk, "plan.recompute", "none", "needed"),
         recompute_kept=_kept_words(chunk),
         overlap_grad_reduce=plan("overlap_grad_reduce"),

@@ -72,12 +72,14 @@ class PlanColumns:
     ``gradient_ranks`` hold the same parameters: replicas times context ranks; ``zero_group`` of them share a sharded
     copy. ``expert_copies`` are the ranks that hold the same part of the same experts; ``experts_apart`` is 1 where
     these are not the ``gradient_ranks``. Strides are the distance, in devices, of neighbours on an axis;
+    ``recompute_layers`` of a stage recompute, NaN where all do: the recompute switches are then that share.
     ``recompute_kept`` is the sum of 2^i over the words of :data:`KEPT_WORDS` of `workloads.rematerialisation` that are
     kept where ``recompute_needed`` is 1;
-    ``schedule`` is a code (:data:`SCHEDULES` of `simulator.pipelines`); ``first_stage_layers`` and
-    ``last_stage_layers`` are NaN where the plan does not say them. ``offload`` has by owner the code of a tier
-    (:data:`TIERS` of `simulator.scenarios`), 0 on the device. ``collective_algorithm`` is a code
-    (:data:`ALGORITHMS` of `simulator.communication`), 0 where the fastest one is taken.
+    ``schedule`` is a code (:data:`SCHEDULES` of `simulator.pipelines`), ``optimizer`` too (:data:`OPTIMIZERS` of
+    `simulator.per_device`); ``first_stage_layers`` and ``last_stage_layers`` are NaN where the plan does not say them.
+    ``offload`` has by owner the code of a tier (:data:`TIERS` of `simulator.scenarios`), 0 on the device.
+    ``collective_algorithm`` is a code (:data:`ALGORITHMS` of `simulator.communication`), 0 where the fastest one is
+    taken.
     """
 
     devices: FloatArray
@@ -96,6 +98,7 @@ class PlanColumns:
     expert_copies: FloatArray
     experts_apart: FloatArray
     schedule: FloatArray
+    optimizer: FloatArray
     first_stage_layers: FloatArray
     last_stage_layers: FloatArray
     micro_batch_size: FloatArray
@@ -104,6 +107,7 @@ class PlanColumns:
     sequence_parallel: FloatArray
     recompute_core: FloatArray
     recompute_all: FloatArray
+    recompute_layers: FloatArray
     recompute_needed: FloatArray
     recompute_kept: FloatArray
     overlap_grad_reduce: FloatArray
@@ -123,7 +127,11 @@ class PlanColumns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionColumns:
-    """Bytes per element by tensor class [byte]; ``quantised`` is 1 where products need a quantise pass."""
+    """Bytes per element by tensor class [byte]; ``quantised`` is 1 where products need a quantise pass.
+
+    ``optimizer`` are all states of a parameter: the ``master`` copy of the weights and moments, one of which has
+    ``moment``; ``optimizer_ends`` those of embedding and head.
+    """
 
     weights: FloatArray
     plain_weights: FloatArray
@@ -132,7 +140,10 @@ class PrecisionColumns:
     operand: FloatArray
     kv_cache: FloatArray
     gradients: FloatArray
+    master: FloatArray
+    moment: FloatArray
     optimizer: FloatArray
+    optimizer_ends: FloatArray
     gradient_communication: FloatArray
     activation_communication: FloatArray
     quantised: FloatArray

@@ -125,9 +125,12 @@ def kept_bytes(
     recompute_core: FloatArray,
     recompute_all: FloatArray,
 ) -> FloatArray:
-    """Bytes one layer keeps per micro-batch under a recompute choice [byte]; 0/1 switches; raises nothing."""
-    selective = everything_bytes - recompute_core * core_bytes
-    return np.where(recompute_all > 0, input_bytes + named_bytes, selective)
+    """Bytes one layer keeps per micro-batch under a recompute choice [byte]; raises nothing.
+
+    Switches are 0 or 1, or the share of a stage's layers that recompute: then it is the mean of its layers.
+    """
+    selective = everything_bytes - (recompute_core - recompute_all) * core_bytes
+    return recompute_all * (input_bytes + named_bytes) + (1.0 - recompute_all) * selective
 
 
 @rule(

@@ -17,14 +17,17 @@ from simulator.composition.blocks import (
     BlockCost,
     Blocks,
     OperatorCost,
+    cost_block,
     cost_blocks,
     kept_by_name,
     widest_last,
 )
 from simulator.kernels.counting import OPERATOR_KINDS
+from simulator.per_device.optimizers import CODE
 from simulator.per_device.structure import Structure
 from simulator.rules import at, rule
 from workloads.operator_graph import Operator
+from workloads.optimizer_graph import newton_schulz
 
 FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
@@ -85,6 +88,8 @@ class LayerTable:
     layer_rebuilt_bytes: FloatArray
     embedding_kept_bytes: FloatArray
     head_kept_bytes: FloatArray
+    layer_orthogonal_s: FloatArray
+    expert_orthogonal_s: FloatArray
     working_bytes: FloatArray
     head_working_bytes: FloatArray
     layer_compute_j: FloatArray
@@ -141,6 +146,21 @@ def _exchange_seconds(axis: str, *costs: BlockCost) -> FloatArray:
             if c.operator.kind == "collective" and c.operator.axis == axis:
                 total = total + c.exposed_s
     return total
+
+
+def _recomputing(inputs: Inputs) -> FloatArray:
+    """Share of the layers that recompute, 1 where none does: the others rebuild nothing [1]."""
+    share = inputs.plan.recompute_core
+    return np.where(share > 0, share, 1.0)
+
+
+def _orthogonal_seconds(blocks: Blocks, inputs: Inputs, *, experts: bool) -> FloatArray:
+    """Muon's products for one layer's matrices on one device [s], zero under other optimizers."""
+    chosen = inputs.plan.optimizer == CODE["muon"]
+    if not np.any(chosen) or not blocks.backward:
+        return ZERO
+    graph = newton_schulz(blocks.forward_operators["layer"], experts=experts)
+    return chosen * cost_block("optimizer.newton_schulz", graph, inputs).seconds
 
 
 def _weight_gradient_seconds(cost: BlockCost | None) -> FloatArray:
@@ -238,9 +258,11 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         head_matrix_weight_bytes=held["head_matrix"].stored_bytes,
         layer_run_again=_run_again(both["layer"], inputs),
         layer_kept_bytes=layer_kept,
-        layer_rebuilt_bytes=kept["layer"].everything - layer_kept,
+        layer_rebuilt_bytes=(kept["layer"].everything - layer_kept) / _recomputing(inputs),
         embedding_kept_bytes=kept["embedding"].everything,
         head_kept_bytes=kept["head"].everything,
+        layer_orthogonal_s=_orthogonal_seconds(blocks, inputs, experts=False),
+        expert_orthogonal_s=_orthogonal_seconds(blocks, inputs, experts=True),
         working_bytes=kept["layer"].largest_working_set,
         head_working_bytes=kept["head"].largest_working_set,
         layer_compute_j=layer_j[0],
@@ -308,7 +330,9 @@ def _with_dense_layers(table: LayerTable, blocks: Blocks, structure: Structure, 
         embedding_parameters=table.embedding_parameters + n * held.count,
         embedding_weight_bytes=table.embedding_weight_bytes + n * held.stored_bytes,
         embedding_kept_bytes=table.embedding_kept_bytes + n * per_layer,
-        layer_rebuilt_bytes=np.maximum(table.layer_rebuilt_bytes, kept.everything - per_layer),
+        layer_rebuilt_bytes=np.maximum(
+            table.layer_rebuilt_bytes, (kept.everything - per_layer) / _recomputing(inputs)
+        ),
         working_bytes=np.maximum(table.working_bytes, kept.largest_working_set),
         ends_compute_j=table.ends_compute_j + n * compute_j,
         ends_memory_j=table.ends_memory_j + n * memory_j,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,7 @@ from simulator.composition.utilisation import (
     recomputed_flop_per_token,
 )
 from simulator.kernels.counting import STATISTICS_BYTES
+from simulator.per_device.optimizers import CODE
 from simulator.per_device.structure import Structure
 from simulator.rules import at, rule
 from workloads.optimizer_graph import optimizer_step
@@ -83,6 +84,7 @@ class Step:
     kinds: StageKinds
     optimizer: BlockCost | None
     end: EndOfStep | None
+    orthogonal_s: FloatArray
     end_reduce_s: FloatArray
     end_gather_s: FloatArray
     doubt: TimeDoubt
@@ -190,6 +192,7 @@ class _Closing:
     optimizer: BlockCost | None
     optimizer_s: FloatArray
     end: EndOfStep | None
+    orthogonal_s: FloatArray = field(default_factory=lambda: ZERO)
 
 
 def _closing(
@@ -243,20 +246,37 @@ def _closing(
     if np.any(experts):
         owned = owned + experts / np.where(plan.zero_stage >= 1, plan.expert_copies * kinds.copies, 1.0)
     # The master copy is fp32, as wide as statistics are.
+    narrow_weights = (inputs.precision.weights < STATISTICS_BYTES).astype(np.float64)
     graph = optimizer_step(
         owned,
         narrow_gradients=(inputs.precision.gradients < STATISTICS_BYTES).astype(np.float64),
-        narrow_weights=(inputs.precision.weights < STATISTICS_BYTES).astype(np.float64),
+        narrow_weights=narrow_weights,
+        factored=(plan.optimizer == CODE["adafactor"]).astype(np.float64),
+        weights_apart=(plan.optimizer > CODE["adamw"]) * (1.0 - narrow_weights),
     )
     optimizer = cost_block("optimizer.step", graph, inputs)
+    orthogonal_s = _orthogonal(inputs, table, kinds)
     return _Closing(
         # The shared matrix is summed after the last micro-batch, when both ends have their part; so are both copies.
         reduce_s=reduce_s + end.tied.seconds + end.mirrored.seconds,
         gather_s=gather_s,
         optimizer=optimizer,
-        optimizer_s=optimizer.seconds,
+        optimizer_s=optimizer.seconds + orthogonal_s,
+        orthogonal_s=orthogonal_s,
         end=end,
     )
+
+
+def _orthogonal(inputs: Inputs, table: LayerTable, kinds: StageKinds) -> FloatArray:
+    """Muon's products on the stage with most layers [s]: shards of the states deal whole matrices among their ranks."""
+    plan = inputs.plan
+    if not np.any(table.layer_orthogonal_s + table.expert_orthogonal_s):
+        return ZERO
+    layers = np.maximum(np.maximum(kinds.first.layers, kinds.middle.layers), kinds.last.layers)
+    ranks, holders = (
+        np.where(plan.zero_stage >= 1, sharers, 1.0) for sharers in (plan.zero_group, plan.expert_copies)
+    )
+    return layers * (table.layer_orthogonal_s / ranks + table.expert_orthogonal_s / holders)
 
 
 def _copies_of_passes(
@@ -490,6 +510,7 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         kinds=kinds,
         optimizer=closing.optimizer,
         end=closing.end,
+        orthogonal_s=closing.orthogonal_s,
         end_reduce_s=closing.reduce_s,
         end_gather_s=closing.gather_s,
         doubt=stretched(doubt, total - pipeline.bubble_s, total),

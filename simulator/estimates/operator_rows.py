@@ -144,6 +144,14 @@ def _slowest(detail: Detail) -> tuple[FloatArray, FloatArray, FloatArray]:
     return n, first, last
 
 
+def _orthogonal_rows(detail: Detail, prefix: str, evidence: FamilyEvidence | None) -> Iterator[Row]:
+    """Products by which Muon orthogonalises updates, as one row."""
+    seconds = _one(detail.step.orthogonal_s)
+    if seconds > 0:
+        name = f"{prefix}optimizer.newton_schulz"
+        yield _plain_row(name, "optimizer", "optimizer", "matmul", "compute", 1.0, seconds, seconds, evidence)
+
+
 def _data_rows(
     detail: Detail,
     inputs: Inputs,
@@ -245,6 +253,7 @@ def detail_rows(
                 )
     if step.optimizer is not None:
         rows += _block_rows(step.optimizer, f"{prefix}optimizer", weights, inputs, dtypes, evidence)
+        rows += _orthogonal_rows(detail, prefix, evidence.get("gemm"))
     total_weight = float(weights.sum())
     if total_weight > 0:
         rows += _data_rows(detail, inputs, _one(micro), _one(n_layers), evidence.get("collective"))

@@ -339,6 +339,20 @@ def _keeps_something(c: Combination) -> BoolArray:
 
 
 @legality_rule(
+    "layers that recompute have a way to",
+    lambda c: Problem(
+        path="plan.recompute_layers",
+        value=one_of(c.plan.recompute_layers),
+        rule=f"layers of a stage recompute selective or full, not {_recompute_word(c)}",
+        fix="set plan.recompute to selective or full, or leave recompute_layers out",
+    ),
+)
+def _some_layers(c: Combination) -> BoolArray:
+    given = ~np.isnan(c.plan.recompute_layers)
+    return given & ((c.plan.recompute_core == 0) | (c.plan.recompute_needed > 0))
+
+
+@legality_rule(
     "training options need training",
     lambda c: Problem(
         path="plan",

@@ -63,11 +63,15 @@ class Precision:
         return DTYPE_BYTES[self.matmul] < DTYPE_BYTES[self.activations]
 
     @property
-    def optimizer_bytes(self) -> float:
-        """Adam moments, and a master copy where the weights are stored in fewer bits [byte per parameter]."""
+    def master_bytes(self) -> float:
+        """A copy of the weights where they are stored in fewer bits than the states [byte per parameter]."""
         width = DTYPE_BYTES[self.optimizer]
-        master = width if DTYPE_BYTES[self.weights] < width else 0.0
-        return ADAM_MOMENTS * width + master
+        return width if DTYPE_BYTES[self.weights] < width else 0.0
+
+    @property
+    def optimizer_bytes(self) -> float:
+        """Adam moments and the master copy [byte per parameter]."""
+        return ADAM_MOMENTS * DTYPE_BYTES[self.optimizer] + self.master_bytes
 
 
 def _recipe(name: str, storage: str, **others: str | bool) -> Precision:

@@ -14,6 +14,7 @@ MAX_COUNT = 10**9
 AXES = ("tensor", "context", "expert", "data", "pipeline")
 ContextKind = Literal["ring", "all_gather", "ulysses"]
 Schedule = Literal["1f1b", "gpipe", "zb_h1", "zb_h2", "zb_v", "dualpipe"]
+Optimizer = Literal["adam", "adamw", "adam_8bit", "adafactor", "sgd", "sgd_momentum", "muon"]
 Algorithm = Literal[
     "auto",
     "ring",
@@ -133,6 +134,12 @@ class Plan(_Keys):
         "",
         description=f"results that `recompute: needed` keeps beside a layer's input, of {', '.join(KEPT_WORDS)}",
     )
+    recompute_layers: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_COUNT,
+        description="layers of each stage that recompute, the first of them or every n-th; absent: all [1]",
+    )
     uneven_stages: bool = Field(
         False, description="layers may not divide by the stages; middle stages take more"
     )
@@ -171,6 +178,9 @@ class Plan(_Keys):
     )
     collective_algorithm: Algorithm = Field(
         "auto", description="the fastest that the software offers, or one wherever it can do the exchange"
+    )
+    optimizer: Optimizer = Field(
+        "adam", description="update of the parameters: its states, their bytes and its passes"
     )
     offload: str = Field(
         "none",

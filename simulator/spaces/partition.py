@@ -43,6 +43,8 @@ LAYER_PLAN_KEYS = (
     "plan.recompute_keeps",
     "plan.overlap_tensor_parallel",
     "plan.overlap_expert_parallel",
+    "plan.recompute_layers",
+    "plan.optimizer",
 )
 MAX_CODE = 2**62
 
@@ -222,6 +224,8 @@ class Splitter:
         keys = [*(f"task.{k}" for k in TASK_KEYS[kind] if "batch" not in k), *LAYER_PLAN_KEYS]
         if choice.graphical.eager:  # whether gradients accumulate depends on the number of micro-batches
             keys += ["task.global_batch_size", "plan.data_parallel", "plan.pipeline_parallel"]
+        if self.maker.recomputes_some():  # of a stage's layers
+            keys.append("plan.pipeline_parallel")
         if not self.maker.layers_innermost():  # its neighbours are then as far apart as other degrees say
             keys += ["plan.data_parallel", "plan.pipeline_parallel"]
         if derived is None:

@@ -26,6 +26,7 @@ from simulator.arrays.columns import (
     FabricColumns,
     Inputs,
     ModelColumns,
+    PlanColumns,
     TaskColumns,
     TierColumns,
     column,
@@ -36,6 +37,7 @@ from simulator.legality.plans import Combination
 from simulator.machines.device import Fidelity, Machines, as_executed, device_columns
 from simulator.machines.fabric import fabric_columns
 from simulator.machines.hardware_leaves import HardwareLeaves, Override
+from simulator.per_device.optimizers import with_optimizer
 from simulator.scenarios.precision import Precision
 from simulator.scenarios.scenario import AXES
 from simulator.spaces.conditions import DEGREES, SIZES, holds
@@ -175,6 +177,11 @@ class ColumnMaker:
             uneven_stages=chunk.number("plan.uneven_stages", 0.0),
         )
 
+    def recomputes_some(self) -> bool:
+        """Whether any row of the space recomputes some layers only; raises nothing."""
+        given, _ = self._values(self.rows([], 0)).raw("plan.recompute_layers")
+        return any(n is not None for n in given)
+
     def layers_innermost(self) -> bool:
         """Whether tensor and context ranks are next to each other in every row of the space; raises nothing."""
         orders, _ = self._values(self.rows([], 0)).raw("plan.placement", " ".join(AXES))
@@ -221,11 +228,14 @@ class ColumnMaker:
         # A type without units is replaced by the one that is used in its place, here as everywhere.
         executed = [as_executed(p, s, choice.graphical.fallback) for s in systems for p in precisions]
         both = system_index * len(precisions) + precision_index
+        model = self._model(choice, rows)[0]
+        precision = columns_of(rows, mask, precision_columns(executed, both))
+        plan = _recomputing_some(plan, model.n_layers)
         inputs = Inputs(
-            model=self._model(choice, rows)[0],
+            model=model,
             task=task,
             plan=plan,
-            precision=columns_of(rows, mask, precision_columns(executed, both)),
+            precision=with_optimizer(precision, plan.optimizer, model.hidden),
             device=self._device(choice, rows),
             fabric=self._fabric(choice, rows),
         )
@@ -341,6 +351,16 @@ def _task(chunk: RowValues, choice: StructuralChoice) -> tuple[TaskColumns, Floa
     """What a step processes, and tokens to generate [1]; an encoder keeps no keys and values."""
     task, output = task_columns(chunk, choice.graphical.kind)
     return (task if choice.layer.causal else replace(task, cached_length=np.zeros(1))), output
+
+
+def _recomputing_some(plan: PlanColumns, n_layers: FloatArray) -> PlanColumns:
+    """The plan with its recompute switches as the share of a stage's layers that recompute [1]."""
+    given = plan.recompute_layers
+    if not np.any(given == given):
+        return plan
+    of_stage = n_layers / plan.pipeline_parallel
+    share = np.where(np.isnan(given), 1.0, np.minimum(np.nan_to_num(given) / of_stage, 1.0))
+    return replace(plan, recompute_core=plan.recompute_core * share, recompute_all=plan.recompute_all * share)
 
 
 def _at(values: Any, level: Level) -> Any:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from simulator.arrays.columns import ModelColumns, PlanColumns, PrecisionColumns, TaskColumns
 from simulator.communication.collective_algorithms import ALGORITHMS
+from simulator.per_device.optimizers import OPTIMIZERS
 from simulator.pipelines.schedules import SCHEDULES
 from simulator.scenarios.offload import OFFLOADED, TIERS, offload_tiers
 from simulator.scenarios.precision import DTYPE_BYTES, Precision, operand_dtypes
@@ -120,7 +121,10 @@ def precision_columns(precisions: Sequence[Precision], index: IndexArray) -> Pre
         operand=spread([a for a, _ in operands]),
         kv_cache=width("kv_cache"),
         gradients=width("gradients"),
+        master=spread([p.master_bytes for p in precisions]),
+        moment=width("optimizer"),
         optimizer=spread([p.optimizer_bytes for p in precisions]),
+        optimizer_ends=spread([p.optimizer_bytes for p in precisions]),
         gradient_communication=width("communication"),
         activation_communication=width("activations"),
         quantised=spread([float(p.quantises) for p in precisions]),
@@ -227,6 +231,7 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         expert_copies=tensor * data * context / (parts * experts),
         experts_apart=((experts > 1) | (parts != tensor)).astype(np.float64),
         schedule=_code(chunk, "plan.schedule", SCHEDULES),
+        optimizer=_code(chunk, "plan.optimizer", OPTIMIZERS),
         first_stage_layers=plan("first_stage_layers"),
         last_stage_layers=plan("last_stage_layers"),
         micro_batch_size=np.where(
@@ -237,6 +242,7 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         sequence_parallel=plan("sequence_parallel"),
         recompute_core=core,
         recompute_all=everything,
+        recompute_layers=plan("recompute_layers"),
         recompute_needed=_matches(chunk, "plan.recompute", "none", "needed"),
         recompute_kept=_kept_words(chunk),
         overlap_grad_reduce=plan("overlap_grad_reduce"),

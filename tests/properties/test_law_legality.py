@@ -113,6 +113,7 @@ BROKEN = {
         ),
     ],
     "offload is for training": [prefill(plan__offload="weights")],
+    "layers that recompute have a way to": [training(plan__recompute_layers=2)],
     "training options need training": [prefill(plan__zero_stage=1), prefill(plan__recompute="full")],
     "kept results need recompute: needed": [training(plan__recompute_keeps="gate")],
     "sharing ranks divide the replicas": [training(devices=32, plan__zero_stage=1, plan__zero_group=3)],

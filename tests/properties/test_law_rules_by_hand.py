@@ -72,6 +72,7 @@ ALL_THEN_ALL = {
     "sum_of_forward_s": 6, "sum_of_backward_s": 10, "slowest_forward_s": 3, "slowest_backward_s": 4,
     "slowest_stage_s": 6, "micro_batches": 5,
 }  # fmt: skip
+STATES = {"optimizer": 1, "master_bytes": 4, "moment_bytes": 4, "hidden": 8}
 HELD = {"schedule": 1, "stages": 4, "micro_batches": 16}
 P2P = {
     "fill_s": 3e-3, "slowest_s": 1e-3, "pipeline_parallel": 4, "virtual_pipeline": 2, "micro_batches": 5,
@@ -412,6 +413,13 @@ CASES = [
     # 8 GB in beside 4 GB out at 2 GB/s; nothing to copy needs no link
     ("copy_time", {"into_bytes": 8e9, "out_bytes": 4e9, "link_bytes_per_s": 2e9}, 4),
     ("copy_time", {"into_bytes": 0, "out_bytes": 0, "link_bytes_per_s": np.nan}, 0),
+    # a master copy of 4 bytes, moments of 4; 2 x 1.001953125; rows and columns of a matrix with 8 rows: 2 x 4 / 8
+    ("optimizer_state_bytes", STATES, 12),
+    ("optimizer_state_bytes", {**STATES, "optimizer": 2}, 6.00390625),
+    ("optimizer_state_bytes", {**STATES, "optimizer": 3}, 5),
+    ("optimizer_state_bytes", {**STATES, "optimizer": 4}, 4),
+    ("optimizer_state_bytes", {**STATES, "optimizer": 5}, 8),
+    ("optimizer_state_bytes", {**STATES, "optimizer": 6, "master_bytes": 0}, 4),
     ("exposed_p2p", P2P, 22e-3),
     ("exposed_p2p", {**P2P, "overlap": 1}, 6e-3),
     ("exposed_p2p", {**P2P, "pipeline_parallel": 1}, 0.0),

@@ -11,6 +11,14 @@ from simulator.arrays.columns import Inputs
 from simulator.composition.activations import micro_batches_in_flight
 from simulator.composition.data_parallel import apart
 from simulator.composition.layer_table import LayerTable
+from simulator.composition.memory_overheads import (
+    LOGIT_BYTES,
+    flat_copies,
+    fragmented,
+    loss_temporaries,
+    narrow_logits,
+    stage_outputs,
+)
 from simulator.composition.pipeline import StageLayers
 from simulator.rules import at, rule
 
@@ -21,6 +29,8 @@ OWNERS = ("weights", "gradients", "optimizer", "activations", "kv_cache", "buffe
 STAGES = ("first", "middle", "last")
 # The layer that computes and the one that is prefetched are both unsharded (ZeRO-3, FSDP).
 UNSHARDED_LAYERS = 2.0
+# Of DeepSpeed: the type that a step casts gradients to [byte], and the default of reduce_bucket_size [1].
+MASTER_BYTES, DEEPSPEED_BUCKET = 4.0, 5e8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +263,7 @@ def _training(
             per_layer_bytes=table.layer_kept_bytes,
             ends_bytes=stage.first * table.embedding_kept_bytes,
             # The head runs forward and straight back: one micro-batch of logits, whatever is in flight.
-            rebuilt_bytes=np.maximum(table.layer_rebuilt_bytes, stage.last * table.head_kept_bytes),
+            rebuilt_bytes=np.maximum(table.layer_rebuilt_bytes, stage.last * _head_kept(inputs, table)),
         )
     with at("memory.gradients_bytes"):
         owners["gradients"] = gradients_beside(
@@ -262,10 +272,81 @@ def _training(
             freed=plan.free_gradients * (micro_batches == 1),
         )
     owners["kv_cache"] = ZERO
-    owners["buffers"] = _unsharded_bytes(inputs, table, stage) + np.maximum(
-        table.working_bytes, stage.last * table.head_working_bytes
-    )
+    owners["buffers"] = _buffers(inputs, table, stage, parameters, in_flight)
+    with at("memory.buffers_bytes"):
+        owners["buffers"] = owners["buffers"] + fragmented(
+            held_bytes=sum(owners.values(), ZERO), fragmentation=plan.fragmentation
+        )
     return owners
+
+
+def _tokens(inputs: Inputs) -> FloatArray:
+    """Tokens of one micro-batch on one device, whole over its tensor ranks [token]."""
+    return inputs.plan.micro_batch_size * inputs.task.query_length / inputs.plan.context_parallel
+
+
+def _logits(inputs: Inputs, tokens: FloatArray) -> FloatArray:
+    plan = inputs.plan
+    return narrow_logits(
+        tokens=tokens,
+        vocab=inputs.model.vocab,
+        tensor_parallel=plan.tensor_parallel,
+        activation_bytes=inputs.precision.activations,
+    )
+
+
+def _head_working(inputs: Inputs, table: LayerTable, tokens: FloatArray) -> FloatArray:
+    """Most that head and loss hold beside what they keep [byte]."""
+    plan = inputs.plan
+    of_loss = loss_temporaries(
+        copies=plan.loss_copies,
+        tokens=tokens,
+        vocab=inputs.model.vocab,
+        tensor_parallel=plan.tensor_parallel,
+    )
+    working = np.maximum(table.head_working_bytes, of_loss)
+    if not np.any(plan.loss_compiled):
+        return working
+    return np.where(plan.loss_compiled > 0, _logits(inputs, tokens), working)
+
+
+def _head_kept(inputs: Inputs, table: LayerTable) -> FloatArray:
+    """What the head keeps of one micro-batch [byte]: a compiled loss keeps the logits as they were computed."""
+    if not np.any(inputs.plan.loss_compiled):
+        return table.head_kept_bytes
+    with at("memory.activations_bytes"):
+        narrow = _logits(inputs, _tokens(inputs))
+    wide = narrow * LOGIT_BYTES / inputs.precision.activations
+    return table.head_kept_bytes - inputs.plan.loss_compiled * (wide - narrow)
+
+
+def _buffers(
+    inputs: Inputs, table: LayerTable, stage: _Stage, parameters: FloatArray, in_flight: FloatArray
+) -> FloatArray:
+    """What is unsharded for a moment, the largest working set, and what the engine holds on its own [byte]."""
+    plan = inputs.plan
+    tokens = _tokens(inputs)
+    with at("memory.buffers_bytes"):
+        working = np.maximum(table.working_bytes, stage.last * _head_working(inputs, table, tokens))
+        held = _unsharded_bytes(inputs, table, stage) + working
+        if not np.any(plan.deepspeed):
+            return held
+        precision = inputs.precision
+        flat = flat_copies(
+            parameters=parameters,
+            gradient_bytes=precision.gradients,
+            master_bytes=np.full(1, MASTER_BYTES),
+            shards=np.where(plan.zero_stage >= 1, plan.zero_group, 1.0),
+            bucket_elements=np.full(1, DEEPSPEED_BUCKET),
+        )
+        outputs = stage_outputs(
+            in_flight=in_flight,
+            tokens=tokens,
+            hidden=inputs.model.hidden,
+            activation_bytes=precision.activations,
+            pipeline_parallel=plan.pipeline_parallel,
+        )
+        return held + plan.deepspeed * (flat + outputs)
 
 
 def _inference(

@@ -230,6 +230,11 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         overlap_expert_parallel=plan("overlap_expert_parallel") * (experts > 1),
         overlap_pipeline_p2p=plan("overlap_pipeline_p2p"),
         free_gradients=plan("free_gradients"),
+        deepspeed=_matches(chunk, "plan.engine", "plain", "deepspeed"),
+        # Vocabulary-parallel loss takes one tensor more: the exponential is not fused with the gradient.
+        loss_copies=_matches(chunk, "plan.loss", "in_place", "plain") * (2.0 + (tensor > 1)),
+        loss_compiled=_matches(chunk, "plan.loss", "in_place", "compiled"),
+        fragmentation=plan("fragmentation"),
         collective_algorithm=_code(chunk, "plan.collective_algorithm", ALGORITHMS),
         tensor_stride=strides["tensor"],
         context_stride=strides["context"],

@@ -120,7 +120,7 @@ def spelling(column: str, text: str, source: str = "", framework: str = "") -> d
 class Framework:
     """What a framework does where a table is silent; see ``word_tables/frameworks.yaml``."""
 
-    plan: Mapping[str, bool | str]
+    plan: Mapping[str, bool | str | float]
     attention: str | None
     sequence_parallel: bool | None
     counts_context: bool

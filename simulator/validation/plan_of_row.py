@@ -73,7 +73,7 @@ def sharding(reader: RowReader, keys: Mapping[str, Any]) -> dict[str, Any]:
     return found | ({"plan.zero_group": sharing} if sharing is not None and sharing < ranks else {})
 
 
-def recompute(reader: RowReader, keys: Mapping[str, Any]) -> dict[str, str]:
+def recompute(reader: RowReader, keys: Mapping[str, Any], notes: Notes) -> dict[str, str]:
     """Recomputation as scenario keys; "none" and a noted reason where the row's word maps to none."""
     text = str(reader.need("recompute") or "")
     row = reader.row
@@ -83,11 +83,16 @@ def recompute(reader: RowReader, keys: Mapping[str, Any]) -> dict[str, str]:
     elif "skip" in entry:
         reader.skip(f"recompute {text!r}: {entry['skip']}")
     entry = entry or {}
-    kept = f"{entry.get('keeps', '')} {entry.get('keeps_of_ranks', '') if keys['plan.tensor_parallel'] > 1 else ''}"
-    return {
-        "plan.recompute": str(entry.get("plan", "none")),
-        **({"plan.recompute_keeps": kept.strip()} if kept.strip() else {}),
-    }
+    found = {"plan.recompute": str(entry.get("plan", "none"))}
+    if "keeps" in entry:
+        ranks = (
+            [entry["keeps_of_ranks"]]
+            if "keeps_of_ranks" in entry and keys["plan.tensor_parallel"] > 1
+            else []
+        )
+        stored = [note["keeps"] for note in notes if "keeps" in note]
+        found["plan.recompute_keeps"] = " ".join([entry["keeps"], *ranks, *stored])
+    return found
 
 
 def _types(recipe: Precision, notes: Notes, weights: str | None) -> str | dict[str, str]:

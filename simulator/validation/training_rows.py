@@ -101,7 +101,7 @@ def training_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
             "task.sequence_length": sequence,
             "task.global_batch_size": reader.need_count("global_batch"),
             "plan.micro_batch_size": reader.need_count("micro_batch"),
-            **recompute(reader, keys),
+            **recompute(reader, keys, notes),
             "plan.precision": chosen,
         }
     )

@@ -5,12 +5,25 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.rules import rule
+from simulator.arrays.columns import Inputs
+from simulator.rules import at, rule
 
-__all__ = ["flat_copies", "fragmented", "loss_temporaries", "narrow_logits", "stage_outputs"]
+__all__ = [
+    "engine_bytes",
+    "flat_copies",
+    "fragmented",
+    "head_kept_bytes",
+    "head_working_bytes",
+    "loss_temporaries",
+    "narrow_logits",
+    "stage_outputs",
+]
 
 FloatArray = NDArray[np.float64]
+ZERO: FloatArray = np.zeros(1)
 LOGIT_BYTES = 4.0
+# Of DeepSpeed: the type that a step casts gradients to [byte], and the default of reduce_bucket_size [1].
+MASTER_BYTES, DEEPSPEED_BUCKET = 4.0, 5e8
 
 
 @rule(
@@ -93,3 +106,69 @@ def stage_outputs(
 def fragmented(*, held_bytes: FloatArray, fragmentation: FloatArray) -> FloatArray:
     """What an allocator holds beyond what is in use [byte]; ``fragmentation`` [1] is a stated share; raises nothing."""
     return fragmentation * held_bytes
+
+
+def _tokens(inputs: Inputs) -> FloatArray:
+    return inputs.plan.micro_batch_size * inputs.task.query_length / inputs.plan.context_parallel
+
+
+def _narrow(inputs: Inputs) -> FloatArray:
+    return narrow_logits(
+        tokens=_tokens(inputs),
+        vocab=inputs.model.vocab,
+        tensor_parallel=inputs.plan.tensor_parallel,
+        activation_bytes=inputs.precision.activations,
+    )
+
+
+def head_working_bytes(inputs: Inputs, largest_operator_bytes: FloatArray) -> FloatArray:
+    """Most that head and loss hold beside what they keep [byte]; the least is one operator's set. Raises nothing."""
+    plan = inputs.plan
+    of_loss = loss_temporaries(
+        copies=plan.loss_copies,
+        tokens=_tokens(inputs),
+        vocab=inputs.model.vocab,
+        tensor_parallel=plan.tensor_parallel,
+    )
+    working = np.maximum(largest_operator_bytes, of_loss)
+    if not np.any(plan.loss_compiled):
+        return working
+    return np.where(plan.loss_compiled > 0, _narrow(inputs), working)
+
+
+def head_kept_bytes(inputs: Inputs, kept_bytes: FloatArray) -> FloatArray:
+    """What the head keeps of one micro-batch [byte]: a compiled loss keeps the logits as they were computed.
+
+    Raises nothing.
+    """
+    if not np.any(inputs.plan.loss_compiled):
+        return kept_bytes
+    with at("memory.activations_bytes"):
+        narrow = _narrow(inputs)
+    wide = narrow * LOGIT_BYTES / inputs.precision.activations
+    return kept_bytes - inputs.plan.loss_compiled * (wide - narrow)
+
+
+def engine_bytes(inputs: Inputs, parameters: FloatArray, in_flight: FloatArray) -> FloatArray:
+    """What DeepSpeed holds beside states of ``parameters`` and ``in_flight`` micro-batches [1]; else 0 [byte].
+
+    Raises nothing.
+    """
+    plan, precision = inputs.plan, inputs.precision
+    if not np.any(plan.deepspeed):
+        return ZERO
+    flat = flat_copies(
+        parameters=parameters,
+        gradient_bytes=precision.gradients,
+        master_bytes=np.full(1, MASTER_BYTES),
+        shards=np.where(plan.zero_stage >= 1, plan.zero_group, 1.0),
+        bucket_elements=np.full(1, DEEPSPEED_BUCKET),
+    )
+    outputs = stage_outputs(
+        in_flight=in_flight,
+        tokens=_tokens(inputs),
+        hidden=inputs.model.hidden,
+        activation_bytes=precision.activations,
+        pipeline_parallel=plan.pipeline_parallel,
+    )
+    return plan.deepspeed * (flat + outputs)

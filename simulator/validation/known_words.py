@@ -126,6 +126,7 @@ class Framework:
     counts_context: bool
     calibrations: Mapping[str, str]
     precision: Mapping[str, str]
+    ends_are_layers: bool = False
 
 
 def framework_of(name: str, date: str) -> Framework | None:
@@ -139,6 +140,7 @@ def framework_of(name: str, date: str) -> Framework | None:
                 counts_context=entry["memory"] == "device",
                 calibrations=entry.get("calibrations", {}),
                 precision=entry.get("precision", {}),
+                ends_are_layers=entry.get("ends_are_layers", False),
             )
     return None
 

@@ -9,7 +9,7 @@ from simulator.scenarios.precision import CLASSES, OPERATOR_CLASSES, RECIPES, Pr
 from simulator.validation.cases import RowReader
 from simulator.validation.known_words import Framework, spelling
 
-__all__ = ["degrees", "precision", "recompute", "sharding", "switches"]
+__all__ = ["degrees", "precision", "recompute", "sharding", "stage_layers", "switches"]
 
 Notes = Sequence[Mapping[str, Any]]
 UNSHARDED = "0123"
@@ -38,6 +38,25 @@ def degrees(reader: RowReader) -> dict[str, Any]:
     if replicas is not None:
         keys["plan.data_parallel"] = replicas
     return keys
+
+
+def stage_layers(reader: RowReader, framework: Framework | None, keys: Mapping[str, Any]) -> dict[str, int]:
+    """Layers of the first and the last stage as scenario keys [1], where the others do not divide; an assumption.
+
+    Some frameworks count the embedding and the loss as a layer each. Raises nothing.
+    """
+    stages, layers = keys["plan.pipeline_parallel"], reader.row.count("n_layers") or 0
+    parts = stages * keys["plan.virtual_pipeline"]
+    if stages < 2 or framework is None or not framework.ends_are_layers or layers % parts == 0:
+        return {}
+    if (layers + 2) % parts:
+        return {}
+    if keys["plan.virtual_pipeline"] > 1:
+        reader.skip("interleaved stages whose first and last chunk have a layer less are not modelled")
+        return {}
+    reader.assumed["stages"] = "embedding and loss as layers"
+    ends = (layers + 2) // stages - 1
+    return {"plan.first_stage_layers": ends, "plan.last_stage_layers": ends}
 
 
 def _replicas(reader: RowReader, keys: Mapping[str, Any]) -> int:

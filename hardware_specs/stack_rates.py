@@ -55,7 +55,7 @@ class StackRatesSpec(Spec):
     rates: dict[RateKind, StackRate] = Field(min_length=1)
     compiled_casts: bool = Field(
         False,
-        description="whether a compiler writes the passes that narrow activations: they stream as its pointwise kernels do",
+        description="whether a compiler writes the passes that narrow activations: they stream as pointwise kernels do",
     )
     rows: int = Field(ge=1, description="whole runs fitted")
     error: dict[str, Annotated[float, Dimension("count")]] = Field(

@@ -117,6 +117,10 @@ class PlanColumns:
     overlap_pipeline_p2p: FloatArray
     overlap_offload: FloatArray
     free_gradients: FloatArray
+    deepspeed: FloatArray
+    loss_copies: FloatArray
+    loss_compiled: FloatArray
+    fragmentation: FloatArray
     collective_algorithm: FloatArray
     tensor_stride: FloatArray
     context_stride: FloatArray

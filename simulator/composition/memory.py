@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 from simulator.arrays.columns import Inputs
 from simulator.composition.activations import micro_batches_in_flight
 from simulator.composition.layer_table import LayerTable
+from simulator.composition.memory_overheads import (
+    engine_bytes,
+    fragmented,
+    head_kept_bytes,
+    head_working_bytes,
+)
 from simulator.composition.model_states import (
     stage_parameters,
     stage_states,
@@ -125,6 +131,26 @@ def _unsharded_bytes(inputs: Inputs, table: LayerTable, stage: StageKind) -> Flo
     return np.where(np.maximum(plan.zero_group, plan.expert_copies * plan.experts_apart) > 1, largest, 0.0)
 
 
+def _in_flight(inputs: Inputs, stage: StageKind, micro_batches: FloatArray) -> FloatArray:
+    """Micro-batches whose activations a stage keeps [1]."""
+    plan = inputs.plan
+    in_flight = micro_batches_in_flight(
+        stage=stage.position,
+        pipeline_parallel=plan.pipeline_parallel,
+        virtual_pipeline=plan.virtual_pipeline,
+        micro_batches=micro_batches,
+    )
+    if np.any(plan.schedule > 0):
+        scheduled = scheduled_in_flight(
+            schedule=plan.schedule, stages=plan.pipeline_parallel, micro_batches=micro_batches
+        )
+        in_flight = np.where(plan.schedule > 0, scheduled, in_flight)
+    if np.any(plan.overlap_expert_parallel):
+        # Another micro-batch computes while rows pass.
+        in_flight = np.minimum(in_flight + plan.overlap_expert_parallel, micro_batches)
+    return in_flight
+
+
 def _training(
     inputs: Inputs,
     table: LayerTable,
@@ -137,22 +163,11 @@ def _training(
     plan = inputs.plan
     owners = stage_states(inputs, table, stage, copies, tied=tied)
     # The head runs forward and straight back: one micro-batch of logits, whatever is in flight.
-    rebuilt = np.maximum(table.layer_rebuilt_bytes, stage.head * table.head_kept_bytes)
+    rebuilt = np.maximum(
+        table.layer_rebuilt_bytes, stage.head * head_kept_bytes(inputs, table.head_kept_bytes)
+    )
     with at("memory.activations_bytes"):
-        in_flight = micro_batches_in_flight(
-            stage=stage.position,
-            pipeline_parallel=plan.pipeline_parallel,
-            virtual_pipeline=plan.virtual_pipeline,
-            micro_batches=micro_batches,
-        )
-        if np.any(plan.schedule > 0):
-            scheduled = scheduled_in_flight(
-                schedule=plan.schedule, stages=plan.pipeline_parallel, micro_batches=micro_batches
-            )
-            in_flight = np.where(plan.schedule > 0, scheduled, in_flight)
-        if np.any(plan.overlap_expert_parallel):
-            # Another micro-batch computes while rows pass.
-            in_flight = np.minimum(in_flight + plan.overlap_expert_parallel, micro_batches)
+        in_flight = _in_flight(inputs, stage, micro_batches)
         owners["activations"] = activation_bytes(
             in_flight=in_flight,
             layers=stage.layers,
@@ -167,12 +182,27 @@ def _training(
             freed=plan.free_gradients * (micro_batches == 1),
         )
     owners["kv_cache"] = ZERO
-    owners["buffers"] = _unsharded_bytes(inputs, table, stage) + np.maximum(
-        table.working_bytes, stage.head * table.head_working_bytes
-    )
+    with at("memory.buffers_bytes"):
+        working = np.maximum(
+            table.working_bytes, stage.head * head_working_bytes(inputs, table.head_working_bytes)
+        )
+        parameters = stage_parameters(table, stage.layers, first=stage.embedding, last=stage.head, tied=tied)
+        owners["buffers"] = _unsharded_bytes(inputs, table, stage) + working
+        owners["buffers"] = owners["buffers"] + engine_bytes(inputs, parameters, in_flight)
+    found = _moved(inputs, table, stage, owners, owners["activations"] - rebuilt)
+    with at("memory.buffers_bytes"):
+        found.owners["buffers"] = found.owners["buffers"] + fragmented(
+            held_bytes=sum(found.owners.values(), ZERO), fragmentation=plan.fragmentation
+        )
+    return found
+
+
+def _moved(
+    inputs: Inputs, table: LayerTable, stage: StageKind, owners: dict[str, FloatArray], kept: FloatArray
+) -> Stored:
+    """What stays on the device and what is offloaded; of activations only what is ``kept`` for the backward pass."""
     if not offloads(inputs):
         return Stored(owners=owners, host=ZERO, nvme=ZERO)
-    kept = owners["activations"] - rebuilt
     share = np.minimum(LAYERS_HERE / np.maximum(stage.layers, 1.0), 1.0)
     movable = {o: Movable(total=owners[o], staging=share * owners[o]) for o in MODEL_STATES}
     movable["activations"] = Movable(

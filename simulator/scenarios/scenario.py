@@ -168,6 +168,18 @@ class Plan(_Keys):
     )
     overlap_pipeline_p2p: bool = Field(False, description="stage-to-stage messages beside compute")
     overlap_offload: bool = Field(True, description="copies to and from host or drives beside compute")
+    engine: Literal["plain", "deepspeed"] = Field(
+        "plain",
+        description="who runs pipeline and step: DeepSpeed keeps outputs of stages and flat copies of gradients",
+    )
+    loss: Literal["in_place", "plain", "compiled"] = Field(
+        "in_place",
+        description="copies of the logits: one in 32 bits that the gradient overwrites, one for each step of the loss "
+        "(plain PyTorch), or none in 32 bits (one compiled kernel)",
+    )
+    fragmentation: float = Field(
+        0.0, ge=0, le=1, description="memory that the allocator holds beyond what is in use, over that [1]"
+    )
     free_gradients: bool = Field(
         False,
         description="gradients are given back after each step (zero_grad of PyTorch): with one micro-batch they "

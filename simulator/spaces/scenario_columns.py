@@ -252,6 +252,11 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         overlap_pipeline_p2p=plan("overlap_pipeline_p2p"),
         overlap_offload=plan("overlap_offload"),
         free_gradients=plan("free_gradients"),
+        deepspeed=_matches(chunk, "plan.engine", "plain", "deepspeed"),
+        # Vocabulary-parallel loss takes one tensor more: the exponential is not fused with the gradient.
+        loss_copies=_matches(chunk, "plan.loss", "in_place", "plain") * (2.0 + (tensor > 1)),
+        loss_compiled=_matches(chunk, "plan.loss", "in_place", "compiled"),
+        fragmentation=plan("fragmentation"),
         collective_algorithm=_code(chunk, "plan.collective_algorithm", ALGORITHMS),
         tensor_stride=strides["tensor"],
         context_stride=strides["context"],

@@ -120,12 +120,13 @@ def spelling(column: str, text: str, source: str = "", framework: str = "") -> d
 class Framework:
     """What a framework does where a table is silent; see ``word_tables/frameworks.yaml``."""
 
-    plan: Mapping[str, bool | str]
+    plan: Mapping[str, bool | str | float]
     attention: str | None
     sequence_parallel: bool | None
     counts_context: bool
     calibrations: Mapping[str, str]
     precision: Mapping[str, str]
+    ends_are_layers: bool = False
 
 
 def framework_of(name: str, date: str) -> Framework | None:
@@ -139,6 +140,7 @@ def framework_of(name: str, date: str) -> Framework | None:
                 counts_context=entry["memory"] == "device",
                 calibrations=entry.get("calibrations", {}),
                 precision=entry.get("precision", {}),
+                ends_are_layers=entry.get("ends_are_layers", False),
             )
     return None
 

@@ -9,7 +9,7 @@ from simulator.scenarios.precision import CLASSES, OPERATOR_CLASSES, RECIPES, Pr
 from simulator.validation.cases import RowReader
 from simulator.validation.known_words import Framework, spelling
 
-__all__ = ["degrees", "precision", "recompute", "sharding", "switches"]
+__all__ = ["degrees", "precision", "recompute", "sharding", "stage_layers", "switches"]
 
 Notes = Sequence[Mapping[str, Any]]
 UNSHARDED = "0123"
@@ -38,6 +38,25 @@ def degrees(reader: RowReader) -> dict[str, Any]:
     if replicas is not None:
         keys["plan.data_parallel"] = replicas
     return keys
+
+
+def stage_layers(reader: RowReader, framework: Framework | None, keys: Mapping[str, Any]) -> dict[str, int]:
+    """Layers of the first and the last stage as scenario keys [1], where the others do not divide; an assumption.
+
+    Some frameworks count the embedding and the loss as a layer each. Raises nothing.
+    """
+    stages, layers = keys["plan.pipeline_parallel"], reader.row.count("n_layers") or 0
+    parts = stages * keys["plan.virtual_pipeline"]
+    if stages < 2 or framework is None or not framework.ends_are_layers or layers % parts == 0:
+        return {}
+    if (layers + 2) % parts:
+        return {}
+    if keys["plan.virtual_pipeline"] > 1:
+        reader.skip("interleaved stages whose first and last chunk have a layer less are not modelled")
+        return {}
+    reader.assumed["stages"] = "embedding and loss as layers"
+    ends = (layers + 2) // stages - 1
+    return {"plan.first_stage_layers": ends, "plan.last_stage_layers": ends}
 
 
 def _replicas(reader: RowReader, keys: Mapping[str, Any]) -> int:
@@ -73,7 +92,7 @@ def sharding(reader: RowReader, keys: Mapping[str, Any]) -> dict[str, Any]:
     return found | ({"plan.zero_group": sharing} if sharing is not None and sharing < ranks else {})
 
 
-def recompute(reader: RowReader, keys: Mapping[str, Any]) -> dict[str, str]:
+def recompute(reader: RowReader, keys: Mapping[str, Any], notes: Notes) -> dict[str, str]:
     """Recomputation as scenario keys; "none" and a noted reason where the row's word maps to none."""
     text = str(reader.need("recompute") or "")
     row = reader.row
@@ -83,11 +102,16 @@ def recompute(reader: RowReader, keys: Mapping[str, Any]) -> dict[str, str]:
     elif "skip" in entry:
         reader.skip(f"recompute {text!r}: {entry['skip']}")
     entry = entry or {}
-    kept = f"{entry.get('keeps', '')} {entry.get('keeps_of_ranks', '') if keys['plan.tensor_parallel'] > 1 else ''}"
-    return {
-        "plan.recompute": str(entry.get("plan", "none")),
-        **({"plan.recompute_keeps": kept.strip()} if kept.strip() else {}),
-    }
+    found = {"plan.recompute": str(entry.get("plan", "none"))}
+    if "keeps" in entry:
+        ranks = (
+            [entry["keeps_of_ranks"]]
+            if "keeps_of_ranks" in entry and keys["plan.tensor_parallel"] > 1
+            else []
+        )
+        stored = [note["keeps"] for note in notes if "keeps" in note]
+        found["plan.recompute_keeps"] = " ".join([entry["keeps"], *ranks, *stored])
+    return found
 
 
 def _types(recipe: Precision, notes: Notes, weights: str | None) -> str | dict[str, str]:

@@ -11,7 +11,7 @@ from simulator.validation.known_words import Framework, framework_of, notes_of
 from simulator.validation.machine_of_row import machine_keys
 from simulator.validation.measured_table import Cell, Row
 from simulator.validation.model_of_row import model_of
-from simulator.validation.plan_of_row import degrees, precision, recompute, sharding, switches
+from simulator.validation.plan_of_row import degrees, precision, recompute, sharding, stage_layers, switches
 from workloads import ModelSpec, parameters
 
 __all__ = ["training_case"]
@@ -90,6 +90,7 @@ def training_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
     if framework is not None and keys.get("system") in framework.calibrations:
         keys["system.calibration"] = framework.calibrations[keys["system"]]
     keys.update(degrees(reader))
+    keys.update(stage_layers(reader, framework, keys))
     sequence = reader.need_count("seq_len")
     model = model_of(reader, sequence)
     # What the row says of itself outweighs what its framework does.
@@ -101,7 +102,7 @@ def training_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
             "task.sequence_length": sequence,
             "task.global_batch_size": reader.need_count("global_batch"),
             "plan.micro_batch_size": reader.need_count("micro_batch"),
-            **recompute(reader, keys),
+            **recompute(reader, keys, notes),
             "plan.precision": chosen,
         }
     )

@@ -65,6 +65,7 @@ KEPT = {
     "everything_bytes": 100, "core_bytes": 30, "input_bytes": 8, "named_bytes": 5, "recompute_core": 0,
     "recompute_all": 0,
 }  # fmt: skip
+OUTPUTS = {"in_flight": 2, "tokens": 10, "hidden": 8, "activation_bytes": 2}
 FLIGHT = {"stage": 0, "pipeline_parallel": 4, "virtual_pipeline": 1, "micro_batches": 16}
 MODEL = {"n_layers": 10, "heads": 8, "head_dim": 64, "attended_tokens": 100}
 WAITS = {"stages": 5, "forward_s": 3, "input_gradients_s": 4, "weight_gradients_s": 2}
@@ -343,6 +344,18 @@ CASES = [
     ("kept_bytes", KEPT, 100),
     ("kept_bytes", {**KEPT, "recompute_core": 1}, 70),
     ("kept_bytes", {**KEPT, "recompute_core": 1, "recompute_all": 1}, 13),
+    # 2 copies x 4 B x 10 tokens x 26 of 101 words
+    ("loss_temporaries", {"copies": 2, "tokens": 10, "vocab": 101, "tensor_parallel": 4}, 2080),
+    ("narrow_logits", {"tokens": 10, "vocab": 101, "tensor_parallel": 4, "activation_bytes": 2}, 520),
+    # 1000 x (2 + 4) / 4 + 100 x 2
+    (
+        "flat_copies",
+        {"parameters": 1000, "gradient_bytes": 2, "master_bytes": 4, "shards": 4, "bucket_elements": 100},
+        1700,
+    ),
+    ("stage_outputs", {**OUTPUTS, "pipeline_parallel": 4}, 3 * 10 * 8 * 2),
+    ("stage_outputs", {**OUTPUTS, "pipeline_parallel": 1}, 0),
+    ("fragmented", {"held_bytes": 200, "fragmentation": 0.14}, 28),
     ("micro_batches_in_flight", FLIGHT, 4),
     ("micro_batches_in_flight", {**FLIGHT, "stage": 3}, 1),
     ("micro_batches_in_flight", {**FLIGHT, "micro_batches": 2}, 2),

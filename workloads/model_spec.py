@@ -74,7 +74,7 @@ class ModelSpec(BaseModel):
         of a value. [1]
     activation : str
         ``silu``, ``gelu``, ``gelu_tanh`` (its tanh form; the same cost in one kernel, eight steps without) or
-        ``relu``.
+        ``relu``; ``relu2``, its square, counts as one kernel of the same cost.
     norm : str
         ``rms`` or ``layer``; two in a layer and one after the last.
     norm_position : str
@@ -151,7 +151,7 @@ class ModelSpec(BaseModel):
     q_lora_rank: int = Field(0, ge=0, le=MAX_COUNT)
     rope_head_dim: int = Field(0, ge=0, le=MAX_COUNT)
     value_head_dim: int = Field(0, ge=0, le=MAX_COUNT)
-    activation: Literal["silu", "gelu", "gelu_tanh", "relu"]
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
     norm: Literal["rms", "layer"] = "rms"
     norm_position: Literal["pre", "post"] = "pre"
     causal: bool = True

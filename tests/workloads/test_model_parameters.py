@@ -48,7 +48,24 @@ def latent_with_experts(layers, hidden, heads, experts, ffn, vocab, *, shared, d
     return dense * plain + (layers - dense) * mixed + 2 * vocab * hidden + hidden
 
 
+def small_qwen3(layers, hidden, q_width, ffn):
+    """Qwen3 with a tied head: one table instead of two."""
+    whole = llama_like(layers, hidden, 8 * 128, ffn, 151936, q_width=q_width, head_norm=128)
+    return whole - 151936 * hidden
+
+
+def nemotron_like(layers, hidden, kv_width, ffn):
+    """Nemotron-4: two MLP matrices, two norms with biases in a layer and one at the end, untied head of 256,000."""
+    layer = 2 * hidden * hidden + 2 * hidden * kv_width + 2 * hidden * ffn + 2 * (2 * hidden)
+    return layers * layer + 2 * 256000 * hidden + 2 * hidden
+
+
 EXPECTED = {
+    "qwen3-0.6b": (small_qwen3(28, 1024, 2048, 3072), None),
+    "qwen3-1.7b": (small_qwen3(28, 2048, 2048, 6144), None),
+    "qwen3-4b": (small_qwen3(36, 2560, 4096, 9728), None),
+    "nemotron-4-15b": (nemotron_like(32, 6144, 8 * 128, 24576), None),
+    "nemotron-4-340b": (nemotron_like(96, 18432, 8 * 192, 73728), None),
     # name: (count by hand, exact published count or None)
     "llama-2-7b": (llama_like(32, 4096, 4096, 11008, 32000), 6_738_415_616),
     "llama-2-13b": (llama_like(40, 5120, 5120, 13824, 32000), 13_015_864_320),
@@ -106,6 +123,11 @@ EXPECTED = {
 }
 
 ROUNDED = {
+    "qwen3-0.6b": (0.6e9, 1),  # model cards of Qwen3
+    "qwen3-1.7b": (1.7e9, 2),
+    "qwen3-4b": (4.0e9, 2),
+    "nemotron-4-15b": (15.7e9, 2),  # arXiv:2402.16819: 3.2 + 12.5 billion
+    "nemotron-4-340b": (341.0e9, 4),  # arXiv:2406.11704: 9.4 + 331.6 billion
     # name: (published figure, digits it states)
     "deepseek-v2": (236e9, 3),  # arXiv:2405.04434, abstract
     "deepseek-v2-lite": (15.7e9, 3),  # arXiv:2405.04434, appendix B

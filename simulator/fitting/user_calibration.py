@@ -67,14 +67,14 @@ class _Around:
     processor: bool
     like: CalibrationSpec | None
     plain: FitEvidence | None  # of plain streaming kernels
-    product: GemmFit  # of 16-bit products
+    product_s: float  # fixed time of a 16-bit product [s]
 
     def learn(self, family: str, dtype: str, fit: FitEvidence) -> None:
         """Later families use plain kernels, and narrow products the fixed time of wide ones."""
         if family == "pointwise":
             self.plain = fit
         if family == "matmul" and dtype in TWINS and isinstance(fit, GemmFit):
-            self.product = fit
+            self.product_s = fit.fixed_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +142,7 @@ def _products(
     family: KernelFamily, dtype: str, samples: KernelSamples, around: _Around, source: str
 ) -> dict[KernelFamily, FitEvidence]:
     """The product, and the pass that its rows time too."""
-    done = fit_format(samples, around.accelerator, dtype, source=source, wide=around.product)
+    done = fit_format(samples, around.accelerator, dtype, source=source, fixed_s=around.product_s)
     return {family: done.gemm, **({"quantise": done.quantise} if done.quantise else {})}
 
 
@@ -307,7 +307,7 @@ def fit_families(
         processor=found.processor,
         like=like,
         plain=None if like is None else kernel_fit(like, "pointwise", "any")[0],
-        product=wide,
+        product_s=wide.fixed_s,
     )
     fitted: list[FittedFamily] = []
     for (family, dtype), samples in sorted(found.samples.items(), key=lambda item: _narrow(item[0][1])):

@@ -8,6 +8,9 @@ Figures
 -------
 training
     Every plan of GPT-3 175B on 512 A100 over the axes of Calculon's search: all results of all legal plans in memory.
+experts
+    Every plan of DeepSeek-V3 on 2,048 H800 over tensor, context, expert, expert-tensor and pipeline degrees, two
+    precisions and three batches, and how many distinct layers they have.
 decode
     Llama-3.1-70B: batch x context x machine x devices x tensor x pipeline x precision.
 search
@@ -67,6 +70,36 @@ def training_space(batches: list[int], quick: bool) -> Figure:
     }
 
 
+def experts_space(quick: bool) -> Figure:
+    """Plans of DeepSeek-V3 at the size of its pre-training (arXiv:2412.19437, sections 3.1 and 4.2)."""
+    return {
+        "model": "deepseek-v3",
+        "task": {
+            "kind": "training",
+            "sequence_length": 4096,
+            "global_batch_size": [15360] if quick else [7680, 15360, 30720],
+        },
+        "system": "dgx-h800",
+        "devices": 2048,
+        "plan": {
+            "tensor_parallel": [1, 8] if quick else [1, 2, 4, 8],
+            "context_parallel": [1] if quick else [1, 2, 4],
+            "pipeline_parallel": [8, 16] if quick else [1, 2, 4, 8, 16],
+            "virtual_pipeline": [1] if quick else [1, 2, 4],
+            "uneven_stages": True,
+            "expert_parallel": [8, 64] if quick else [1, 2, 4, 8, 16, 32, 64, 128],
+            "expert_tensor_parallel": [1] if quick else [1, 2, 4],
+            "micro_batch_size": [1, 2] if quick else [1, 2, 4],
+            "recompute": ["none", "selective", "full"],
+            "zero_stage": [0, 1, 2, 3],
+            "sequence_parallel": SWITCH,
+            "overlap_expert_parallel": SWITCH,
+            **({} if quick else dict.fromkeys(OVERLAPS[:2] + OVERLAPS[3:], SWITCH)),
+            "precision": ["bf16", "fp8"],
+        },
+    }
+
+
 def decode_space(quick: bool) -> Figure:
     """Decode steps of Llama-3.1-70B."""
     return {
@@ -118,7 +151,7 @@ def _swept(space: Figure, repeats: int) -> Figure:
         wall, cpu, result = timed(lambda: run_space(parsed))
         found = rates(parsed.n_rows, int(result.rows.size), wall, cpu)
         if not best or found["cpu_s"] < best["cpu_s"]:
-            best = found
+            best = {**found, "distinct_layers": result.n_layers_evaluated}
         del result
     return best
 
@@ -126,6 +159,11 @@ def _swept(space: Figure, repeats: int) -> Figure:
 def training(quick: bool) -> Figure:
     """Plans per second in memory, the best of three runs [1/s]."""
     return _swept(training_space([1536], quick), 1 if quick else 3)
+
+
+def experts(quick: bool) -> Figure:
+    """Plans of a model with experts per second in memory, the best of three runs [1/s]."""
+    return _swept(experts_space(quick), 1 if quick else 3)
 
 
 def decode(quick: bool) -> Figure:
@@ -248,6 +286,7 @@ def query(quick: bool) -> Figure:
 
 FIGURES: dict[str, Callable[[bool], Figure]] = {
     "training": training,
+    "experts": experts,
     "decode": decode,
     "search": search,
     "linear": linear,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -20,6 +21,7 @@ __all__ = ["figure_dimension", "figures", "to_mapping", "with_figures"]
 
 _AnySpec = TypeVar("_AnySpec", bound=Spec)
 _REFERENCE_ONLY = frozenset({"datasheet_peak"})  # read by the linter, never by a cost rule
+ANY_NAME = "*"
 _EVIDENCE = frozenset(EVIDENCE_FIELDS)  # statistics of a fit: no figures
 
 
@@ -65,6 +67,9 @@ def figure_dimension(model: type[Spec] | Spec, path: str) -> str:
     """
     owner = model if isinstance(model, type) else type(model)
     known = dict(_paths(owner, ""))
+    free = [name for name in known if ANY_NAME in name and fnmatchcase(path, name)]
+    if free:  # below a key whose names are the user's own
+        return known[free[0]]
     if path not in known:
         near = near_names(path, known, n=3)
         fix = f"did you mean {' or '.join(near)}?" if near else f"such as {', '.join(list(known)[:5])}"
@@ -167,7 +172,7 @@ def _paths(model: type[BaseModel], path: str) -> Iterator[tuple[str, str]]:
 def _annotation_paths(annotation: Any, path: str, dimension: Dimension | None) -> Iterator[tuple[str, str]]:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is dict:
-        for key in _keys(arguments[0]):
+        for key in _keys(arguments[0]) or [ANY_NAME]:
             yield from _annotation_paths(arguments[1], f"{path}.{key}", dimension)
     elif origin is typing.Annotated:
         yield from _annotation_paths(arguments[0], path, dimension)

@@ -9,6 +9,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hardware_specs.errors import Problem, SpecError, near_names
+from hardware_specs.fabric_rules import (
+    BETWEEN_BLOCKS,
+    GRIDS,
+    MOST_DIMENSIONS,
+    SWITCHED,
+    broken_hierarchy,
+    broken_node,
+)
 from hardware_specs.figure import Basis, Dimension, Figure, Spec
 
 __all__ = [
@@ -39,11 +47,6 @@ Topology = Literal[
     "dragonfly",
     "wired",
 ]
-MOST_DIMENSIONS = 3
-MOST_WIRED = 32
-GRIDS = ("torus", "mesh")
-SWITCHED = ("switch", "fat_tree", "rail_optimised", "dragonfly")
-BETWEEN_BLOCKS = ("fat_tree", "rail_optimised", "dragonfly")
 _NAME = r"[a-z0-9]+(?:[.-][a-z0-9]+)*"
 Name = Annotated[str, Field(pattern=f"^{_NAME}$", max_length=80)]
 NameOrFile = Annotated[str, Field(pattern=rf"^(?:{_NAME}|.+\.ya?ml)$", max_length=4096)]
@@ -143,13 +146,16 @@ class FabricSpec(Spec):
     """Links of one tier. Bandwidth is that of one link in one direction.
 
     ``links`` counts per accelerator inside a node: to the switch, to all peers together (fully
-    connected), or two per dimension (torus, mesh). Between nodes it counts NICs per node. On a ``host`` the
-    accelerators hang on host bridges (PCI Express); messages between bridges cross two of them.
+    connected), or two per dimension (torus, mesh). Between nodes it counts NICs per node, in a tier beyond
+    the links of one domain of the tier inside. On a ``host`` the accelerators hang on host bridges (PCI
+    Express); messages between bridges cross two of them.
     """
 
     topology: Topology = Field(description="how the links join the accelerators or nodes")
     link_bandwidth: Bandwidth = Field(description="bandwidth of one link in one direction")
-    links: Units = Field(description="links per accelerator; between nodes, NICs per node")
+    links: Units = Field(
+        description="links per accelerator; between nodes, NICs per node; beyond, links of a domain of the tier inside"
+    )
     latency: Latency = Field(description="time of an empty message over one hop")
     in_switch_reduction: bool = Field(default=False, description="whether the switch adds up all-reduce")
     oversubscription: Ratio = Field(
@@ -176,6 +182,21 @@ class FabricSpec(Spec):
         default=None, description="torus and mesh only: accelerators along each dimension"
     )
     wiring: list[WireSpec] | None = Field(default=None, description="wired only: every link of a node")
+    domain: Units | None = Field(
+        default=None,
+        description="between nodes and beyond: accelerators that one domain of this tier joins, where a further tier "
+        "joins such domains; absent: all",
+    )
+    ports: Literal["own", "uplinks"] | None = Field(
+        default=None,
+        description="beyond only: own, accelerators have ports into this tier; uplinks, the switches of the tier "
+        "inside have, and messages cross its links too",
+    )
+    coefficients: Literal["scale_up", "scale_out"] | None = Field(
+        default=None,
+        description="which part of the fabric calibration its exchanges take; absent: scale_up inside a node, else "
+        "scale_out",
+    )
 
     def broken_rules(self) -> Iterator[Problem]:
         """Keys of another topology, odd links, a reduction without a switch; raises nothing."""
@@ -239,6 +260,10 @@ class SystemSpec(Spec):
     accelerators_per_node: Units = Field(description="accelerators that share a host and scale_up links")
     scale_up: FabricSpec = Field(description="fabric between accelerators of a node (torus: of a slice)")
     scale_out: FabricSpec | None = Field(default=None, description="fabric between nodes (torus: slices)")
+    beyond: dict[Name, FabricSpec] = Field(
+        default_factory=dict,
+        description="further tiers by name, from the inside out: each joins domains of the one before it",
+    )
     host_power: Power = Field(description="power of a node without its accelerators")
     max_devices: Units = Field(description="most accelerators that the fabric joins")
     slices: list[SliceSpec] = Field(default_factory=list, description="torus only: what can be allocated")
@@ -249,6 +274,23 @@ class SystemSpec(Spec):
         default=None,
         description="fabric calibration to use, a catalog name or a path; none: by accelerator and topology",
     )
+
+    @property
+    def tiers(self) -> dict[str, FabricSpec]:
+        """All tiers from the inside out, by the dotted path of their figures."""
+        out = {} if self.scale_out is None else {"scale_out": self.scale_out}
+        return {
+            "scale_up": self.scale_up,
+            **out,
+            **{f"beyond.{name}": tier for name, tier in self.beyond.items()},
+        }
+
+    @property
+    def slice_devices(self) -> int | None:
+        """Accelerators of a slice of a torus or mesh with a shape, many of which a further tier joins [1]."""
+        shape = self.scale_up.shape
+        joined = self.scale_up.topology in GRIDS and shape is not None and self.scale_out is not None
+        return math.prod(shape) if joined and shape is not None else None
 
     def broken_rules(self) -> Iterator[Problem]:
         """Device counts, slices and fabrics that do not belong together; raises nothing."""
@@ -270,81 +312,8 @@ class SystemSpec(Spec):
             if len(part.shape) != n_dimensions:
                 rule = f"must have {n_dimensions:g} dimensions, two links each"
                 yield _rule(f"slices[{index}].shape", str(part.shape), rule)
-        yield from self._broken_fabric()
-
-    def _broken_fabric(self) -> Iterator[Problem]:
-        """Links, bridges and rails that leave accelerators out; raises nothing."""
-        per_node, up, out = self.accelerators_per_node.value, self.scale_up, self.scale_out
-        if up.topology in GRIDS and up.shape is not None and math.prod(up.shape) > self.max_devices.value:
-            product = " x ".join(map(str, up.shape))
-            rule = (
-                f"has {product} = {math.prod(up.shape)} places, but max_devices is {self.max_devices.value:g}"
-            )
-            yield _rule("scale_up.shape", str(up.shape), rule, "give sizes that multiply to the devices")
-        if up.topology == "fully_connected" and up.links.value < per_node - 1:
-            rule = f"is disconnected: {up.links.value:g} links of each do not reach {per_node - 1:g} peers"
-            yield _rule(
-                "scale_up.links", f"{up.links.value:g}", rule, "give a link per peer, or another topology"
-            )
-        if up.topology == "ring" and up.links.value > 2:
-            rule = "is more than the two neighbours in a ring: further links would carry nothing"
-            fix = "write 2, and in link_bandwidth what all links to one neighbour carry one way"
-            yield _rule("scale_up.links", f"{up.links.value:g}", rule, fix)
-        if up.wiring is not None:
-            yield from _broken_wiring(up.wiring, int(per_node), up.links.value)
-        if up.topology in BETWEEN_BLOCKS and up.topology != "fat_tree":
-            yield _rule(
-                "scale_up.topology", up.topology, "joins nodes, not accelerators", "write it in scale_out"
-            )
-        bridge = up.accelerators_per_bridge
-        if bridge is not None and per_node % bridge.value:
-            rule = f"does not divide the {per_node:g} accelerators of a node"
-            yield _rule("scale_up.accelerators_per_bridge", f"{bridge.value:g}", rule)
-        if out is None:
-            return
-        if out.topology in (*GRIDS, "host", "wired"):
-            rule = "joins accelerators of one node or slice, not nodes"
-            yield _rule("scale_out.topology", out.topology, rule, f"write {', '.join(SWITCHED)} or ring")
-        if out.rails is not None and (out.links.value % out.rails.value or per_node % out.rails.value):
-            rule = (
-                f"does not divide the {out.links.value:g} NICs and the {per_node:g} accelerators of a node: each rail "
-                "takes the same number of both"
-            )
-            yield _rule("scale_out.rails", f"{out.rails.value:g}", rule, "use a common divisor")
-
-
-def _broken_wiring(wiring: list[WireSpec], per_node: int, links: float) -> Iterator[Problem]:
-    """Ends that are not there, accelerators with too many links, and those that no link leads to."""
-    path = "scale_up.wiring"
-    if per_node > MOST_WIRED:
-        rule = f"is for nodes of at most {MOST_WIRED} accelerators, and this one has {per_node}"
-        yield _rule(path, "[...]", rule, "use another topology")
-        return
-    ports = dict.fromkeys(range(per_node), 0)
-    island: dict[int | str, set[int | str]] = {i: {i} for i in range(per_node)}
-    for k, wire in enumerate(wiring):
-        one, other = wire.ends
-        missing = [end for end in (one, other) if isinstance(end, int) and end not in ports]
-        for end in missing:
-            rule = f"is no accelerator of this node: they are 0 to {per_node - 1}"
-            yield _rule(f"{path}[{k}].between", str(end), rule, "use one of these, or a name for a switch")
-        if one == other:
-            yield _rule(f"{path}[{k}].between", str(one), "joins a place with itself", "name two places")
-        if missing:
-            continue
-        for place in {one, other}:
-            if isinstance(place, int):
-                ports[place] += wire.links
-        joined = island.setdefault(one, {one}) | island.setdefault(other, {other})
-        island.update(dict.fromkeys(joined, joined))
-    for accelerator, used in ports.items():
-        if used > links:
-            rule = f"gives accelerator {accelerator} {used} links, but links are {links:g}"
-            yield _rule(path, "[...]", rule, "remove some, or raise links")
-    apart = [str(i) for i in range(per_node) if i not in island[0]]
-    if apart:
-        rule = f"is disconnected: no way from accelerator 0 to {', '.join(apart[:5])}"
-        yield _rule(path, "[...]", rule, "add the links that join them")
+        yield from broken_node(self)
+        yield from broken_hierarchy(self)
 
 
 def dense_peak_flop_per_s(accelerator: AcceleratorSpec, dtype: str) -> float:

@@ -20,7 +20,7 @@ __all__ = ["network_table", "plot_bus_bandwidth", "plot_topology", "replay_table
 Rows = Iterable[Mapping[str, Any]]
 MARKS = {
     **{"device": "o", "idle": "x", "bridge": "s", "switch": "s", "wire": "s", "host": "D"},
-    **{"nic": "^", "leaf": "p", "spine": "D"},
+    **{"nic": "^", "leaf": "p", "spine": "D", "port": "^", "hub": "p", "core": "D"},
 }
 SAID_TIERS = {"inner": "inside a node", "outer": "between nodes"}
 MANY_LINKS = 200
@@ -197,7 +197,7 @@ def plot_topology(
 
     placed = {row["name"]: row for row in rows_of(nodes)}
     joined = rows_of(links)
-    rates = sorted({row["bytes_per_s"] for row in joined})
+    rates, tiers = sorted({row["bytes_per_s"] for row in joined}), _tiers(joined)
     figure = new_figure(5.2)
     titles(figure, title or "Topology", _said_links(joined))
     axes = axes_in(figure, 0.3, 0.75, 0.3, 0.85)
@@ -208,7 +208,7 @@ def plot_topology(
             axes.plot(
                 xs,
                 ys,
-                color=_colour(0 if row["tier"] == "inner" else 1),
+                color=_colour(list(tiers).index(row["tier"])),
                 linewidth=0.4 + (1.8 if len(joined) <= MANY_LINKS else 0.8) * row["bytes_per_s"] / rates[-1],
                 linestyle=":" if row.get("wraps") else "-",
                 alpha=0.55,
@@ -242,7 +242,7 @@ def plot_topology(
     ]
     handles += [
         Line2D([], [], color=_colour(i), label=said)
-        for i, (tier, said) in enumerate(SAID_TIERS.items())
+        for i, (tier, said) in enumerate(tiers.items())
         if any(row["tier"] == tier for row in joined)
     ]
     if any(row.get("wraps") for row in joined):
@@ -264,10 +264,16 @@ def plot_topology(
     return save(figure, path)
 
 
+def _tiers(links: list[dict[str, Any]]) -> dict[str, str]:
+    """What to call each tier that has links, from the inside out."""
+    further = dict.fromkeys(row["tier"] for row in links if row["tier"] not in SAID_TIERS)
+    return {**SAID_TIERS, **{tier: f"in {tier}" for tier in further}}
+
+
 def _said_links(links: list[dict[str, Any]]) -> str:
     """Bandwidths of the drawn lines by tier; parallel links are one line."""
     parts = []
-    for tier, where in SAID_TIERS.items():
+    for tier, where in _tiers(links).items():
         rates = sorted({row["bytes_per_s"] for row in links if row["tier"] == tier})
         if rates:
             shown = ", ".join(format_bytes_per_s(rate) for rate in rates[:3])

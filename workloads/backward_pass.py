@@ -367,6 +367,7 @@ def backward(
     """
     readers = _readers(forward)
     sequence = operators(forward)
+    of_weights = {f"d_{t.name}" for op in sequence for t in op.reads if t.kind in WEIGHT_KINDS}
     stored = {t.name: t for op in sequence for t in op.saved}
     # Gradients of the graph's results arrive in the layout in which those are handed on.
     arriving = (gradient(t) for t in forward.graph.get("outputs", {}).values())
@@ -387,7 +388,16 @@ def backward(
 
         for made in BACKWARD_RULES[op.kind](op, gradient_of):
             summed = accumulates if made.kind == "gradient_sum" else ONE
-            build.add(replace(made, phase="backward", group=op.name, scale=op.scale * summed))
+            late = all(t.kind == "gradients" or t.name in of_weights for t in made.writes)
+            build.add(
+                replace(
+                    made,
+                    phase="backward",
+                    group=op.name,
+                    scale=op.scale * summed,
+                    weight_gradient=late and bool(made.writes),
+                )
+            )
     for tensor in forward.graph["inputs"].values():
         if tensor.kind in DIFFERENTIABLE and len(readers.get(tensor.name, ())) > 1:
             _sum_contributions(build, tensor, readers[tensor.name], "attention")

@@ -131,6 +131,8 @@ class Operator:
         For kind "collective": which exchange, over which parallel axis.
     group : str
         Forward operator that a backward operator belongs to.
+    weight_gradient : bool
+        Whether it computes gradients of weights and nothing that another layer waits for.
     """
 
     name: str
@@ -147,6 +149,7 @@ class Operator:
     collective: str = ""
     axis: str = ""
     group: str = ""
+    weight_gradient: bool = False
 
 
 def operators(graph: Graph) -> list[Operator]:

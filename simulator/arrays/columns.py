@@ -72,8 +72,9 @@ class PlanColumns:
     ``gradient_ranks`` hold the same parameters: replicas times context ranks; ``zero_group`` of them share a sharded
     copy. ``expert_copies`` are the ranks that hold the same part of the same experts; ``experts_apart`` is 1 where
     these are not the ``gradient_ranks``. Strides are the distance, in devices, of neighbours on an axis;
-    ``collective_algorithm`` is a code (:data:`ALGORITHMS` of `simulator.communication`), 0 where the fastest one
-    is taken.
+    ``schedule`` is a code (:data:`SCHEDULES` of `simulator.pipelines`); ``first_stage_layers`` and
+    ``last_stage_layers`` are NaN where the plan does not say them. ``collective_algorithm`` is a code
+    (:data:`ALGORITHMS` of `simulator.communication`), 0 where the fastest one is taken.
     """
 
     devices: FloatArray
@@ -91,6 +92,9 @@ class PlanColumns:
     expert_imbalance: FloatArray
     expert_copies: FloatArray
     experts_apart: FloatArray
+    schedule: FloatArray
+    first_stage_layers: FloatArray
+    last_stage_layers: FloatArray
     micro_batch_size: FloatArray
     zero_stage: FloatArray
     zero_group: FloatArray
@@ -186,7 +190,9 @@ class TierColumns:
     it; ``bridge`` accelerators share a host bridge of ``bridge_bytes_per_s`` (1 and infinite where there is none);
     ``wired`` holds what the graph of a wired node gives to groups by kind, size and stride ("ring 4 2", "hops 4 2",
     "all 4 2") [1];
-    ``compute_share`` is the part of the compute units that a running exchange occupies.
+    ``compute_share`` is the part of the compute units that a running exchange occupies. ``domain`` accelerators are
+    joined by one domain of the tier (of the outermost one: all) [1]; ``uplinks`` is 1 where the ports into the tier
+    belong to the switches of the tier inside, whose links a message crosses too.
     """
 
     topology: FloatArray
@@ -205,16 +211,32 @@ class TierColumns:
     j_per_byte: FloatArray
     algorithms: Mapping[str, AlgorithmColumns]
     wired: Mapping[str, FloatArray] = field(default_factory=dict)
+    domain: FloatArray = field(default_factory=lambda: np.full(1, np.inf))
+    uplinks: FloatArray = field(default_factory=lambda: np.zeros(1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FabricColumns:
-    """Both tiers and how many accelerators sit inside the inner one [1]."""
+    """Tiers from the inside out, and how many accelerators sit inside the inner one [1].
+
+    ``beyond`` holds what joins domains of the outer tier, by place from the inside out ("0", "1", ...).
+    """
 
     accelerators_per_node: FloatArray
     max_devices: FloatArray
     inner: TierColumns
     outer: TierColumns
+    beyond: Mapping[str, TierColumns] = field(default_factory=dict)
+
+    @property
+    def across(self) -> tuple[TierColumns, ...]:
+        """The tiers outside a node, from the inside out."""
+        return (self.outer, *self.beyond.values())
+
+    @property
+    def units(self) -> tuple[FloatArray, ...]:
+        """Accelerators of one of the things that each tier of ``across`` joins: nodes, then domains [1]."""
+        return (self.accelerators_per_node, *(tier.domain for tier in self.across[:-1]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

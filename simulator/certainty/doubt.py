@@ -53,6 +53,8 @@ def _picked(known: Mapping[str, FloatArray], index: tuple[tuple[str, ...], Float
     names, position = index
     if len(names) == 1:
         return known[names[0]]
+    if position.size == 1:
+        return known[names[int(position.item())]]
     return np.select(
         [position == i for i in range(len(names) - 1)], [known[n] for n in names[:-1]], known[names[-1]]
     )
@@ -64,14 +66,10 @@ def exchange_doubt(message_bytes: FloatArray, leaves: NDArray[np.bool_], device:
     Broadcasts; raises nothing.
     """
     known = [device.doubts[f"collective_{side}"] for side in ("inner", "outer")]
-    inner, outer = (
-        np.select(
-            [message_bytes <= SMALL_MESSAGE_BYTES, message_bytes < LARGE_MESSAGE_BYTES],
-            [one["small"], one["middle"]],
-            one["large"],
-        )
-        for one in known
+    at_least = (message_bytes > SMALL_MESSAGE_BYTES).astype(np.float64) + (
+        message_bytes >= LARGE_MESSAGE_BYTES
     )
+    inner, outer = (_picked(one, (("small", "middle", "large"), at_least)) for one in known)
     return (
         np.where(leaves, outer, inner),
         np.where(leaves, known[1]["common"], known[0]["common"]),

@@ -175,7 +175,7 @@ def _replay(scenario: str, settings: list[str], format_: Format, out: Path | Non
         display(replay_table([row for row in rows if not row["together"]]))
         if rows[-1]["together"]:
             emit(
-                "\nThe longest of each axis, all started at once: a gap is what closed forms of one axis do not see\n"
+                "\nThe longest of each axis, all started at once: the closed form has what they wait for each other\n"
             )
             display(replay_table([row for row in rows if row["together"]]))
     else:

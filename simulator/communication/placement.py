@@ -52,8 +52,24 @@ def on_grid(topology: FloatArray, axis_0: FloatArray) -> NDArray[np.bool_]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """A group on one tier outside the node.
+
+    It has ranks in ``units`` of the things that one domain of the tier joins, ``inside`` of them in each [1], and each
+    rank of a ring sends on the tier's links at ``bytes_per_s`` one way [byte/s].
+    """
+
+    units: FloatArray
+    inside: FloatArray
+    bytes_per_s: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """Ranks of one parallel group: ``inner`` per node times ``outer`` nodes [1], and each rank's bandwidth.
+
+    Where a domain of the outer tier does not hold them all, ``outer`` counts the nodes of one domain and ``beyond`` has
+    the group on each further tier.
 
     Neighbours are ``stride`` devices apart [1]. Bandwidths are one way, of one rank of a ring into each tier
     [byte/s]; ``bridge_bytes_per_s`` is the share of a host bridge that one ring has, infinite where none is crossed.
@@ -68,6 +84,21 @@ class Group:
     inner_bytes_per_s: FloatArray
     outer_bytes_per_s: FloatArray
     bridge_bytes_per_s: FloatArray
+    beyond: tuple[Reach, ...] = ()
+
+    @property
+    def across(self) -> tuple[Reach, ...]:
+        """The group on every tier outside the node, from the inside out."""
+        nodes = Reach(units=self.outer, inside=self.inner, bytes_per_s=self.outer_bytes_per_s)
+        return (nodes, *self.beyond)
+
+    @property
+    def spans(self) -> NDArray[np.bool_]:
+        """Whether it leaves the node."""
+        leaves: NDArray[np.bool_] = self.outer > 1
+        for reach in self.beyond:
+            leaves = leaves | (reach.units > 1)
+        return leaves
 
 
 @rule(
@@ -234,26 +265,39 @@ def block_share(
     return np.where(nodes > members, np.minimum(members / ratio, 1.0), 1.0)
 
 
-def _members(tier: TierColumns, nodes: FloatArray, nodes_apart: FloatArray) -> FloatArray:
-    """Nodes of a group that are sure to share a block [1]."""
-    block = np.gcd((nodes * nodes_apart).astype(np.int64), tier.block.astype(np.int64))
-    return np.minimum(nodes, np.maximum(np.floor(block / nodes_apart), 1.0))
+def _members(tier: TierColumns, units: FloatArray, apart: FloatArray) -> FloatArray:
+    """Nodes, or domains, of a group that are sure to share a block [1]."""
+    block = np.gcd((units * apart).astype(np.int64), tier.block.astype(np.int64))
+    return np.minimum(units, np.maximum(np.floor(block / apart), 1.0))
 
 
-def _outer_bandwidth(
-    tier: TierColumns, nodes: FloatArray, nodes_apart: FloatArray, all_nodes: FloatArray
+def bandwidth_across(
+    tier: TierColumns, units: FloatArray, apart: FloatArray, all_units: FloatArray
 ) -> FloatArray:
-    rate = tier_bandwidth(tier, nodes, nodes_apart, nodes)
+    """Bandwidth of one rank of a ring over ``units`` that are ``apart`` among ``all_units`` in use [1]."""
+    rate = tier_bandwidth(tier, units, apart, units)
     if not np.any(tier.oversubscription > 1) and not np.any(tier.topology == DRAGONFLY):
         return rate
-    members = _members(tier, nodes, nodes_apart)
-    others = np.ceil(all_nodes / tier.block) - 1.0
+    members = _members(tier, units, apart)
+    others = np.ceil(all_units / tier.block) - 1.0
     return rate * block_share(
         members=members,
-        nodes=nodes,
+        nodes=units,
         oversubscription=tier.oversubscription,
         other_groups=np.where(tier.topology == DRAGONFLY, others, 0.0),
     )
+
+
+def through_uplinks(rate: FloatArray, place: int, fabric: FabricColumns) -> FloatArray:
+    """``rate`` [byte/s] into a tier outside the node, by its place; where its ports are uplinks, at most that of the
+    links of the tiers inside which a message crosses first. Broadcasts; raises nothing."""
+    tiers = fabric.across
+    crosses: FloatArray = np.ones(1)
+    for k in range(place, 0, -1):
+        crosses = crosses * tiers[k].uplinks
+        below = tiers[k - 1].links * tiers[k - 1].link_bytes_per_s
+        rate = np.where(crosses > 0, np.minimum(rate, below), rate)
+    return rate
 
 
 def _bridge_share(tier: TierColumns, ranks: FloatArray, stride: FloatArray) -> FloatArray:
@@ -266,12 +310,7 @@ def place(ranks: FloatArray, stride: FloatArray, devices: FloatArray, fabric: Fa
     """Place a group of ``ranks`` whose neighbours are ``stride`` apart among ``devices`` in use [1]; raises nothing."""
     node, tier = fabric.accelerators_per_node, fabric.inner
     inner = ranks_per_node(ranks=ranks, stride=stride, devices=devices, accelerators_per_node=node)
-    # A block of devices touches at most this many nodes, one more where it does not start at a border.
-    block = ranks * stride
-    aligned = (np.mod(block, node) == 0) | (np.mod(node, block) == 0)
-    touched = np.ceil(block / node) + np.where(aligned, 0.0, 1.0)
-    outer = np.where(inner >= ranks, 1.0, np.minimum(np.ceil(ranks / inner), np.maximum(touched, 2.0)))
-    nodes_apart = np.maximum(stride / node, 1.0)
+    outer, *beyond = _across(ranks, stride, devices, inner, fabric)
     hops = inner - 1.0
     if np.any(tier.axis_0 > 1):
         grid = on_grid(tier.topology, tier.axis_0)
@@ -288,16 +327,51 @@ def place(ranks: FloatArray, stride: FloatArray, devices: FloatArray, fabric: Fa
         ranks=ranks,
         stride=stride,
         inner=inner,
-        outer=outer,
+        outer=outer.units,
         inner_hops=hops,
         inner_bytes_per_s=tier_bandwidth(tier, inner, stride, node),
-        outer_bytes_per_s=_outer_bandwidth(fabric.outer, outer, nodes_apart, devices / node),
+        outer_bytes_per_s=outer.bytes_per_s,
         bridge_bytes_per_s=_bridge_share(tier, inner, stride) if bridged else NO_BRIDGE,
+        beyond=tuple(beyond),
     )
 
 
-def all_to_all_bandwidth(group: Group, fabric: FabricColumns) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Bandwidths of one rank that sends to all others of its node, of other nodes, and over bridges [byte/s].
+def units_touched(ranks: FloatArray, inside: FloatArray, stride: FloatArray, unit: FloatArray) -> FloatArray:
+    """Nodes, or domains, of ``unit`` accelerators that ``ranks`` with ``inside`` in each of them lie in [1]."""
+    # A block of devices touches at most this many, one more where it does not start at a border.
+    block = ranks * stride
+    aligned = (np.mod(block, unit) == 0) | (np.mod(unit, block) == 0)
+    touched = np.ceil(block / unit) + np.where(aligned, 0.0, 1.0)
+    return np.where(inside >= ranks, 1.0, np.minimum(np.ceil(ranks / inside), np.maximum(touched, 2.0)))
+
+
+def _across(
+    ranks: FloatArray, stride: FloatArray, devices: FloatArray, inner: FloatArray, fabric: FabricColumns
+) -> list[Reach]:
+    """The group on the tiers outside the node: what does not fit a domain spills over to the next tier."""
+    found: list[Reach] = []
+    inside, last = inner, len(fabric.across) - 1
+    for k, (tier, unit) in enumerate(zip(fabric.across, fabric.units, strict=True)):
+        held, most, used = ranks, ranks, devices
+        if k < last:
+            held = ranks_per_node(
+                ranks=ranks, stride=stride, devices=devices, accelerators_per_node=tier.domain
+            )
+            # What is sure to share a domain is no less than what is sure to share a node in it; of a group that lies
+            # across a border some domain may hold more.
+            held, used = np.maximum(held, inside), np.minimum(devices, tier.domain)
+            most = np.where(held < np.minimum(ranks, tier.domain / stride), ranks, held)
+        units = units_touched(most, inside, stride, unit)
+        rate = bandwidth_across(tier, units, np.maximum(stride / unit, 1.0), used / unit)
+        if k > 0:
+            rate = through_uplinks(rate, k, fabric)
+        found.append(Reach(units=units, inside=inside, bytes_per_s=rate))
+        inside = held
+    return found
+
+
+def all_to_all_bandwidth(group: Group, fabric: FabricColumns) -> tuple[FloatArray, FloatArray]:
+    """Bandwidths of one rank that sends to all others of its node, and over bridges [byte/s].
 
     Each is scaled so that the rank's bytes for that tier over it are the time of the busiest link. Of the bytes over
     bridges those to other bridges count. Broadcasts; raises nothing.
@@ -317,11 +391,21 @@ def all_to_all_bandwidth(group: Group, fabric: FabricColumns) -> tuple[FloatArra
         width = wired_figure(tier, "all", n, group.stride)
         wide = wired_bandwidth(link_bytes_per_s=tier.link_bytes_per_s, width=width)
         inside = np.where(tier.topology == WIRED, wide, inside)
-    outer = fabric.outer
-    nodes_apart = np.maximum(group.stride / fabric.accelerators_per_node, 1.0)
-    across = tier_bandwidth(outer, group.outer, nodes_apart, group.outer)
-    if np.any(outer.oversubscription > 1):
-        members = _members(outer, group.outer, nodes_apart)
-        leaves = (group.outer - members) / np.maximum(group.outer - 1.0, 1.0) * outer.oversubscription
-        across = across / np.maximum(leaves, 1.0)
-    return inside, across, tier.bridge_bytes_per_s / tier.bridge
+    return inside, tier.bridge_bytes_per_s / tier.bridge
+
+
+def all_to_all_across(group: Group, fabric: FabricColumns) -> list[FloatArray]:
+    """Bandwidth of one rank that sends to all others, on each tier outside the node [byte/s].
+
+    Scaled so that the rank's bytes for that tier over it are the time of the busiest link. Broadcasts; raises nothing.
+    """
+    found = []
+    for tier, unit, reach in zip(fabric.across, fabric.units, group.across, strict=True):
+        apart = np.maximum(group.stride / unit, 1.0)
+        across = tier_bandwidth(tier, reach.units, apart, reach.units)
+        if np.any(tier.oversubscription > 1):
+            members = _members(tier, reach.units, apart)
+            leaves = (reach.units - members) / np.maximum(reach.units - 1.0, 1.0) * tier.oversubscription
+            across = across / np.maximum(leaves, 1.0)
+        found.append(across)
+    return found

@@ -54,7 +54,7 @@ class OperatorCost:
     busy_s: FloatArray
     exposed_s: FloatArray
     inner_bytes: FloatArray
-    outer_bytes: FloatArray
+    across_bytes: tuple[FloatArray, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +95,11 @@ def _peak(device: DeviceColumns, operator: Operator) -> FloatArray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorTime:
-    """Seconds of one execution [s], bytes sent on both tiers [byte], and how far off the time may be."""
+    """Seconds of one execution [s], bytes sent on each tier [byte], and how far off the time may be."""
 
     seconds: FloatArray
     inner_bytes: FloatArray
-    outer_bytes: FloatArray
+    across_bytes: tuple[FloatArray, ...]
     doubt: Doubt
 
 
@@ -110,7 +110,7 @@ def operator_time(operator: Operator, work: Work, inputs: Inputs, exchanges: Ten
     """
     family = OPERATOR_KINDS[operator.kind].family
     if family == "view":
-        return OperatorTime(seconds=ZERO, inner_bytes=ZERO, outer_bytes=ZERO, doubt=(ZERO, ZERO))
+        return OperatorTime(seconds=ZERO, inner_bytes=ZERO, across_bytes=(), doubt=(ZERO, ZERO))
     if family == "collective":
         done = (
             exchanges.of(operator.collective, work.message_bytes)
@@ -120,13 +120,13 @@ def operator_time(operator: Operator, work: Work, inputs: Inputs, exchanges: Ten
         return OperatorTime(
             seconds=done.seconds,
             inner_bytes=done.inner_bytes,
-            outer_bytes=done.outer_bytes,
-            doubt=exchange_doubt(work.message_bytes, done.outer_bytes > 0, inputs.device),
+            across_bytes=done.across_bytes,
+            doubt=exchange_doubt(work.message_bytes, done.leaves_node, inputs.device),
         )
     return OperatorTime(
         seconds=KERNEL_MODELS[family].seconds(operator, work, _peak(inputs.device, operator), inputs),
         inner_bytes=ZERO,
-        outer_bytes=ZERO,
+        across_bytes=(),
         doubt=kernel_doubt(operator, family, inputs.device),
     )
 
@@ -191,7 +191,7 @@ def cost_block(
             busy_s=seconds,
             exposed_s=shown,
             inner_bytes=t.inner_bytes * issue.operator.scale,
-            outer_bytes=t.outer_bytes * issue.operator.scale,
+            across_bytes=tuple(sent * issue.operator.scale for sent in t.across_bytes),
         )
         for issue, work, t, seconds, shown in zip(issues, counted, times, busy, exposed, strict=True)
     ]

@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 
 from simulator.arrays.columns import Inputs
 from simulator.communication import collectives
-from simulator.communication.collectives import Exchange
+from simulator.communication.exchanges import NO_EXCHANGE, Exchange, combined
 from simulator.communication.placement import Group, place
 from simulator.composition.layer_table import LayerTable
 from simulator.rules import rule
 
 FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
-NO_EXCHANGE = Exchange(seconds=ZERO, inner_bytes=ZERO, outer_bytes=ZERO)
 
 
 def _exchange(collective: str, message_bytes: FloatArray, group: Group, inputs: Inputs) -> Exchange:
@@ -75,11 +74,7 @@ def apart(total: FloatArray, experts: FloatArray, inputs: Inputs) -> tuple[Float
 
 def _sum_of(one: Exchange, other: Exchange) -> Exchange:
     """Both, one after the other."""
-    return Exchange(
-        seconds=one.seconds + other.seconds,
-        inner_bytes=one.inner_bytes + other.inner_bytes,
-        outer_bytes=one.outer_bytes + other.outer_bytes,
-    )
+    return combined(one, other, np.add)
 
 
 def _reduced(message_bytes: FloatArray, group: Replicas, inputs: Inputs) -> Exchange:
@@ -100,11 +95,7 @@ class InLayer:
 
 
 def _switched(done: Exchange, switch: FloatArray) -> Exchange:
-    return Exchange(
-        seconds=done.seconds * switch,
-        inner_bytes=done.inner_bytes * switch,
-        outer_bytes=done.outer_bytes * switch,
-    )
+    return combined(done, done, lambda figure, _: figure * switch)
 
 
 def in_layer(inputs: Inputs, parameters: FloatArray, group: Replicas) -> InLayer:
@@ -124,21 +115,23 @@ def in_layer(inputs: Inputs, parameters: FloatArray, group: Replicas) -> InLayer
 class EndOfStep:
     """Exchanges once per step: gradients (ZeRO-0: all-reduce; 1: reduce-scatter), new weights (ZeRO-1, 2).
 
-    ``tied`` sums the gradients of an embedding matrix that the first and the last stage share.
+    ``tied`` sums the gradients of an embedding matrix that the first and the last stage share, ``mirrored`` those of
+    the two copies of a model that runs in both directions.
     """
 
     reduce: Exchange
     gather: Exchange
     tied: Exchange
+    mirrored: Exchange
 
 
-def _tied_exchange(inputs: Inputs, matrix_parameters: FloatArray) -> Exchange:
-    """All-reduce of the shared matrix's gradients between the first and the last stage; none on one stage."""
+def _between_ends(inputs: Inputs, parameters: FloatArray) -> Exchange:
+    """All-reduce of gradients that the first and the last stage share; none on one stage."""
     plan = inputs.plan
     ends = np.where(plan.pipeline_parallel > 1, 2.0, 1.0)
     stride = np.maximum(plan.pipeline_parallel - 1.0, 1.0) * plan.pipeline_stride
     pair = place(ends, stride, plan.devices, inputs.fabric)
-    return _exchange("all_reduce", matrix_parameters * inputs.precision.gradient_communication, pair, inputs)
+    return _exchange("all_reduce", parameters * inputs.precision.gradient_communication, pair, inputs)
 
 
 def _at_end(inputs: Inputs, parameters: FloatArray, group: Replicas) -> tuple[Exchange, Exchange]:
@@ -149,11 +142,7 @@ def _at_end(inputs: Inputs, parameters: FloatArray, group: Replicas) -> tuple[Ex
     scatter = _reduced(message, group, inputs)
     gather = _exchange("all_gather", parameters * inputs.precision.weights, group.sharers, inputs)
     plain, first = stage == 0, stage == 1
-    reduce = Exchange(
-        seconds=np.where(plain, whole.seconds, scatter.seconds * first),
-        inner_bytes=np.where(plain, whole.inner_bytes, scatter.inner_bytes * first),
-        outer_bytes=np.where(plain, whole.outer_bytes, scatter.outer_bytes * first),
-    )
+    reduce = combined(whole, scatter, lambda all_of_it, part: np.where(plain, all_of_it, part * first))
     return reduce, _switched(gather, ((stage == 1) | (stage == 2)).astype(np.float64))
 
 
@@ -164,21 +153,30 @@ def end_of_step(
     group: Replicas,
     *,
     tied_parameters: FloatArray,
+    copies: FloatArray,
 ) -> EndOfStep:
     """Exchanges of a stage with ``parameters`` per tensor-parallel rank, and ``experts`` that fewer hold alike [1].
 
-    ``tied_parameters`` are those that the first and the last stage share, zero where none are [1]. Raises nothing.
+    ``tied_parameters`` are those that the first and the last stage share, zero where none are; of ``copies`` of the
+    model each device has parameters [1]. Raises nothing.
     """
     reduce, gather = _at_end(inputs, parameters, group)
     if np.any(experts):
         own_reduce, own_gather = _at_end(inputs, experts, expert_group(inputs))
         reduce, gather = _sum_of(reduce, own_reduce), _sum_of(gather, own_gather)
-    return EndOfStep(reduce=reduce, gather=gather, tied=_tied_exchange(inputs, tied_parameters))
+    mirrored = NO_EXCHANGE
+    if np.any(copies > 1):
+        # Devices at mirrored places hold the same two stages; with shards each sums its own.
+        held = (parameters + experts) / np.where(inputs.plan.zero_stage >= 1, group.sharers.ranks, 1.0)
+        mirrored = _between_ends(inputs, held * (copies > 1))
+    return EndOfStep(
+        reduce=reduce, gather=gather, tied=_between_ends(inputs, tied_parameters), mirrored=mirrored
+    )
 
 
 @rule(
     symbol="Te",
-    formula="(1 - o) T + o (e + c (T - e)), e = max(T - W (1 - 1/k), T/k)",
+    formula="(1 - o) T + o (e + c (T - e)), e = min(T, max(T + q - W (1 - 1/k), T/k + d))",
     unit="s",
     source="Li et al., PyTorch Distributed, VLDB 2020, doi:10.14778/3415478.3415530: buckets start as soon as "
     "their layers are done, the last one cannot be hidden",
@@ -190,15 +188,19 @@ def exposed_exchange(
     buckets: FloatArray,
     overlap: FloatArray,
     compute_share: FloatArray,
+    queue_s: FloatArray = ZERO,
+    wait_s: FloatArray = ZERO,
 ) -> FloatArray:
     """Part of a bucketed exchange that compute does not hide [s].
 
     ``exchange_s`` in ``buckets`` equal parts may run beside ``window_s`` of compute where ``overlap`` is 1;
     the first bucket is ready after 1/k of the window, the last at its end. While hidden it takes ``compute_share``
-    of the compute units from the kernels beside it. Broadcasts; raises nothing.
+    of the compute units from the kernels beside it. Other exchanges in the window keep it from the wires for
+    ``queue_s``, and it keeps them for ``wait_s`` [s]. Broadcasts; raises nothing.
     """
     share = 1.0 / np.maximum(buckets, 1.0)
-    waiting = np.minimum(np.maximum(exchange_s - window_s * (1.0 - share), exchange_s * share), exchange_s)
+    late = exchange_s + queue_s - window_s * (1.0 - share)
+    waiting = np.minimum(np.maximum(late, exchange_s * share + wait_s), exchange_s)
     return np.where(overlap > 0, waiting + compute_share * (exchange_s - waiting), exchange_s)
 
 

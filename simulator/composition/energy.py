@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays.columns import Inputs
+from simulator.communication.exchanges import network_joules
 from simulator.composition.blocks import BlockCost
 from simulator.composition.data_parallel import EndOfStep, UnitExchanges
 from simulator.composition.layer_table import LayerTable, block_energy
@@ -73,8 +74,7 @@ def _unit_network_j(units: UnitExchanges, inputs: Inputs, n_passes: float) -> Fl
         (head, np.ones(1)),
     ):
         for done, passes in ((unit.gather, n_passes), (unit.reduce, 1.0)):
-            per_unit = done.inner_bytes * fabric.inner.j_per_byte + done.outer_bytes * fabric.outer.j_per_byte
-            total = total + count * passes * per_unit
+            total = total + count * passes * network_joules(done, fabric)
     return total
 
 
@@ -118,9 +118,8 @@ def step_energy(
     once = block_energy([optimizer], inputs) if optimizer is not None else (ZERO, ZERO, ZERO)
     network_once = once[2]
     if end is not None:
-        for done in (end.reduce, end.gather, end.tied):
-            network_once = network_once + done.inner_bytes * fabric.inner.j_per_byte
-            network_once = network_once + done.outer_bytes * fabric.outer.j_per_byte
+        for done in (end.reduce, end.gather, end.tied, end.mirrored):
+            network_once = network_joules(done, fabric, network_once)
     in_layers = _unit_network_j(units, inputs, 2.0 if optimizer is not None else 1.0)
     parts = {}
     for name, layer_j, ends_j, step_j in (

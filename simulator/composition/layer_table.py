@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays.columns import DeviceColumns, Inputs
+from simulator.communication.wires import NO_WIRES, Wires, wires_of
 from simulator.composition.activations import SavedBytes, kept_bytes, saved_bytes
 from simulator.composition.blocks import (
     DENSE_LAYER,
@@ -33,7 +35,8 @@ class LayerTable:
 
     Layers in front of those with experts count with the embedding, since the first stage has them all.
     Seconds [s] of each block and pass, the part of them that waits for tensor-parallel exchanges (and, in a layer, for
-    those of context and expert ranks), what
+    those of context and expert ranks), the part of the backward pass that computes gradients of weights, how long a
+    layer's exchanges occupy the wires of a device by pass [s], what
     they may be off by (`BlockCost`, both passes) [s^2, s], parameters
     [1] per tensor-parallel rank and the bytes of their weights [byte], bytes kept for the backward
     pass [byte], energy [J], and kernels of all blocks whose sizes lie outside what was fitted [1].
@@ -45,12 +48,19 @@ class LayerTable:
     embedding_backward_s: FloatArray
     head_forward_s: FloatArray
     head_backward_s: FloatArray
+    layer_weight_gradients_s: FloatArray
+    embedding_weight_gradients_s: FloatArray
+    head_weight_gradients_s: FloatArray
     layer_exchange_s: FloatArray
     embedding_exchange_s: FloatArray
     head_exchange_s: FloatArray
     layer_context_s: FloatArray
     layer_expert_s: FloatArray
     embedding_context_s: FloatArray
+    layer_forward_inside_wire_s: FloatArray
+    layer_forward_across_wire_s: FloatArray
+    layer_backward_inside_wire_s: FloatArray
+    layer_backward_across_wire_s: FloatArray
     layer_variance_s2: FloatArray
     embedding_variance_s2: FloatArray
     head_variance_s2: FloatArray
@@ -114,9 +124,8 @@ def block_energy(costs: Iterable[BlockCost], inputs: Inputs) -> tuple[FloatArray
             network = network + switching_energy(
                 amount=c.inner_bytes, j_per_unit=inputs.fabric.inner.j_per_byte
             )
-            network = network + switching_energy(
-                amount=c.outer_bytes, j_per_unit=inputs.fabric.outer.j_per_byte
-            )
+            for sent, tier in zip(c.across_bytes, inputs.fabric.across, strict=False):
+                network = network + switching_energy(amount=sent, j_per_unit=tier.j_per_byte)
     return compute, memory, network
 
 
@@ -127,6 +136,27 @@ def _exchange_seconds(axis: str, *costs: BlockCost) -> FloatArray:
             if c.operator.kind == "collective" and c.operator.axis == axis:
                 total = total + c.exposed_s
     return total
+
+
+def _weight_gradient_seconds(cost: BlockCost | None) -> FloatArray:
+    """What operators that compute nothing but gradients of weights add to a backward pass [s]."""
+    if cost is None:
+        return ZERO
+    return sum((c.exposed_s for c in cost.operators if c.operator.weight_gradient), ZERO)
+
+
+def _block_wires(block: BlockCost, inputs: Inputs) -> Wires:
+    """How long the exchanges of a block occupy the wires, no longer than they take and the block does [s]."""
+    inner, across, busy = ZERO, [ZERO] * len(inputs.fabric.across), ZERO
+    for c in block.operators:
+        if c.across_bytes:
+            inner, busy = inner + c.inner_bytes, busy + c.busy_s
+            across = [a + b for a, b in zip_longest(across, c.across_bytes, fillvalue=ZERO)]
+    if busy is ZERO:
+        return NO_WIRES
+    least = np.minimum(busy, block.seconds)
+    found = wires_of(inner, across, inputs.fabric)
+    return Wires(inside_s=np.minimum(found.inside_s, least), across_s=np.minimum(found.across_s, least))
 
 
 def _kept(blocks: Blocks, inputs: Inputs) -> dict[str, SavedBytes]:
@@ -163,6 +193,11 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
     with at("energy_j.ends"):
         ends_j = block_energy([*both["embedding"], *both["head"]], inputs)
 
+    wires = [
+        _block_wires(forward["layer"], inputs),
+        _block_wires(backward["layer"], inputs) if backward else NO_WIRES,
+    ]
+
     def seconds(name: str) -> FloatArray:
         return backward[name].seconds if name in backward else ZERO
 
@@ -173,12 +208,17 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         embedding_backward_s=seconds("embedding"),
         head_forward_s=forward["head"].seconds,
         head_backward_s=seconds("head"),
+        **{f"{n}_weight_gradients_s": _weight_gradient_seconds(backward.get(n)) for n in BLOCKS},
         layer_exchange_s=_exchange_seconds("tensor", *both["layer"]),
         embedding_exchange_s=_exchange_seconds("tensor", *both["embedding"]),
         head_exchange_s=_exchange_seconds("tensor", *both["head"]),
         layer_context_s=_exchange_seconds("context", *both["layer"]),
         layer_expert_s=_exchange_seconds("expert", *both["layer"]),
         embedding_context_s=ZERO,
+        layer_forward_inside_wire_s=wires[0].inside_s,
+        layer_forward_across_wire_s=wires[0].across_s,
+        layer_backward_inside_wire_s=wires[1].inside_s,
+        layer_backward_across_wire_s=wires[1].across_s,
         **{f"{n}_variance_s2": sum((b.variance_s2 for b in both[n]), ZERO) for n in BLOCKS},
         **{f"{n}_shared_s": sum((b.shared_s for b in both[n]), ZERO) for n in BLOCKS},
         layer_parameters=held["layer"].count,
@@ -237,6 +277,8 @@ def _with_dense_layers(table: LayerTable, blocks: Blocks, inputs: Inputs) -> Lay
         table,
         embedding_forward_s=table.embedding_forward_s + n * passes[0].seconds,
         embedding_backward_s=table.embedding_backward_s + n * backward_s,
+        embedding_weight_gradients_s=table.embedding_weight_gradients_s
+        + n * _weight_gradient_seconds(passes[1] if len(passes) > 1 else None),
         embedding_exchange_s=table.embedding_exchange_s + n * _exchange_seconds("tensor", *passes),
         embedding_context_s=n * _exchange_seconds("context", *passes),
         # The same kernel errs alike in every layer.

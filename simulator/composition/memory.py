@@ -11,7 +11,8 @@ from simulator.arrays.columns import Inputs
 from simulator.composition.activations import micro_batches_in_flight
 from simulator.composition.data_parallel import apart
 from simulator.composition.layer_table import LayerTable
-from simulator.composition.pipeline import StageLayers
+from simulator.composition.stage_kinds import StageKind, StageKinds
+from simulator.pipelines.schedules import scheduled_in_flight
 from simulator.rules import at, rule
 
 FloatArray = NDArray[np.float64]
@@ -122,7 +123,7 @@ def _held(
 ) -> FloatArray:
     """Sum over a stage of what one layer, the embedding, the head's norm and the head's matrix bring."""
     layer, embedding, head_norm, head_matrix = parts
-    own_matrix = last * (1.0 - first) if tied else last
+    own_matrix = np.maximum(last - first, 0.0) if tied else last
     return layers * layer + first * embedding + last * head_norm + own_matrix * head_matrix
 
 
@@ -131,8 +132,8 @@ def stage_parameters(
 ) -> FloatArray:
     """Parameters of one stage per tensor-parallel rank [1].
 
-    ``first`` and ``last`` are 1 where the stage holds the embedding and the head. A tied head shares the
-    embedding's matrix where both are on one stage and has a copy of it elsewhere. Raises nothing.
+    ``first`` and ``last`` are 1 where the stage holds the embedding and the head (shares where it has half). A tied
+    head shares the embedding's matrix where both are on one stage and has a copy of it elsewhere. Raises nothing.
     """
     parts = (
         table.layer_parameters,
@@ -156,87 +157,75 @@ def stage_weight_bytes(
     return _held(parts, layers, first, last, tied)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Stage:
-    """One kind of stage: its place from the front, its layers, and which ends it holds [1]."""
-
-    position: FloatArray
-    layers: FloatArray
-    first: FloatArray
-    last: FloatArray
-
-
-def _unsharded_bytes(inputs: Inputs, table: LayerTable, stage: _Stage) -> FloatArray:
+def _unsharded_bytes(inputs: Inputs, table: LayerTable, stage: StageKind) -> FloatArray:
     """What ZeRO-2 and 3 hold unsharded for a moment: two layers, or the larger embedding or head [byte]."""
     plan, gradient = inputs.plan, inputs.precision.gradients
     weights, gradients = (plan.zero_stage >= 3) * 1.0, (plan.zero_stage >= 2) * gradient
     layer = UNSHARDED_LAYERS * weights * table.layer_weight_bytes + gradients * table.layer_parameters
     embedding = weights * table.embedding_weight_bytes + gradients * table.embedding_parameters
     head = weights * table.head_matrix_weight_bytes + gradients * table.head_matrix_parameters
-    largest = np.maximum(layer, np.maximum(stage.first * embedding, stage.last * head))
+    largest = np.maximum(layer, np.maximum(stage.embedding * embedding, stage.head * head))
     return np.where(np.maximum(plan.zero_group, plan.expert_copies * plan.experts_apart) > 1, largest, 0.0)
 
 
-def _stages(layers: StageLayers, pipeline: FloatArray) -> list[_Stage]:
-    single = (pipeline == 1).astype(np.float64)
-    one = np.ones(1)
-    return [
-        _Stage(position=ZERO, layers=layers.first, first=one, last=single),
-        # Of the middle stages the second of the pipeline holds most micro-batches.
-        _Stage(position=np.minimum(one, pipeline - 1), layers=layers.middle, first=ZERO, last=ZERO),
-        _Stage(position=pipeline - 1, layers=layers.last, first=single, last=one),
-    ]
-
-
 def _sharded_states(
-    inputs: Inputs, parameters: FloatArray, weight_bytes: FloatArray, ranks: FloatArray
+    inputs: Inputs, parameters: FloatArray, weight_bytes: FloatArray, ranks: FloatArray, copies: FloatArray
 ) -> dict[str, FloatArray]:
-    """Weights, gradients and optimizer states of parameters that ``ranks`` share a copy of [byte]."""
+    """Weights, gradients and optimizer states of parameters that ``ranks`` hold alike, of each of ``copies`` [byte].
+
+    The states of two copies are split among the holders of both.
+    """
     precision, plan = inputs.precision, inputs.plan
     # A stage may be empty of layers; an empty one has no mean width.
     mean_width = np.divide(weight_bytes, parameters, out=np.zeros_like(weight_bytes), where=parameters > 0)
     owners = (
-        ("weights", mean_width, 3),
-        ("gradients", precision.gradients, 2),
-        ("optimizer", precision.optimizer, 1),
+        ("weights", mean_width, 3, ranks),
+        ("gradients", precision.gradients, 2, ranks),
+        ("optimizer", precision.optimizer, 1, ranks * copies),
     )
     out = {}
-    for owner, width, from_stage in owners:
+    for owner, width, from_stage, sharers in owners:
         with at(f"memory.{owner}_bytes"):
             out[owner] = state_bytes(
-                parameters=parameters,
+                parameters=copies * parameters,
                 bytes_per_parameter=width,
-                shards=np.where(plan.zero_stage >= from_stage, ranks, 1.0),
+                shards=np.where(plan.zero_stage >= from_stage, sharers, 1.0),
             )
     return out
 
 
 def _states(
-    inputs: Inputs, table: LayerTable, stage: _Stage, parameters: FloatArray, weight_bytes: FloatArray
+    inputs: Inputs,
+    table: LayerTable,
+    stage: StageKind,
+    parameters: FloatArray,
+    weight_bytes: FloatArray,
+    copies: FloatArray,
 ) -> dict[str, FloatArray]:
     """States of a stage; those of experts that fewer ranks hold alike are shared among fewer."""
     plan = inputs.plan
     dense, experts = apart(parameters, stage.layers * table.expert_parameters, inputs)
     dense_bytes, expert_bytes = apart(weight_bytes, stage.layers * table.expert_weight_bytes, inputs)
     held, held_bytes = np.broadcast_arrays(dense, dense_bytes)
-    owners = _sharded_states(inputs, held, held_bytes, plan.zero_group)
+    owners = _sharded_states(inputs, held, held_bytes, plan.zero_group, copies)
     if not np.any(experts):
         return owners
     held, held_bytes = np.broadcast_arrays(experts, expert_bytes)
-    of_experts = _sharded_states(inputs, held, held_bytes, plan.expert_copies)
+    of_experts = _sharded_states(inputs, held, held_bytes, plan.expert_copies, copies)
     return {owner: size + of_experts[owner] for owner, size in owners.items()}
 
 
 def _training(
     inputs: Inputs,
     table: LayerTable,
-    stage: _Stage,
+    stage: StageKind,
     parameters: FloatArray,
     weight_bytes: FloatArray,
+    copies: FloatArray,
     micro_batches: FloatArray,
 ) -> dict[str, FloatArray]:
     plan = inputs.plan
-    owners = _states(inputs, table, stage, parameters, weight_bytes)
+    owners = _states(inputs, table, stage, parameters, weight_bytes, copies)
     with at("memory.activations_bytes"):
         in_flight = micro_batches_in_flight(
             stage=stage.position,
@@ -244,6 +233,11 @@ def _training(
             virtual_pipeline=plan.virtual_pipeline,
             micro_batches=micro_batches,
         )
+        if np.any(plan.schedule > 0):
+            scheduled = scheduled_in_flight(
+                schedule=plan.schedule, stages=plan.pipeline_parallel, micro_batches=micro_batches
+            )
+            in_flight = np.where(plan.schedule > 0, scheduled, in_flight)
         if np.any(plan.overlap_expert_parallel):
             # Another micro-batch computes while rows pass.
             in_flight = np.minimum(in_flight + plan.overlap_expert_parallel, micro_batches)
@@ -251,9 +245,9 @@ def _training(
             in_flight=in_flight,
             layers=stage.layers,
             per_layer_bytes=table.layer_kept_bytes,
-            ends_bytes=stage.first * table.embedding_kept_bytes,
+            ends_bytes=stage.embedding * table.embedding_kept_bytes,
             # The head runs forward and straight back: one micro-batch of logits, whatever is in flight.
-            rebuilt_bytes=np.maximum(table.layer_rebuilt_bytes, stage.last * table.head_kept_bytes),
+            rebuilt_bytes=np.maximum(table.layer_rebuilt_bytes, stage.head * table.head_kept_bytes),
         )
     with at("memory.gradients_bytes"):
         owners["gradients"] = gradients_beside(
@@ -263,13 +257,13 @@ def _training(
         )
     owners["kv_cache"] = ZERO
     owners["buffers"] = _unsharded_bytes(inputs, table, stage) + np.maximum(
-        table.working_bytes, stage.last * table.head_working_bytes
+        table.working_bytes, stage.head * table.head_working_bytes
     )
     return owners
 
 
 def _inference(
-    inputs: Inputs, table: LayerTable, stage: _Stage, parameters: FloatArray, weight_bytes: FloatArray
+    inputs: Inputs, table: LayerTable, stage: StageKind, parameters: FloatArray, weight_bytes: FloatArray
 ) -> dict[str, FloatArray]:
     with at("memory.weights_bytes"):
         weights = state_bytes(
@@ -281,7 +275,7 @@ def _inference(
         )
     with at("memory.kv_cache_bytes"):
         cache = _cache(inputs, stage.layers)
-    working = np.maximum(table.working_bytes, stage.last * table.head_working_bytes)
+    working = np.maximum(table.working_bytes, stage.head * table.head_working_bytes)
     return {
         "weights": weights,
         "gradients": ZERO,
@@ -295,7 +289,7 @@ def _inference(
 def memory(
     inputs: Inputs,
     table: LayerTable,
-    layers: StageLayers,
+    kinds: StageKinds,
     micro_batches: FloatArray,
     *,
     tied: bool,
@@ -309,8 +303,8 @@ def memory(
         Rows.
     table : LayerTable
         Gathered to the same rows.
-    layers : StageLayers
-        Layers by kind of stage [1].
+    kinds : StageKinds
+        Layers and ends by kind of stage [1].
     micro_batches : ndarray
         Micro-batches per replica [1].
     tied : bool
@@ -329,21 +323,21 @@ def memory(
         If shapes do not broadcast.
     """
     candidates, totals = [], []
-    for stage in _stages(layers, inputs.plan.pipeline_parallel):
-        first, last = stage.first, stage.last
+    for stage in kinds:
+        first, last = stage.embedding, stage.head
         held, stored = np.broadcast_arrays(
             stage_parameters(table, stage.layers, first=first, last=last, tied=tied),
             stage_weight_bytes(table, stage.layers, first=first, last=last, tied=tied),
         )
         owners = (
-            _training(inputs, table, stage, held, stored, micro_batches)
+            _training(inputs, table, stage, held, stored, kinds.copies, micro_batches)
             if training
             else _inference(inputs, table, stage, held, stored)
         )
         owners["reserved"] = inputs.device.reserved_bytes
         candidates.append(owners)
         # A stage that does not exist needs nothing, so it is never the heaviest.
-        present = (stage.layers > 0) | (stage.first > 0) | (stage.last > 0)
+        present = (stage.layers > 0) | (first > 0) | (last > 0)
         totals.append(np.where(present, sum((owners[o] for o in OWNERS), ZERO), 0.0))
     best, heaviest, chosen = totals[0], np.zeros_like(totals[0]), candidates[0]
     for number in (1, 2):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from simulator.rules import rule
 
 FloatArray = NDArray[np.float64]
+UNSET: FloatArray = np.full(1, np.nan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,33 +22,52 @@ class StageLayers:
     """Decoder layers by kind of stage [1]; a single stage is both first and last.
 
     ``middle`` is that of the fullest middle stages, of which there are ``n_fullest``; the other ``n_lighter``
-    middle stages hold ``last`` layers, as the last one does.
+    middle stages hold ``lighter`` layers.
     """
 
     first: FloatArray
     middle: FloatArray
+    lighter: FloatArray
     last: FloatArray
     n_fullest: FloatArray
     n_lighter: FloatArray
 
 
 def stage_layers(
-    n_layers: FloatArray, pipeline_parallel: FloatArray, first_dense: FloatArray | float = 0.0
+    n_layers: FloatArray,
+    pipeline_parallel: FloatArray,
+    first_dense: FloatArray | float = 0.0,
+    *,
+    first_given: FloatArray = UNSET,
+    last_given: FloatArray = UNSET,
 ) -> StageLayers:
     """Split ``n_layers`` over ``pipeline_parallel`` stages [1]: extra layers go to middle stages, then the first.
 
-    Broadcasts; raises nothing. Sums to ``n_layers`` over all stages, less ``first_dense`` [1] of the first stage that
-    are counted with the embedding.
+    ``first_given`` and ``last_given`` are the layers of the first and of the last stage where the plan says so, NaN
+    elsewhere [1]. Broadcasts; raises nothing. Sums to ``n_layers`` over all stages, less ``first_dense`` [1] of the
+    first stage that are counted with the embedding.
     """
-    base = np.floor(n_layers / pipeline_parallel)
-    extra = n_layers - base * pipeline_parallel
-    n_middle = np.maximum(pipeline_parallel - 2.0, 0.0)
     single = pipeline_parallel == 1
+    n_middle = np.maximum(pipeline_parallel - 2.0, 0.0)
+    if not (np.any(first_given == first_given) or np.any(last_given == last_given)):
+        base = np.floor(n_layers / pipeline_parallel)
+        extra = n_layers - base * pipeline_parallel
+        first, last = base + (extra > n_middle), base
+    else:
+        by_hand = (~np.isnan(first_given)) * 1.0, (~np.isnan(last_given)) * 1.0
+        first, last = np.nan_to_num(first_given), np.nan_to_num(last_given)
+        open_stages = np.maximum(pipeline_parallel - by_hand[0] - by_hand[1], 1.0)
+        left = np.maximum(n_layers - first - last, 0.0)
+        base = np.floor(left / open_stages)
+        extra = left - base * open_stages
+        first = np.where(by_hand[0] > 0, first, base + (extra > n_middle))
+        last = np.where(by_hand[1] > 0, last, base)
     n_fullest = np.where(extra > 0, np.minimum(extra, n_middle), n_middle)
     return StageLayers(
-        first=np.where(single, n_layers, base + (extra > n_middle)) - first_dense,
+        first=np.where(single, n_layers, first) - first_dense,
         middle=np.where(n_middle > 0, base + (extra > 0), 0.0),
-        last=np.where(single, n_layers - first_dense, base),
+        lighter=base,
+        last=np.where(single, n_layers - first_dense, last),
         n_fullest=n_fullest,
         n_lighter=n_middle - n_fullest,
     )

@@ -8,17 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays.columns import Inputs
+from simulator.communication.wires import Wires, exchange_wires, wire_queue, wire_wait
 from simulator.composition.data_parallel import InLayer, UnitExchanges
 from simulator.composition.layer_table import LayerTable
-from simulator.composition.pipeline import StageLayers
+from simulator.composition.stage_kinds import ByStage, StageKinds
 from simulator.composition.streams import chain_of, layer_chain
+from simulator.pipelines.schedules import SPLIT, Passes, follows
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 ZERO: FloatArray = np.zeros(1)
-
-
-ByStage = tuple[FloatArray, FloatArray, FloatArray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +25,18 @@ class StageTimes:
     """Seconds of one micro-batch by kind of stage [s], three arrays each: first, middle, last.
 
     ``forward_s`` and ``backward_s`` contain the exposed exchanges; ``tensor_s`` and ``data_s`` are the parts of
-    both passes that wait for tensor-parallel and for data-parallel exchanges, ``n_layers`` the layers [1];
-    ``total_s`` is forward and backward, ``sum_s`` that of all stages. ``first_slowest`` says where no stage is slower
-    than the first, ``middle_slower`` where the last one is no slower than the middle.
+    both passes that wait for tensor-parallel and for data-parallel exchanges, ``weight_gradients_s`` the part of the
+    backward pass that computes them (zero unless a schedule asks), ``n_layers`` the layers [1]; ``lighter`` has
+    forward, backward and weights of the middle stages with fewer layers, ``number`` says how many there are of each of
+    the four kinds [1]; ``total_s`` is forward and backward, ``sum_s`` that of all stages. ``first_slowest`` says where
+    no stage is slower than the first, ``middle_slower`` where the last one is no slower than the middle.
     """
 
     forward_s: ByStage
     backward_s: ByStage
+    weight_gradients_s: ByStage
+    lighter: tuple[FloatArray, FloatArray, FloatArray]
+    number: tuple[FloatArray, ...]
     tensor_s: ByStage
     data_s: ByStage
     n_layers: ByStage
@@ -54,6 +58,38 @@ class StageTimes:
         """The one of three ``values`` that belongs to the slowest stage."""
         return np.where(self.first_slowest, values[0], np.where(self.middle_slower, values[1], values[2]))
 
+    def most(self, values: ByStage) -> FloatArray:
+        """Largest of three ``values``; a stage that does not exist has none."""
+        return np.maximum(np.maximum(values[0], values[1]), values[2])
+
+    def _sum(self, values: ByStage, lighter: FloatArray) -> FloatArray:
+        """Over all stages, the middle ones with fewer layers included."""
+        return sum((n * v for n, v in zip(self.number, (*values, lighter), strict=True)), ZERO)
+
+    def sums_s(self) -> tuple[FloatArray, FloatArray]:
+        """Forward and backward pass of one micro-batch over all stages [s]; raises nothing."""
+        there, back, _ = self.lighter
+        return self._sum(self.forward_s, there), self._sum(self.backward_s, back)
+
+    def others(self, pipeline_parallel: FloatArray) -> Passes:
+        """Mean passes of the stages beside the slowest one [s]; raises nothing."""
+        behind = np.maximum(pipeline_parallel - 1.0, 1.0)
+        there, back = self.sums_s()
+        late = self._sum(self.weight_gradients_s, self.lighter[2])
+        mean = [
+            np.maximum(total - self.at_slowest(own), 0.0) / behind
+            for total, own in (
+                (there, self.forward_s),
+                (back, self.backward_s),
+                (late, self.weight_gradients_s),
+            )
+        ]
+        return Passes(
+            forward_s=mean[0],
+            input_gradients_s=np.maximum(mean[1] - mean[2], 0.0),
+            weight_gradients_s=mean[2],
+        )
+
     def least(self, values: ByStage) -> FloatArray:
         """Smallest of three ``values`` over the kinds of stage that exist; raises nothing."""
         there = [np.where(total > 0, v, np.inf) for total, v in zip(self.total_s, values, strict=True)]
@@ -68,10 +104,36 @@ def _chains(table: LayerTable, inputs: Inputs, layer: InLayer) -> tuple[Chain, C
     plan = inputs.plan
     switches = {"overlap_gather": plan.overlap_param_gather, "overlap_reduce": plan.overlap_grad_reduce}
     gather, reduce = layer.gather.seconds, layer.reduce.seconds
+    forward_s, backward_s = table.layer_forward_s, table.layer_backward_s
+    queues = [ZERO, ZERO]
+    if np.any(gather) or np.any(reduce):
+        own, hidden = layer_wires(table), hidden_wires(layer, inputs)
+        beside = (gather * plan.overlap_param_gather, reduce * plan.overlap_grad_reduce)
+        queues = [
+            wire_queue(beside[0], hidden[0], own[0]),
+            wire_queue(beside[0] + beside[1], hidden[1], own[1]),
+        ]
+        forward_s = forward_s + wire_wait(own[0], hidden[0], forward_s)
+        backward_s = backward_s + wire_wait(own[1], hidden[1], backward_s)
     return (
-        layer_chain(table.layer_forward_s, gather, ZERO, **switches),
-        layer_chain(table.layer_backward_s, gather, reduce, **switches),
+        layer_chain(forward_s, gather, ZERO, queue_s=queues[0], **switches),
+        layer_chain(backward_s, gather, reduce, queue_s=queues[1], **switches),
     )
+
+
+def layer_wires(table: LayerTable) -> tuple[Wires, Wires]:
+    """How long a layer's own exchanges occupy the wires, forward and backward [s]."""
+    return (
+        Wires(inside_s=table.layer_forward_inside_wire_s, across_s=table.layer_forward_across_wire_s),
+        Wires(inside_s=table.layer_backward_inside_wire_s, across_s=table.layer_backward_across_wire_s),
+    )
+
+
+def hidden_wires(layer: InLayer, inputs: Inputs) -> tuple[Wires, Wires]:
+    """How long the exchanges of a layer's parameters and gradients do beside its kernels, forward and backward [s]."""
+    plan, fabric = inputs.plan, inputs.fabric
+    gather = exchange_wires(layer.gather, fabric).times(plan.overlap_param_gather)
+    return gather, gather + exchange_wires(layer.reduce, fabric).times(plan.overlap_grad_reduce)
 
 
 def _exposed(
@@ -126,7 +188,7 @@ def _ends(table: LayerTable, inputs: Inputs, units: UnitExchanges) -> _Ends:
 
 
 def stage_times(
-    table: LayerTable, inputs: Inputs, layers: StageLayers, units: UnitExchanges, *, training: bool
+    table: LayerTable, inputs: Inputs, kinds: StageKinds, units: UnitExchanges, *, training: bool
 ) -> StageTimes:
     """Times of one micro-batch on each kind of stage.
 
@@ -136,8 +198,8 @@ def stage_times(
         Gathered to the rows of ``inputs``.
     inputs : Inputs
         Rows.
-    layers : StageLayers
-        Layers by kind of stage [1].
+    kinds : StageKinds
+        Layers and ends by kind of stage [1].
     units : UnitExchanges
         In-layer exchanges of a layer, of the embedding and of the head.
     training : bool
@@ -153,18 +215,12 @@ def stage_times(
     ValueError
         If shapes do not broadcast.
     """
-    single = (inputs.plan.pipeline_parallel == 1).astype(np.float64)
-    layer = units[0]
+    layer, split = units[0], bool(np.any(follows(inputs.plan, *SPLIT)))
     chains, gather_s = _chains(table, inputs, layer), layer.gather.seconds
     ends = _ends(table, inputs, units)
     rows: list[tuple[FloatArray, ...]] = []
-    kinds = (
-        (layers.first, np.ones(1), single),
-        (layers.middle, ZERO, ZERO),
-        (layers.last, single, np.ones(1)),
-        (layers.last, ZERO, ZERO),
-    )
-    for n_layers, first, last in kinds:
+    for kind in (*kinds, kinds.lighter):
+        n_layers, first, last = kind.layers, kind.embedding, kind.head
         data_forward = _exposed(n_layers, chains[0], table.layer_forward_s, gather_s, inputs)
         data_backward = (
             _exposed(n_layers, chains[1], table.layer_backward_s, gather_s + layer.reduce.seconds, inputs)
@@ -186,16 +242,28 @@ def stage_times(
             + first * table.embedding_exchange_s
             + last * table.head_exchange_s
         )
-        rows.append((forward + data_forward, backward + data_backward, tensor, data_forward + data_backward))
-    forward, backward, tensor, data = zip(*rows, strict=True)
+        late = (
+            n_layers * table.layer_weight_gradients_s
+            + first * table.embedding_weight_gradients_s
+            + last * table.head_weight_gradients_s
+            if split
+            else ZERO
+        )
+        rows.append(
+            (forward + data_forward, backward + data_backward, tensor, data_forward + data_backward, late)
+        )
+    forward, backward, tensor, data, late = zip(*rows, strict=True)
     total = [there + back for there, back in zip(forward, backward, strict=True)]
-    counts = (1.0, layers.n_fullest, 1.0 - single, layers.n_lighter)
+    counts = tuple(kind.number for kind in (*kinds, kinds.lighter))
     return StageTimes(
         forward_s=forward[:3],
         backward_s=backward[:3],
+        weight_gradients_s=late[:3],
+        lighter=(forward[3], backward[3], late[3]),
+        number=counts,
         tensor_s=tensor[:3],
         data_s=data[:3],
-        n_layers=(layers.first, layers.middle, layers.last),
+        n_layers=kinds.by_stage("layers"),
         total_s=(total[0], total[1], total[2]),
         sum_s=sum((c * t for c, t in zip(counts, total, strict=True)), ZERO),
         first_slowest=total[0] >= np.maximum(total[1], total[2]),

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from simulator.arrays.columns import Inputs
 from simulator.certainty.intervals import TimeDoubt, joined, stretched
-from simulator.communication.collectives import exchange, stage_message
+from simulator.communication.collectives import exchange
+from simulator.communication.direct_messages import stage_message
 from simulator.communication.placement import place
+from simulator.communication.wires import Wires
 from simulator.composition.blocks import BlockCost, cost_block
 from simulator.composition.data_parallel import (
     EndOfStep,
@@ -24,13 +26,16 @@ from simulator.composition.data_parallel import (
 from simulator.composition.energy import Energy, step_energy
 from simulator.composition.layer_table import LayerTable
 from simulator.composition.memory import Memory, memory, stage_parameters
-from simulator.composition.pipeline import (
-    StageLayers,
-    decode_period,
-    exposed_p2p,
-    pipeline_time,
-    stage_layers,
+from simulator.composition.pipeline import StageLayers, exposed_p2p, stage_layers
+from simulator.composition.pipeline_step import decoding_time, scheduled_time
+from simulator.composition.shared_wires import (
+    StageTraffic,
+    beside_hidden,
+    closing_sharing,
+    crowded_s,
+    stage_traffic,
 )
+from simulator.composition.stage_kinds import StageKinds, ends_apart, stage_kinds
 from simulator.composition.stages import StageTimes, stage_times
 from simulator.composition.utilisation import (
     TRAINING_PASSES,
@@ -52,7 +57,7 @@ ZERO: FloatArray = np.zeros(1)
 class Step:
     """One step of many plans: exposed seconds by cause [s], memory [byte], energy [J], utilisation [1].
 
-    The seconds sum to ``step_time_s``, which may be off by ``doubt``. ``stages`` and ``layers`` are kept for the
+    The seconds sum to ``step_time_s``, which may be off by ``doubt``. ``stages`` and ``kinds`` are kept for the
     operator table.
     """
 
@@ -72,7 +77,7 @@ class Step:
     memory: Memory
     energy: Energy
     stages: StageTimes
-    layers: StageLayers
+    kinds: StageKinds
     optimizer: BlockCost | None
     end: EndOfStep | None
     end_reduce_s: FloatArray
@@ -110,15 +115,30 @@ def micro_batches_per_replica(inputs: Inputs) -> FloatArray:
     return np.ceil(inputs.task.batch / plan.data_parallel / plan.micro_batch_size)
 
 
+def layers_by_stage(inputs: Inputs) -> StageLayers:
+    """Layers of each kind of stage under the plan [1]; raises nothing."""
+    plan, model = inputs.plan, inputs.model
+    return stage_layers(
+        model.n_layers,
+        plan.pipeline_parallel,
+        model.first_dense,
+        first_given=plan.first_stage_layers,
+        last_given=plan.last_stage_layers,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineMessages:
-    """Point-to-point traffic of a step: what it adds [s], and its energy over all devices [J]."""
+    """Point-to-point traffic of a step: what it adds [s], its energy over all devices [J], one message's wires [s]."""
 
     exposed_s: FloatArray
     energy_j: FloatArray
+    wires: Wires
 
 
-def _messages(inputs: Inputs, micro_batches: FloatArray, ways: float) -> PipelineMessages:
+def _messages(
+    inputs: Inputs, micro_batches: FloatArray, ways: float, traffic: StageTraffic
+) -> PipelineMessages:
     """Activations to the next stage and gradients back.
 
     Ranks of a tensor group hold equal outputs: each sends its share, and the receivers gather them, unless
@@ -133,20 +153,27 @@ def _messages(inputs: Inputs, micro_batches: FloatArray, ways: float) -> Pipelin
         tensor = place(plan.tensor_parallel, plan.tensor_stride, plan.devices, fabric)
         joined = exchange("all_gather", whole, tensor, fabric, plan.collective_algorithm)
         gather_s = joined.seconds * (1.0 - plan.sequence_parallel)
-        n_inside, n_across = sent.boundaries_inside, sent.boundaries_across
+        sent, wires = beside_hidden(sent, share, traffic, inputs)
         exposed = exposed_p2p(
-            fill_s=n_inside * (sent.inside_s + gather_s) + n_across * (sent.across_s + gather_s),
-            slowest_s=gather_s + np.maximum((n_inside > 0) * sent.inside_s, (n_across > 0) * sent.across_s),
+            fill_s=sum((n * (seconds + gather_s) for seconds, n in sent.by_tier), ZERO),
+            slowest_s=gather_s + sent.slowest_s(),
             pipeline_parallel=plan.pipeline_parallel,
             virtual_pipeline=plan.virtual_pipeline,
             micro_batches=micro_batches,
             overlap=plan.overlap_pipeline_p2p,
             ways=ways,
         )
-    per_byte = n_inside * fabric.inner.j_per_byte + n_across * fabric.outer.j_per_byte
+    if np.any(plan.overlap_pipeline_p2p):
+        with at("time.pipeline_p2p_s"):
+            once = crowded_s(wires.times(ways * plan.virtual_pipeline), traffic)
+        exposed = exposed + plan.overlap_pipeline_p2p * np.maximum(micro_batches - 1.0, 0.0) * once
+    tiers = (fabric.inner, *fabric.across)
+    per_byte = sum((n * tier.j_per_byte for (_, n), tier in zip(sent.by_tier, tiers, strict=True)), ZERO)
     # Every device of a stage sends its share, once per micro-batch, way and chunk.
     return PipelineMessages(
-        exposed_s=exposed, energy_j=ways * plan.virtual_pipeline * micro_batches * ranks * share * per_byte
+        exposed_s=exposed,
+        wires=wires,
+        energy_j=ways * plan.virtual_pipeline * micro_batches * ranks * share * per_byte,
     )
 
 
@@ -162,39 +189,55 @@ class _Closing:
 
 
 def _closing(
-    inputs: Inputs, table: LayerTable, layers: StageLayers, stages: StageTimes, group: Replicas, *, tied: bool
+    inputs: Inputs,
+    table: LayerTable,
+    kinds: StageKinds,
+    stages: StageTimes,
+    group: Replicas,
+    message: Wires,
+    *,
+    tied: bool,
 ) -> _Closing:
     plan = inputs.plan
-    single = (plan.pipeline_parallel == 1).astype(np.float64)
-    first = stage_parameters(table, layers.first, first=np.ones(1), last=single, tied=tied)
-    last = stage_parameters(table, layers.last, first=single, last=np.ones(1), tied=tied)
-    middle = stage_parameters(table, layers.middle, first=ZERO, last=ZERO, tied=tied)
-    held = np.maximum(np.maximum(first, middle), last)
-    most = np.maximum(np.maximum(layers.first, layers.middle), layers.last)
-    held, experts = apart(held, most * table.expert_parameters, inputs)
-    end = end_of_step(
-        inputs, held, experts, group, tied_parameters=table.head_matrix_parameters if tied else ZERO
+    first, middle, last = (
+        kinds.copies * stage_parameters(table, k.layers, first=k.embedding, last=k.head, tied=tied)
+        for k in kinds
     )
+    held = np.maximum(np.maximum(first, middle), last)
+    most = np.maximum(np.maximum(kinds.first.layers, kinds.middle.layers), kinds.last.layers)
+    held, experts = apart(held, kinds.copies * most * table.expert_parameters, inputs)
+    end = end_of_step(
+        inputs,
+        held,
+        experts,
+        group,
+        tied_parameters=table.head_matrix_parameters * ends_apart(plan) if tied else ZERO,
+        copies=kinds.copies,
+    )
+    windows_s = [stages.least(stages.forward_s), stages.least(stages.backward_s)]
+    beside = closing_sharing(table, stages, message, windows_s, (end.gather, end.reduce), inputs)
     with at("time.data_parallel_s.gradients"):
         reduce_s = exposed_exchange(
             exchange_s=end.reduce.seconds,
             # The stage with least to hide behind decides; the slowest one may change places with another, and jump.
-            window_s=stages.least(stages.backward_s),
-            buckets=layers.first,
+            window_s=windows_s[1],
+            buckets=kinds.first.layers,
             overlap=plan.overlap_grad_reduce,
             compute_share=inputs.fabric.inner.compute_share,
+            **beside[1],
         )
     with at("time.data_parallel_s.weights"):
         gather_s = exposed_exchange(
             exchange_s=end.gather.seconds,
-            window_s=stages.least(stages.forward_s),
-            buckets=layers.first,
+            window_s=windows_s[0],
+            buckets=kinds.first.layers,
             overlap=plan.overlap_param_gather,
             compute_share=inputs.fabric.inner.compute_share,
+            **beside[0],
         )
-    owned = held / np.where(plan.zero_stage >= 1, plan.zero_group, 1.0)
+    owned = held / np.where(plan.zero_stage >= 1, plan.zero_group * kinds.copies, 1.0)
     if np.any(experts):
-        owned = owned + experts / np.where(plan.zero_stage >= 1, plan.expert_copies, 1.0)
+        owned = owned + experts / np.where(plan.zero_stage >= 1, plan.expert_copies * kinds.copies, 1.0)
     # The master copy is fp32, as wide as statistics are.
     graph = optimizer_step(
         owned,
@@ -203,8 +246,8 @@ def _closing(
     )
     optimizer = cost_block("optimizer.step", graph, inputs)
     return _Closing(
-        # The shared matrix is summed after the last micro-batch, when both ends have their part.
-        reduce_s=reduce_s + end.tied.seconds,
+        # The shared matrix is summed after the last micro-batch, when both ends have their part; so are both copies.
+        reduce_s=reduce_s + end.tied.seconds + end.mirrored.seconds,
         gather_s=gather_s,
         optimizer=optimizer,
         optimizer_s=optimizer.seconds,
@@ -215,18 +258,16 @@ def _closing(
 def _doubt(
     inputs: Inputs,
     table: LayerTable,
-    layers: StageLayers,
+    kinds: StageKinds,
     stages: StageTimes,
     micro_batches: FloatArray,
     closing: _Closing,
     messages_s: FloatArray,
 ) -> TimeDoubt:
     """What the slowest stage and the end of the step may be off by; the same kernel errs alike in every layer."""
-    single = (inputs.plan.pipeline_parallel == 1).astype(np.float64)
-    nothing, everything = np.zeros(1), np.ones(1)
-    n = stages.at_slowest((layers.first, layers.middle, layers.last))
-    first = stages.at_slowest((everything, nothing, nothing))
-    last = stages.at_slowest((single, nothing, everything))
+    n = stages.at_slowest(kinds.by_stage("layers"))
+    first = stages.at_slowest(kinds.by_stage("embedding"))
+    last = stages.at_slowest(kinds.by_stage("head"))
     own = np.sqrt(
         n**2 * table.layer_variance_s2 + first * table.embedding_variance_s2 + last * table.head_variance_s2
     )
@@ -335,34 +376,28 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
     """
     plan, task = inputs.plan, inputs.task
     training = structure.layer.computation == "training"
-    layers = stage_layers(inputs.model.n_layers, plan.pipeline_parallel, inputs.model.first_dense)
+    kinds = stage_kinds(layers_by_stage(inputs), plan)
     micro_batches = micro_batches_per_replica(inputs)
     group = replica_group(inputs)
     units = unit_exchanges(table, inputs, group, tied=structure.layer.tied)
-    stages = stage_times(table, inputs, layers, units, training=training)
+    stages = stage_times(table, inputs, kinds, units, training=training)
     slowest = stages.slowest_s()
     with at("time.pipeline_s"):
         if structure.layer.computation == "decode":
-            pipeline_s = decode_period(
-                sum_of_stages_s=stages.sum_s, slowest_stage_s=slowest, micro_batches=micro_batches
-            )
+            pipeline = decoding_time(stages, micro_batches)
         else:
-            pipeline_s = pipeline_time(
-                sum_of_stages_s=stages.sum_s,
-                slowest_stage_s=slowest,
-                micro_batches=micro_batches,
-                virtual_pipeline=plan.virtual_pipeline,
-            )
-    messages = _messages(inputs, micro_batches, 2.0 if training else 1.0)
+            pipeline = scheduled_time(stages, micro_batches, plan)
+    traffic = stage_traffic(table, stages, units[0], inputs, training=training)
+    messages = _messages(inputs, micro_batches, 2.0 if training else 1.0, traffic)
     p2p_s = messages.exposed_s
     closing = (
-        _closing(inputs, table, layers, stages, group, tied=structure.layer.tied)
+        _closing(inputs, table, kinds, stages, group, messages.wires, tied=structure.layer.tied)
         if training
         else _Closing(reduce_s=ZERO, gather_s=ZERO, optimizer=None, optimizer_s=ZERO, end=None)
     )
     with at("step_time_s"):
         total = step_seconds(
-            pipeline_s=pipeline_s,
+            pipeline_s=pipeline.seconds,
             p2p_s=p2p_s,
             gradients_s=closing.reduce_s,
             optimizer_s=closing.optimizer_s,
@@ -370,7 +405,7 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         )
     tensor_s = micro_batches * stages.at_slowest(stages.tensor_s)
     in_layer_s = micro_batches * stages.at_slowest(stages.data_s)
-    layers_s, first = stages.at_slowest(stages.n_layers), stages.at_slowest((np.ones(1), ZERO, ZERO))
+    layers_s, first = stages.at_slowest(stages.n_layers), stages.at_slowest(kinds.by_stage("embedding"))
     context_s = expert_s = ZERO
     if np.any(table.layer_context_s):
         context_s = micro_batches * (layers_s * table.layer_context_s + first * table.embedding_context_s)
@@ -378,13 +413,7 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         expert_s = micro_batches * layers_s * table.layer_expert_s
     tokens = task.batch * task.query_length
     mfu, hfu = _utilisation(structure, inputs, table, tokens, total)
-    # pipeline_s less m times the slowest stage, in the form that is exactly zero for one stage.
-    bubble_s = (
-        np.maximum(stages.sum_s - micro_batches * slowest, 0.0)
-        if structure.layer.computation == "decode"
-        else (stages.sum_s - slowest) / plan.virtual_pipeline
-    )
-    doubt = _doubt(inputs, table, layers, stages, micro_batches, closing, p2p_s)
+    doubt = _doubt(inputs, table, kinds, stages, micro_batches, closing, p2p_s)
     with at("tokens_per_s"):
         rate = token_rate(tokens=tokens, seconds=total)
     return Step(
@@ -395,13 +424,13 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         expert_parallel_s=expert_s,
         data_parallel_s=in_layer_s + closing.reduce_s + closing.gather_s,
         pipeline_p2p_s=p2p_s,
-        bubble_s=bubble_s,
+        bubble_s=pipeline.bubble_s,
         optimizer_s=closing.optimizer_s,
         tokens_per_s=rate,
         mfu=mfu,
         hfu=hfu,
         micro_batches=micro_batches,
-        memory=memory(inputs, table, layers, micro_batches, tied=structure.layer.tied, training=training),
+        memory=memory(inputs, table, kinds, micro_batches, tied=structure.layer.tied, training=training),
         energy=step_energy(
             table,
             inputs,
@@ -412,10 +441,10 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
             messages_j=messages.energy_j,
         ),
         stages=stages,
-        layers=layers,
+        kinds=kinds,
         optimizer=closing.optimizer,
         end=closing.end,
         end_reduce_s=closing.reduce_s,
         end_gather_s=closing.gather_s,
-        doubt=stretched(doubt, total - bubble_s, total),
+        doubt=stretched(doubt, total - pipeline.bubble_s, total),
     )

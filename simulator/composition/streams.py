@@ -166,6 +166,7 @@ def layer_chain(
     *,
     overlap_gather: FloatArray,
     overlap_reduce: FloatArray,
+    queue_s: FloatArray = ZERO,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Finish of one, two and three equal layers whose parameters are gathered and gradients reduced.
 
@@ -178,6 +179,8 @@ def layer_chain(
         Time of one layer, of its parameter gather, of its gradient reduction [s].
     overlap_gather, overlap_reduce : ndarray
         1 where the exchange runs beside compute [1].
+    queue_s : ndarray
+        What the hidden exchanges of a layer wait for the wires, which the layer's own exchanges use [s].
 
     Returns
     -------
@@ -200,7 +203,7 @@ def layer_chain(
         # The last layer prefetches nothing: its chain ends with compute and its own reduction.
         reduced = np.where(hidden_reduce > 0, np.maximum(stream, compute) + hidden_reduce, 0.0)
         finishes.append(np.maximum(compute, reduced))
-        ready = stream = np.maximum(stream, start) + hidden_gather
+        ready = stream = np.maximum(stream, start) + hidden_gather + queue_s
         stream = np.where(hidden_reduce > 0, np.maximum(stream, compute) + hidden_reduce, stream)
     return finishes[0], finishes[1], finishes[2]
 

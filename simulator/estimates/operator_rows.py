@@ -137,13 +137,11 @@ def _plain_row(
     }
 
 
-def _slowest(detail: Detail, inputs: Inputs) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Layers, and 0/1 for embedding and head, of the slowest stage, by node of the decode quadrature."""
-    stage, layers = detail.step.stages.slowest(), detail.step.layers
-    single = inputs.plan.pipeline_parallel == 1
-    n = np.where(stage == 0, layers.first, np.where(stage == 1, layers.middle, layers.last))
-    last = (stage == 2) | ((stage == 0) & single)
-    return n, (stage == 0).astype(np.float64), last.astype(np.float64)
+def _slowest(detail: Detail) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Layers, and shares of embedding and head, of the slowest stage, by node of the decode quadrature."""
+    stages, kinds = detail.step.stages, detail.step.kinds
+    n, first, last = (stages.at_slowest(kinds.by_stage(name)) for name in ("layers", "embedding", "head"))
+    return n, first, last
 
 
 def _data_rows(
@@ -177,7 +175,7 @@ def _data_rows(
     if step.end is None:
         return
     sharded = _one(inputs.plan.zero_stage) >= 1
-    reduce_busy = _one(step.end.reduce.seconds + step.end.tied.seconds)
+    reduce_busy = _one(step.end.reduce.seconds + step.end.tied.seconds + step.end.mirrored.seconds)
     closing = (
         ("gradients.exchange", "reduce_scatter" if sharded else "all_reduce", reduce_busy, step.end_reduce_s),
         ("weights.exchange", "all_gather", _one(step.end.gather.seconds), step.end_gather_s),
@@ -228,7 +226,7 @@ def detail_rows(
     KeyError
         If an operator kind is unknown.
     """
-    n_layers, first, last = _slowest(detail, inputs)
+    n_layers, first, last = _slowest(detail)
     step, weights = detail.step, detail.weight[:, 0]
     micro = step.micro_batches
     per_node = np.broadcast_to(micro, weights.shape) * weights

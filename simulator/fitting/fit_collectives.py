@@ -9,7 +9,8 @@ import numpy as np
 
 from hardware_specs import AlgorithmFit
 from simulator.arrays.columns import AlgorithmColumns, FabricColumns, TierColumns
-from simulator.communication.collectives import all_to_all, exchange, stage_message
+from simulator.communication.collectives import exchange
+from simulator.communication.direct_messages import all_to_all, stage_message
 from simulator.communication.placement import TOPOLOGIES, place
 from simulator.fitting.error_lines import ErrorLine
 from simulator.fitting.measured_collectives import CollectiveRows

@@ -191,6 +191,14 @@ OPERATOR_KINDS: dict[str, OperatorKind] = {
 }
 
 
+# Of tensors whose type no plan chooses [byte].
+FIXED_WIDTHS: Mapping[str, FloatArray] = {
+    "mask": np.full(1, MASK_BYTES),
+    "statistics": np.full(1, STATISTICS_BYTES),
+    "token_ids": np.full(1, TOKEN_ID_BYTES),
+}
+
+
 def bytes_per_element(precision: PrecisionColumns) -> Mapping[str, FloatArray]:
     """Bytes per element of each tensor kind [byte]."""
     return {
@@ -202,9 +210,7 @@ def bytes_per_element(precision: PrecisionColumns) -> Mapping[str, FloatArray]:
         "kv_cache": precision.kv_cache,
         "gradients": precision.gradients,
         "master": precision.optimizer,
-        "mask": np.full(1, MASK_BYTES),
-        "statistics": np.full(1, STATISTICS_BYTES),
-        "token_ids": np.full(1, TOKEN_ID_BYTES),
+        **FIXED_WIDTHS,
     }
 
 

@@ -16,10 +16,17 @@ EXACT = ((2.0, np.square), (0.5, np.sqrt), (-1.0, np.reciprocal))
 
 def powered(base: FloatArray, exponent: FloatArray) -> FloatArray:
     """``base ** exponent``, to the last digit the same for one exponent as for one per row; raises nothing."""
+    if exponent.size == 1:
+        only = exponent.item()
+        for value, exact in EXACT:
+            if only == value:
+                return np.broadcast_to(exact(base), np.broadcast_shapes(base.shape, exponent.shape))
+        raised: FloatArray = base**exponent
+        return raised
     found: FloatArray = base**exponent
     for value, exact in EXACT:
         here = exponent == value
-        if np.any(here):
+        if here.any():
             found = np.where(here, exact(base), found)
     return found
 

@@ -146,6 +146,27 @@ def _in_switch(c: Combination) -> BoolArray:
 
 
 @legality_rule(
+    "tiers join whole domains",
+    lambda c: Problem(
+        path="system.scale_out.domain",
+        value=one_of(c.fabric.outer.domain),
+        rule="is no multiple of what the tier inside joins, or that of a further tier is no multiple of this one",
+        fix="use domains that divide each other",
+    ),
+)
+def _domains(c: Combination) -> BoolArray:
+    broken: BoolArray = np.zeros(1, dtype=bool)
+    if not c.fabric.beyond:
+        return broken
+    sizes: list[FloatArray] = [*c.fabric.units, np.full(1, np.inf)]
+    for inside, domain, beyond in zip(sizes, sizes[1:], sizes[2:], strict=False):
+        # A domain that holds all accelerators is the outermost: nothing joins it.
+        joined = np.isfinite(beyond) | (domain < c.fabric.max_devices)
+        broken = broken | (joined & (np.mod(domain, inside) != 0))
+    return broken
+
+
+@legality_rule(
     "torus slice is listed",
     lambda c: Problem(
         path="devices",
@@ -226,35 +247,6 @@ def _sequence(c: Combination) -> BoolArray:
 
 
 @legality_rule(
-    "layers divide into stages",
-    lambda c: Problem(
-        path="plan.pipeline_parallel",
-        value=f"{one_of(c.plan.pipeline_parallel)} x {one_of(c.plan.virtual_pipeline)} chunks",
-        rule=f"must divide the {one_of(c.model.n_layers)} layers",
-        fix=f"use {divisors(float(c.model.n_layers[0]))}, or set plan.uneven_stages (without virtual_pipeline)",
-    ),
-)
-def _stages(c: Combination) -> BoolArray:
-    p = c.plan
-    uneven = np.mod(c.model.n_layers, p.pipeline_parallel * p.virtual_pipeline) != 0
-    return uneven & ((c.uneven_stages == 0) | (p.virtual_pipeline > 1))
-
-
-@legality_rule(
-    "the first stage holds the first dense layers",
-    lambda c: Problem(
-        path="plan.pipeline_parallel",
-        value=one_of(c.plan.pipeline_parallel),
-        rule=f"leaves {one_of(np.floor(c.model.n_layers / c.plan.pipeline_parallel))} layers for the first stage, and "
-        f"{one_of(c.model.first_dense)} layers without experts come first; on two stages they are not modelled",
-        fix=f"use at most {one_of(np.floor(c.model.n_layers / np.maximum(c.model.first_dense, 1.0)))} stages",
-    ),
-)
-def _first_dense(c: Combination) -> BoolArray:
-    return c.model.first_dense > np.floor(c.model.n_layers / c.plan.pipeline_parallel)
-
-
-@legality_rule(
     "latent attention is trained",
     lambda c: Problem(
         path="task.kind",
@@ -278,19 +270,6 @@ def _latent(c: Combination) -> BoolArray:
 )
 def _latent_fused(c: Combination) -> BoolArray:
     return (c.model.kv_rank > 0) & ((c.unfused > 0) | (c.eager > 0))
-
-
-@legality_rule(
-    "stages have layers",
-    lambda c: Problem(
-        path="plan.pipeline_parallel",
-        value=one_of(c.plan.pipeline_parallel),
-        rule=f"is more than the {one_of(c.model.n_layers)} layers",
-        fix="use fewer stages",
-    ),
-)
-def _enough_layers(c: Combination) -> BoolArray:
-    return c.plan.pipeline_parallel > c.model.n_layers
 
 
 def _batch(c: Combination) -> Problem:
@@ -330,24 +309,6 @@ def _batch_broken(c: Combination) -> BoolArray:
 def _micro_batch(c: Combination) -> BoolArray:
     whole = c.plan.data_parallel == np.floor(c.plan.data_parallel)
     return whole & (c.plan.micro_batch_size > c.task.batch / c.plan.data_parallel)
-
-
-@legality_rule(
-    "interleaving needs stages and micro-batches",
-    lambda c: Problem(
-        path="plan.virtual_pipeline",
-        value=one_of(c.plan.virtual_pipeline),
-        rule="interleaving needs training, at least two stages, and micro-batches in multiples of the stages",
-        fix=f"use 1, or a multiple of {one_of(c.plan.pipeline_parallel)} micro-batches per replica",
-    ),
-)
-def _interleave(c: Combination) -> BoolArray:
-    p = c.plan
-    micro_batches = c.task.batch / p.data_parallel / p.micro_batch_size
-    possible = (
-        (p.pipeline_parallel > 1) & (c.training > 0) & (np.mod(micro_batches, p.pipeline_parallel) == 0)
-    )
-    return (p.virtual_pipeline > 1) & ~possible
 
 
 @legality_rule(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from hardware_specs import (
     SystemSpec,
     fabric_calibration_for,
 )
-from hardware_specs.schema import GRIDS
+from hardware_specs.fabric_rules import GRIDS
 from simulator.arrays.columns import AlgorithmColumns, FabricColumns, TierColumns
 from simulator.communication.placement import TOPOLOGIES
 from simulator.machines.device import Machines, TaskClass
@@ -54,7 +55,8 @@ def _torus(leaves: HardwareLeaves, devices: FloatArray) -> Torus:
             slices = {math.prod(system.scale_up.shape): (system.scale_up.shape, torus)}
         axes = [np.where(here, np.nan, axis) for axis in axes]
         for count, (sides, joined) in slices.items():
-            chosen = here & (devices == count)
+            several = system.slice_devices is not None and np.mod(devices, count) == 0
+            chosen = here & ((devices == count) | several)
             wrap = np.where(chosen, float(joined), wrap)
             for k in range(3):
                 axes[k] = np.where(chosen, float(sides[k]) if k < len(sides) else 1.0, axes[k])
@@ -62,13 +64,14 @@ def _torus(leaves: HardwareLeaves, devices: FloatArray) -> Torus:
 
 
 def _algorithms(
-    machines: Machines, side: str, fits: Sequence[CollectiveFit]
+    machines: Machines, paths: Sequence[str], fits: Sequence[CollectiveFit]
 ) -> Mapping[str, AlgorithmColumns]:
     """Coefficients by algorithm; one that a system's software lacks is not offered there, and has the ring's."""
     leaves = machines.leaves
-    declared = leaves.get(f"{side}.latency", 0.0)
+    latency = [path and f"{path}.latency" for path in paths]
+    declared = leaves.where_stated(latency, 0.0)
     # The fit contains the catalog's latency; what an override changes is added to it.
-    change = declared - leaves.catalog(f"{side}.latency", 0.0)
+    change = declared - leaves.where_stated(latency, 0.0, overridden=False)
     hop = declared * (0.0 if machines.fidelity == "bound" else 1.0)
     named = [dict(fit.algorithms()) for fit in fits]
     found = {}
@@ -126,47 +129,84 @@ def _wired(leaves: HardwareLeaves, fabrics: Sequence[FabricSpec]) -> dict[str, F
     return {name: leaves.each([one.get(name, 1.0) for one in found]) for name in names}
 
 
-def _tier(machines: Machines, side: str, fits: Sequence[CollectiveFit], torus: Torus) -> TierColumns:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tier:
+    """One tier of every system: path of its figures, "" where a system has none, its fabric and its coefficients."""
+
+    paths: Sequence[str]
+    fabrics: Sequence[FabricSpec]
+    fits: Sequence[CollectiveFit]
+
+
+def _tier_at(place: int, machines: Machines, calibrations: Sequence[FabricCalibrationSpec]) -> _Tier:
+    """The tier at a place from the inside out; a system without it never uses it: harmless figures stand in."""
+    paths, fabrics, fits = [], [], []
+    for system, calibration in zip(machines.leaves.systems, calibrations, strict=True):
+        tiers = list(system.tiers.items())
+        path, fabric = tiers[place] if place < len(tiers) else ("", system.scale_up)
+        side = fabric.coefficients if path else None
+        paths.append(path)
+        fabrics.append(fabric)
+        fits.append(getattr(calibration, side or ("scale_up" if place == 0 else "scale_out")))
+    return _Tier(paths=paths, fabrics=fabrics, fits=fits)
+
+
+def _tier(machines: Machines, place: int, one: _Tier, torus: Torus, units: FloatArray) -> TierColumns:
+    """Columns of the tier at a place, whose ``links`` are those of ``units`` accelerators [1]."""
     leaves = machines.leaves
-    # A system without an outer tier never uses it: harmless figures stand in.
-    fabrics = [getattr(system, side) or system.scale_up for system in leaves.systems]
-    links = leaves.get(f"{side}.links", 1.0)
-    if side == "scale_out":
-        links = links / leaves.get("accelerators_per_node")
+
+    def figure(key: str, missing: float) -> FloatArray:
+        return leaves.where_stated([path and f"{path}.{key}" for path in one.paths], missing)
+
+    # In the outermost tier all accelerators are joined.
+    domain = figure("domain", np.nan) if place else leaves.get("accelerators_per_node")
     return TierColumns(
-        topology=leaves.each([TOPOLOGIES.index(f.topology) for f in fabrics]),
-        link_bytes_per_s=leaves.get(f"{side}.link_bandwidth", 1.0),
-        links=links,
-        in_switch=leaves.each([float(f.in_switch_reduction) for f in fabrics]),
+        topology=leaves.each([TOPOLOGIES.index(f.topology) for f in one.fabrics]),
+        link_bytes_per_s=figure("link_bandwidth", 1.0),
+        links=figure("links", 1.0) / units if place else figure("links", 1.0),
+        in_switch=leaves.each([float(f.in_switch_reduction) for f in one.fabrics]),
         axis_0=torus[0][0],
         axis_1=torus[0][1],
         axis_2=torus[0][2],
         wrap=torus[1],
-        block=leaves.get(f"{side}.nodes_per_block", 1.0),
-        oversubscription=leaves.get(f"{side}.oversubscription", 1.0),
-        bridge=leaves.get(f"{side}.accelerators_per_bridge", 1.0),
-        bridge_bytes_per_s=leaves.get(f"{side}.bridge_bandwidth", np.inf),
+        block=figure("nodes_per_block", 1.0),
+        oversubscription=figure("oversubscription", 1.0),
+        bridge=figure("accelerators_per_bridge", 1.0),
+        bridge_bytes_per_s=figure("bridge_bandwidth", np.inf),
         compute_share=leaves.each(
-            [f.compute_share if machines.fidelity == "calibrated" else 0.0 for f in fits]
+            [f.compute_share if machines.fidelity == "calibrated" else 0.0 for f in one.fits]
         ),
-        j_per_byte=leaves.get(f"{side}.energy_per_byte", 0.0),
-        algorithms=_algorithms(machines, side, fits),
-        wired=_wired(leaves, fabrics),
+        j_per_byte=figure("energy_per_byte", 0.0),
+        algorithms=_algorithms(machines, one.paths, one.fits),
+        wired=_wired(leaves, one.fabrics),
+        domain=np.where(np.isnan(domain), leaves.get("max_devices"), domain),
+        uplinks=leaves.each([float(f.ports == "uplinks") for f in one.fabrics]),
     )
 
 
 def fabric_columns(machines: Machines, devices: FloatArray) -> FabricColumns:
-    """Columns of both fabric tiers for plans on ``devices`` accelerators [1].
+    """Columns of all fabric tiers for plans on ``devices`` accelerators [1].
 
-    The slice of a torus is one inner tier; elsewhere the node is. Raises SpecError for an unknown calibration.
+    A slice of a torus is one inner tier; elsewhere the node is. Raises SpecError for an unknown calibration.
     """
     leaves = machines.leaves
     calibrations = [fabric_calibration_of(system, machines.task) for system in leaves.systems]
     torus = leaves.each([float(s.scale_up.topology in GRIDS) for s in leaves.systems]) > 0
+    # Slices of a shape are joined by the next tier; a listed slice is all that is used.
+    slices = leaves.each([float(s.slice_devices or np.inf) for s in leaves.systems])
     nothing = ([np.ones(1)] * 3, np.ones(1))
+    found, units = [], leaves.get("accelerators_per_node")
+    for place in range(max(2, *(len(system.tiers) for system in leaves.systems))):
+        one = _tier_at(place, machines, calibrations)
+        found.append(_tier(machines, place, one, nothing if place else _torus(leaves, devices), units))
+        units = found[-1].domain
+    inner, outer, *beyond = found
     return FabricColumns(
-        accelerators_per_node=np.where(torus, devices, leaves.get("accelerators_per_node")),
+        accelerators_per_node=np.where(
+            torus, np.minimum(devices, slices), leaves.get("accelerators_per_node")
+        ),
         max_devices=leaves.get("max_devices"),
-        inner=_tier(machines, "scale_up", [c.scale_up for c in calibrations], _torus(leaves, devices)),
-        outer=_tier(machines, "scale_out", [c.scale_out for c in calibrations], nothing),
+        inner=inner,
+        outer=outer,
+        beyond={str(k): tier for k, tier in enumerate(beyond)},
     )

@@ -65,6 +65,17 @@ class HardwareLeaves:
         scaled = np.where(np.isnan(change.factor), base, base * change.factor)
         return np.where(np.isnan(change.value), scaled, change.value)
 
+    def where_stated(
+        self, paths: Sequence[str], missing: float = np.nan, *, overridden: bool = True
+    ) -> FloatArray:
+        """One figure that systems state under different paths, one each; "" where a system has none [SI unit]."""
+        found = self.each([missing] * len(paths))
+        for path in sorted({path for path in paths if path}):
+            values = self.get(path, missing) if overridden else self.catalog(path, missing)
+            has = [path == one for one in paths]
+            found = values if all(has) else np.where(self.each([float(h) for h in has]) > 0, values, found)
+        return found
+
     def each(self, values: Sequence[float]) -> FloatArray:
         """One number per system, spread over the rows."""
         return np.array(values, dtype=np.float64)[self.index]

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from hardware_specs import SystemSpec
-from hardware_specs.schema import GRIDS
+from hardware_specs.fabric_rules import GRIDS
 from simulator.network.topology_graph import LinkGraph, device_nodes
 
 __all__ = ["picture_rows"]
@@ -21,7 +21,11 @@ HEIGHTS = {
     "nic": 1.6,
     "leaf": 3.2,
     "spine": 4.2,
+    "port": 5.2,
+    "hub": 6.2,
+    "core": 7.2,
 }
+TIER_HEIGHT = 3.0  # from one tier beyond to the next
 OBLIQUE, LIFT = 0.35, 0.2  # how far the second axis of a torus leans, and the third one rises
 
 
@@ -46,9 +50,10 @@ def picture_rows(graph: LinkGraph, system: SystemSpec) -> tuple[list[dict[str, A
     KeyError
         If the graph has a node of an unknown kind.
     """
-    places = _grid(graph) if system.scale_up.topology in GRIDS else _layers(graph, system)
+    sliced = system.scale_up.topology in GRIDS and all(node[0] == "device" for node in graph)
+    places = _grid(graph) if sliced else _layers(graph, system)
     nodes = [{"name": _name(node), "kind": str(node[0]), "x": x, "y": y} for node, (x, y) in places.items()]
-    strides = _strides(graph) if system.scale_up.topology in GRIDS else []
+    strides = _strides(graph) if sliced else []
     links = [
         {
             "source": _name(a),
@@ -96,13 +101,18 @@ def _layers(graph: LinkGraph, system: SystemSpec) -> dict[tuple[Any, ...], tuple
             places[device] = (k * (node + 1) + node / 2 + radius * across, -radius + radius * up)
         else:
             places[device] = (k * (node + 1) + within, HEIGHTS["device"])
-    for kind in ("idle", "bridge", "switch", "wire", "host", "nic", "leaf", "spine"):
-        for one in sorted((n for n in graph if n[0] == kind), key=str):
+    beyond = {name: k for k, name in enumerate(system.beyond)}
+    levels = [
+        *((kind, "") for kind in ("idle", "bridge", "switch", "wire", "host", "nic", "leaf", "spine")),
+        *((kind, name) for name in beyond for kind in ("port", "hub", "core")),
+    ]
+    for kind, tier in levels:
+        for one in sorted((n for n in graph if n[0] == kind and (not tier or n[1] == tier)), key=str):
             below = [places[n] for n in graph.predecessors(one) if n in places]
             across = sum(x for x, _ in below) / max(len(below), 1)
             # Ports stand beside the switch of their node, so that their links can be told apart.
             across += {"switch": -0.2, "nic": 0.2}.get(kind, 0.0) * node if not direct else 0.0
-            places[one] = (across, HEIGHTS[kind])
+            places[one] = (across, HEIGHTS[kind] + TIER_HEIGHT * beyond.get(tier, 0))
     return places
 
 

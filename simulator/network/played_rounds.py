@@ -16,6 +16,7 @@ __all__ = [
     "direct_rounds",
     "halving_doubling_rounds",
     "hierarchical_rounds",
+    "layered_rounds",
     "ring_orders_over_rails",
     "ring_orders_through_meshes",
     "ring_rounds",
@@ -126,6 +127,30 @@ def hierarchical_rounds(nodes: Sequence[Sequence[int]], message_bytes: float) ->
     columns = [[node[i] for node in nodes] for i in range(inner)]
     across = _merged([ring_rounds("all_reduce", [column], message_bytes / inner) for column in columns])
     return [*inside, *across, *inside]
+
+
+def layered_rounds(sizes: Sequence[int], message_bytes: float) -> list[Round]:
+    """All-reduce over several tiers: reduce-scatters from the inside out, all-reduce at the top, all-gathers back.
+
+    ``sizes`` are the members on each tier, from the inside out; ranks are numbered in this order.
+    """
+    n, stride, left = math.prod(sizes), 1, message_bytes
+    inwards: list[Round] = []
+    for size in sizes[:-1]:
+        groups = _apart(n, size, stride)
+        inwards += _merged([ring_rounds("reduce_scatter", [group], left) for group in groups])
+        stride, left = stride * size, left / size
+    top = _merged([ring_rounds("all_reduce", [g], left) for g in _apart(n, sizes[-1], stride)])
+    return [*inwards, *top, *reversed(inwards)]
+
+
+def _apart(n: int, size: int, stride: int) -> list[list[int]]:
+    """Groups of ``size`` ranks ``stride`` apart among ``n``."""
+    return [
+        [block + offset + k * stride for k in range(size)]
+        for block in range(0, n, size * stride)
+        for offset in range(stride)
+    ]
 
 
 def _merged(parts: Sequence[list[Round]]) -> list[Round]:

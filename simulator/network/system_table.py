@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware_specs import Problem, ScenarioError, SystemSpec, near_names
-from hardware_specs.schema import GRIDS
+from hardware_specs.fabric_rules import GRIDS
 from simulator.arrays.columns import FabricColumns, column
 from simulator.communication.collective_algorithms import ALGORITHMS, COLLECTIVES, RING_PASSES, TRAFFIC
-from simulator.communication.collectives import Exchange, all_to_all, exchange, rooted_exchange, stage_message
+from simulator.communication.collectives import exchange, rooted_exchange
+from simulator.communication.direct_messages import all_to_all, stage_message
+from simulator.communication.exchanges import Exchange, with_bytes
 from simulator.communication.placement import place
 from simulator.machines.device import Fidelity, Machines, TaskClass
 from simulator.machines.fabric import fabric_columns
@@ -117,13 +119,8 @@ def _run(collective: str, message: FloatArray, ranks: int, fabric: FabricColumns
     if collective == "send_recv":
         # The first and the last rank of the group.
         sent = stage_message(message, n - 1.0, column(2), fabric)
-        inside = sent.boundaries_across == 0
-        nothing = np.zeros(1)
-        return Exchange(
-            seconds=np.where(inside, sent.inside_s, sent.across_s),
-            inner_bytes=np.where(inside, message, nothing),
-            outer_bytes=np.where(inside, nothing, message),
-        )
+        inner, *across = (np.where(count > 0, message, 0.0) for _, count in sent.by_tier)
+        return with_bytes(sent.slowest_s(), inner, across)
     return exchange(collective, message, group, fabric, forced)
 
 
@@ -193,8 +190,9 @@ def collective_table(
             if not _able(collective, name, spans):
                 continue
             done = _run(collective, sizes, n, fabric, name)
+            sent_across = sum(done.across_bytes, np.zeros(1))
             seconds, inside, across = (
-                np.broadcast_to(x, sizes.shape) for x in (done.seconds, done.inner_bytes, done.outer_bytes)
+                np.broadcast_to(x, sizes.shape) for x in (done.seconds, done.inner_bytes, sent_across)
             )
             rows += [
                 {

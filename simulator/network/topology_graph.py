@@ -1,23 +1,25 @@
 """A declared fabric as a directed graph of links, for systems small enough to draw or to play out.
 
 Nodes are tuples: ``("device", i)``, ``("switch", node)``, ``("bridge", node, k)``, ``("nic", node, rail)``,
-``("leaf", block, rail)``, ``("spine",)``; of a wired node also ``("wire", node, name)``, a switch, and ``("idle", node,
-i)``, an accelerator that is not in use. An edge carries one-way ``bytes_per_s`` [byte/s], ``latency_s`` [s], its
-``tier``, "inner" or "outer", and a ``cost`` by which routes are chosen [1]. The engine never builds one.
+``("leaf", block, rail)``, ``("spine",)``, with the number of its domain where a further tier joins several; of a wired
+node also ``("wire", node, name)``, a switch, and ``("idle", node, i)``, an accelerator that is not in use; of a tier
+beyond ``("port", tier, domain inside)``, ``("hub", tier, block)`` and ``("core", tier, domain)``. An edge carries
+one-way ``bytes_per_s`` [byte/s], ``latency_s`` [s], its ``tier``, "inner", "outer" or the name of one beyond, and a
+``cost`` by which routes are chosen [1]. The engine never builds one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
 from hardware_specs import FabricSpec, Problem, ScenarioError, SystemSpec
-from hardware_specs.schema import GRIDS
+from hardware_specs.fabric_rules import GRIDS
 
 if TYPE_CHECKING:
     LinkGraph = nx.DiGraph[Any]
@@ -34,15 +36,18 @@ Node = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Links:
-    """Where one tier puts its links: the graph and the figures of the tier."""
+    """Where one tier puts its links: the graph and the figures of the tier, which is the ``level``-th from inside."""
 
     graph: LinkGraph
     fabric: FabricSpec
     tier: str
+    level: int = 0
+    latency_s: float | None = None
 
     def join(self, a: Node, b: Node, *, bytes_per_s: float | None = None, latency_share: float = 1.0) -> None:
         """A link each way; a link that is there already gets wider."""
         rate = self.fabric.link_bandwidth.value if bytes_per_s is None else bytes_per_s
+        latency_s = self.fabric.latency.value if self.latency_s is None else self.latency_s
         for one, other in ((a, b), (b, a)):
             if self.graph.has_edge(one, other):
                 self.graph.edges[one, other]["bytes_per_s"] += rate
@@ -51,9 +56,9 @@ class _Links:
                     one,
                     other,
                     bytes_per_s=rate,
-                    latency_s=self.fabric.latency.value * latency_share,
+                    latency_s=latency_s * latency_share,
                     tier=self.tier,
-                    cost=1 if self.tier == "inner" else OUTER_COST,
+                    cost=OUTER_COST**self.level,
                 )
 
     @property
@@ -133,11 +138,11 @@ _NODES: Mapping[str, Callable[[_Links, int, list[Node]], None]] = {
 }
 
 
-def _grid(links: _Links, shape: list[int], wrap: bool) -> None:
-    """A torus or mesh; the first axis is the one along which device numbers run."""
+def _grid(links: _Links, shape: list[int], wrap: bool, first: int) -> None:
+    """A torus or mesh from the ``first`` device on; the first axis is the one along which device numbers run."""
     strides = [math.prod(shape[:k]) for k in range(len(shape))]
     for place in product(*(range(side) for side in shape)):
-        here = sum(p * s for p, s in zip(place, strides, strict=True))
+        here = first + sum(p * s for p, s in zip(place, strides, strict=True))
         for axis, side in enumerate(shape):
             last = place[axis] == side - 1
             if side == 1 or (last and not (wrap and side > 2)):
@@ -150,14 +155,13 @@ def _grid(links: _Links, shape: list[int], wrap: bool) -> None:
 
 def _grid_shape(system: SystemSpec, devices: int) -> tuple[list[int], bool]:
     torus = system.scale_up.topology == "torus"
-    if system.scale_up.shape is not None and math.prod(system.scale_up.shape) == devices:
-        return list(system.scale_up.shape), torus
+    shape, whole = system.scale_up.shape, system.slice_devices
+    if shape is not None and (math.prod(shape) == devices or (whole is not None and devices % whole == 0)):
+        return list(shape), torus
     for part in system.slices:
-        if part.devices == devices and system.scale_up.shape is None:
+        if part.devices == devices and shape is None:
             return list(part.shape), part.wrap and torus
-    known = (
-        [math.prod(system.scale_up.shape)] if system.scale_up.shape else [p.devices for p in system.slices]
-    )
+    known = [math.prod(shape)] if shape else [p.devices for p in system.slices]
     raise ScenarioError(
         [
             Problem(
@@ -170,56 +174,79 @@ def _grid_shape(system: SystemSpec, devices: int) -> tuple[list[int], bool]:
     )
 
 
-def _outer(links: _Links, n_nodes: int, devices: list[list[Node]]) -> None:
-    """Network ports of the nodes, leaf switches and what joins them."""
-    fabric, per_node = links.fabric, len(devices[0])
-    n_ports = int(fabric.links.value)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unit:
+    """What a tier joins: a node, or a domain of the tier inside, by number; its devices and the switches they enter."""
+
+    number: int
+    devices: list[Node]
+    switches: list[Node]
+
+
+def _joined(links: _Links, units: list[_Unit], domain: int, n_domains: int, accelerators: float) -> _Unit:
+    """Ports of the units of one domain, their first switches and what joins these.
+
+    ``links`` of the tier count those of ``accelerators`` together: of a node, or of a host of a torus.
+    """
+    fabric = links.fabric
+    share = len(units[0].devices) / accelerators if links.level == 1 else 1.0
+    n_ports = fabric.links.value * share
     rails = int(fabric.rails.value) if fabric.rails is not None else 1
     block = int(fabric.nodes_per_block.value) if fabric.nodes_per_block is not None else 1
+    devices = [d for unit in units for d in unit.devices]
+    here = () if n_domains == 1 else (domain,)
+    port_kind, leaf_kind, spine_kind = (
+        ("nic", "leaf", "spine") if links.level == 1 else ("port", "hub", "core")
+    )
+    name: Node = () if links.level == 1 else (links.tier,)
     if fabric.topology == "ring":
-        for node in range(n_nodes):
-            _share_ports(links, devices[node], ("nic", node, 0), n_ports)
-        count = n_nodes if n_nodes > 2 else n_nodes - 1
-        for node in range(count):
+        ports = [(port_kind, *name, unit.number, *((0,) if links.level == 1 else ())) for unit in units]
+        for unit, port in zip(units, ports, strict=True):
+            _share_ports(links, unit, port, n_ports, block)
+        count = len(units) if len(units) > 2 else len(units) - 1
+        for k in range(count):
             rate = n_ports * fabric.link_bandwidth.value / min(count, 2)
-            links.join(
-                ("nic", node, 0), ("nic", (node + 1) % n_nodes, 0), bytes_per_s=rate, latency_share=0.5
-            )
-        return
-    for node in range(n_nodes):
+            links.join(ports[k], ports[(k + 1) % len(units)], bytes_per_s=rate, latency_share=0.5)
+        return _Unit(number=domain, devices=devices, switches=[])
+    leaves: dict[int, list[Node]] = {rail: [] for rail in range(rails)}
+    first = domain * math.ceil(len(units) / block)
+    for k, unit in enumerate(units):
         for rail in range(rails):
-            mine = [d for i, d in enumerate(devices[node]) if i * rails // per_node == rail]
-            port = ("nic", node, rail)
-            _share_ports(links, mine, port, n_ports // rails)
+            per = len(unit.devices)
+            mine = [d for i, d in enumerate(unit.devices) if i * rails // per == rail]
+            place = (rail,) if links.level == 1 else ()
+            port = (port_kind, *name, unit.number, *place)
+            leaf = (leaf_kind, *name, first + k // block, *place)
+            _share_ports(links, replace(unit, devices=mine), port, n_ports / rails, block)
             rate = n_ports / rails * fabric.link_bandwidth.value
-            links.join(port, ("leaf", node // block, rail), bytes_per_s=rate, latency_share=0.25)
-    _between_blocks(links, math.ceil(n_nodes / block), rails, block)
+            links.join(port, leaf, bytes_per_s=rate, latency_share=0.25)
+            if leaf not in leaves[rail]:
+                leaves[rail].append(leaf)
+    uplink = block * n_ports * fabric.link_bandwidth.value / rails / fabric.oversubscription.value
+    _between_blocks(links, list(leaves.values()), (spine_kind, *name, *here), uplink)
+    return _Unit(number=domain, devices=devices, switches=[leaf for row in leaves.values() for leaf in row])
 
 
-def _share_ports(links: _Links, devices: list[Node], port: Node, n_ports: int) -> None:
-    """Devices reach the ports of their node at full rate; the port itself is what they share."""
-    for device in devices:
-        links.join(device, port, bytes_per_s=n_ports * links.fabric.link_bandwidth.value, latency_share=0.25)
+def _share_ports(links: _Links, unit: _Unit, port: Node, n_ports: float, block: int) -> None:
+    """Devices, or with uplinks their switches, reach the ports of their unit at full rate: the port is what they
+    share."""
+    uplinks = links.fabric.ports == "uplinks"
+    for one in unit.switches if uplinks else unit.devices:
+        links.join(one, port, bytes_per_s=n_ports * links.fabric.link_bandwidth.value, latency_share=0.25)
 
 
-def _between_blocks(links: _Links, n_blocks: int, rails: int, block: int) -> None:
-    fabric = links.fabric
-    uplink = block * fabric.links.value * fabric.link_bandwidth.value / rails / fabric.oversubscription.value
-    if n_blocks == 1 and rails == 1:
+def _between_blocks(links: _Links, leaves: list[list[Node]], spine: Node, uplink: float) -> None:
+    """Links of ``uplink`` byte/s in all from each leaf, by rail, to the others."""
+    n_blocks = len(leaves[0])
+    if n_blocks == 1 and len(leaves) == 1:
         return
-    if fabric.topology == "dragonfly":
-        for one in range(n_blocks):
-            for other in range(one + 1, n_blocks):
-                links.join(
-                    ("leaf", one, 0),
-                    ("leaf", other, 0),
-                    bytes_per_s=uplink / (n_blocks - 1),
-                    latency_share=0.0,
-                )
+    if links.fabric.topology == "dragonfly":
+        for one, other in combinations(leaves[0], 2):
+            links.join(one, other, bytes_per_s=uplink / (n_blocks - 1), latency_share=0.0)
         return
     for k in range(n_blocks):
-        for rail in range(rails):
-            links.join(("leaf", k, rail), ("spine",), bytes_per_s=uplink, latency_share=0.0)
+        for row in leaves:
+            links.join(row[k], spine, bytes_per_s=uplink, latency_share=0.0)
 
 
 def topology_graph(system: SystemSpec, devices: int) -> LinkGraph:
@@ -256,17 +283,42 @@ def topology_graph(system: SystemSpec, devices: int) -> LinkGraph:
     inner = _Links(graph=graph, fabric=system.scale_up, tier="inner")
     if grid:
         shape, wrap = _grid_shape(system, devices)
-        _grid(inner, shape, wrap)
-        return graph
+        per_node = math.prod(shape)
     nodes: list[list[Node]] = [
         [("device", i) for i in range(first, min(first + per_node, devices))]
         for first in range(0, devices, per_node)
     ]
     for k, members in enumerate(nodes):
-        _NODES[system.scale_up.topology](inner, k, members)
-    if len(nodes) > 1 and system.scale_out is not None:
-        _outer(_Links(graph=graph, fabric=system.scale_out, tier="outer"), len(nodes), nodes)
+        if grid:
+            _grid(inner, shape, wrap, k * per_node)
+        else:
+            _NODES[system.scale_up.topology](inner, k, members)
+    _tiers_across(graph, system, nodes)
     return graph
+
+
+def _tiers_across(graph: LinkGraph, system: SystemSpec, nodes: list[list[Node]]) -> None:
+    """Every tier outside the nodes, as far as there is more than one thing to join."""
+    units = [_Unit(number=k, devices=members, switches=[]) for k, members in enumerate(nodes)]
+    devices, inside_s = sum(map(len, nodes)), 0.0
+    for level, (path, fabric) in enumerate(list(system.tiers.items())[1:], start=1):
+        if len(units) == 1:
+            return
+        # A message over uplinks has crossed the tier inside, and its latency is in that of the whole way.
+        below_s = inside_s if fabric.ports == "uplinks" else 0.0
+        links = _Links(
+            graph=graph,
+            fabric=fabric,
+            tier="outer" if level == 1 else path.removeprefix("beyond."),
+            level=level,
+            latency_s=max(fabric.latency.value - below_s, 0.0),
+        )
+        size = int(fabric.domain.value) if fabric.domain is not None else devices
+        per = max(size // len(units[0].devices), 1)
+        domains = [units[k : k + per] for k in range(0, len(units), per)]
+        accelerators = system.accelerators_per_node.value
+        units = [_joined(links, some, k, len(domains), accelerators) for k, some in enumerate(domains)]
+        inside_s = fabric.latency.value
 
 
 def _check(system: SystemSpec, devices: int, per_node: int, grid: bool) -> None:

@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays.columns import FabricColumns, Inputs
-from simulator.communication.collectives import Exchange, all_to_all, exchange, stage_message
+from simulator.communication.collectives import exchange
+from simulator.communication.direct_messages import all_to_all, stage_message
+from simulator.communication.exchanges import Exchange, with_bytes
 from simulator.communication.placement import Group, place
 from simulator.per_device.context_parallel import RING_EXCHANGE
 from workloads.operator_graph import Operator
@@ -38,15 +40,23 @@ def ring_exchange(
     Neighbours of the ``ranks`` of a ``group`` are ``stride`` apart [1]. Broadcasts; raises nothing.
     """
     hop = stage_message(message_bytes, stride, NEIGHBOURS, fabric)
-    hops, spans = ranks - 1.0, group.outer > 1
-    sent = hops * message_bytes
-    # Of the ranks of a node one sends to the next node.
-    leaving = np.where(spans, group.outer / group.ranks, 0.0)
-    return Exchange(
-        seconds=hops * np.where(spans, np.maximum(hop.across_s, hop.inside_s), hop.inside_s),
-        inner_bytes=sent * (1.0 - leaving),
-        outer_bytes=sent * leaving,
-    )
+    hops = ranks - 1.0
+    sent, slowest, staying = hops * message_bytes, hop.inside_s, np.ones(1)
+    across = []
+    for (seconds, _), reach, leaving in zip(hop.by_tier[1:], group.across, _leaving(group), strict=True):
+        slowest = np.where(reach.units > 1, np.maximum(seconds, slowest), slowest)
+        staying = staying - leaving
+        across.append(sent * leaving)
+    return with_bytes(hops * slowest, sent * staying, across)
+
+
+def _leaving(group: Group) -> list[FloatArray]:
+    """Of the ranks of a group, those whose next one is in another node, another domain and so on [1]."""
+    total, found = np.ones(1), [np.zeros(1)]
+    for reach in reversed(group.across):
+        total = total * reach.units
+        found.insert(0, np.where(total > 1, total / group.ranks, 0.0))
+    return [here - beyond for here, beyond in zip(found, found[1:], strict=False)]
 
 
 def layer_exchange(operator: Operator, message_bytes: FloatArray, inputs: Inputs) -> Exchange:

@@ -83,18 +83,21 @@ class ShardDegrees:
         return dict.fromkeys(TOKEN_LABELS, self.context.ranks) if self.context.split() else {}
 
 
+def _shard_dim(part: Dim, degrees: Mapping[str, FloatArray]) -> Dim:
+    divisor = degrees.get(part.label)
+    if divisor is None:
+        return part
+    # The vocabulary is padded to a multiple of the ranks; legality keeps the others whole.
+    size = part.size / divisor
+    return Dim(part.label, np.ceil(size) if part.label == "vocab" else size)
+
+
 def _shard_extent(extent: Extent, degrees: Mapping[str, FloatArray]) -> Extent:
-    return tuple(
-        # The vocabulary is padded to a multiple of the ranks; legality keeps the others whole.
-        Dim(d.label, np.ceil(d.size / degrees[d.label]) if d.label == "vocab" else d.size / degrees[d.label])
-        if d.label in degrees
-        else d
-        for d in extent
-    )
+    return tuple([_shard_dim(part, degrees) for part in extent])
 
 
 def _shard_tensor(tensor: Tensor, degrees: Mapping[str, FloatArray]) -> Tensor:
-    return replace(tensor, extents=tuple(_shard_extent(e, degrees) for e in tensor.extents))
+    return Tensor(tensor.name, tensor.kind, tuple([_shard_extent(e, degrees) for e in tensor.extents]))
 
 
 def shard_operator(operator: Operator, degrees: Mapping[str, FloatArray]) -> Operator:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from simulator.arrays.columns import Inputs
 from simulator.arrays.shared_columns import SharedColumn
-from simulator.communication.collectives import Exchange, exchange
+from simulator.communication.collectives import exchange
+from simulator.communication.exchanges import Exchange
 from simulator.communication.placement import Group, place
 from simulator.rules import is_recording
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 MAX_COUNT = 10**9
 AXES = ("tensor", "context", "expert", "data", "pipeline")
 ContextKind = Literal["ring", "all_gather", "ulysses"]
+Schedule = Literal["1f1b", "gpipe", "zb_h1", "zb_h2", "zb_v", "dualpipe"]
 Algorithm = Literal[
     "auto",
     "ring",
@@ -126,8 +127,16 @@ class Plan(_Keys):
     uneven_stages: bool = Field(
         False, description="layers may not divide by the stages; middle stages take more"
     )
-    schedule: Literal["1f1b"] = Field(
-        "1f1b", description="pipeline schedule (interleaved by virtual_pipeline)"
+    first_stage_layers: int | None = Field(
+        None, ge=0, le=MAX_COUNT, description="layers of the first stage; absent: as many as the others [1]"
+    )
+    last_stage_layers: int | None = Field(
+        None, ge=0, le=MAX_COUNT, description="layers of the last stage; absent: as many as the others [1]"
+    )
+    schedule: Schedule = Field(
+        "1f1b",
+        description="order of the passes in a pipeline: 1F1B (interleaved by virtual_pipeline), GPipe, zero-bubble "
+        "schedules, DualPipe",
     )
     attention_kernel: Literal["flash", "unfused"] = Field("flash", description="fused attention or its parts")
     kernel_fusion: Literal["fused", "eager"] = Field(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hardware_specs.errors import Problem, ScenarioError, near_names, shorten
+from simulator.pipelines.schedules import SCHEDULES
 
 MAX_MICRO_BATCH = 256
 LARGEST_TENSOR, LARGEST_PIPELINE, LARGEST_EXPERT = 64, 256, 512
@@ -69,6 +70,11 @@ NAMED_SPACES: dict[str, NamedSpace] = {
         about="plans, and what runs beside compute: gradients, parameters, tensor exchanges, point-to-point",
         always=_DEGREES,
         training={**_PLANS, **_OVERLAPS},
+    ),
+    "schedules": NamedSpace(
+        about="plans, and every pipeline schedule",
+        always=_DEGREES,
+        training={**_PLANS, "schedule": _list(*SCHEDULES)},
     ),
     "context": NamedSpace(
         about="plans, and sequences split over context ranks, the way that the plan says",

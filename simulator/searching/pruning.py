@@ -18,8 +18,9 @@ from simulator.composition.evaluate import layer_columns
 from simulator.composition.layer_cache import LayerCache
 from simulator.composition.layer_table import LayerTable
 from simulator.composition.memory import memory
-from simulator.composition.pipeline import stage_layers
-from simulator.composition.step import micro_batches_per_replica
+from simulator.composition.stage_kinds import stage_kinds
+from simulator.composition.step import layers_by_stage, micro_batches_per_replica
+from simulator.pipelines.schedules import SPLIT, follows
 from simulator.searching.best_rows import Objective
 from simulator.spaces.partition import Partition, Splitter
 
@@ -90,7 +91,7 @@ def promising(
     needed = memory(
         inputs,
         table,
-        stage_layers(inputs.model.n_layers, inputs.plan.pipeline_parallel, inputs.model.first_dense),
+        stage_kinds(layers_by_stage(inputs), inputs.plan),
         micro_batches,
         tied=structure.layer.tied,
         training=structure.layer.computation == "training",
@@ -122,7 +123,9 @@ def least_step_time(
     if decoding:
         rounds = np.maximum(micro_batches / stages, 1.0)
     else:
-        rounds = (micro_batches + (stages - 1.0) / inputs.plan.virtual_pipeline) / stages
+        # A schedule that puts gradients of weights off may have no bubble.
+        waits = 1.0 - follows(inputs.plan, *SPLIT) if np.any(inputs.plan.schedule > 0) else 1.0
+        rounds = (micro_batches + waits * (stages - 1.0) / inputs.plan.virtual_pipeline) / stages
     # A hair less: sums in another order may differ in their last digit.
     return rounds * (layers + ends) * (1.0 - ROUNDING)
 

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import simulator.legality.context
-import simulator.legality.experts  # noqa: F401  both register rules of legality
+import simulator.legality.experts
+import simulator.legality.pipelines  # noqa: F401  all register rules of legality
 from hardware_specs import SystemSpec
-from hardware_specs.schema import GRIDS
+from hardware_specs.fabric_rules import GRIDS
 from simulator.arrays.axis_tables import Factor, Level, Rows, UndecidedError
 from simulator.arrays.columns import (
     DeviceColumns,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from simulator.arrays.columns import ModelColumns, PlanColumns, PrecisionColumns, TaskColumns
 from simulator.communication.collective_algorithms import ALGORITHMS
+from simulator.pipelines.schedules import SCHEDULES
 from simulator.scenarios.precision import DTYPE_BYTES, Precision, operand_dtypes
 from simulator.scenarios.scenario import AXES, ContextKind, Plan
 from simulator.spaces.row_values import RowValues
@@ -198,6 +199,9 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         expert_imbalance=plan("expert_imbalance"),
         expert_copies=tensor * data * context / (parts * experts),
         experts_apart=((experts > 1) | (parts != tensor)).astype(np.float64),
+        schedule=_code(chunk, "plan.schedule", SCHEDULES),
+        first_stage_layers=plan("first_stage_layers"),
+        last_stage_layers=plan("last_stage_layers"),
         micro_batch_size=np.where(
             np.isnan(micro), 1.0 if kind == "training" else np.maximum(batch / data, 1.0), micro
         ),

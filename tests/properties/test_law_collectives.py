@@ -21,7 +21,8 @@ from simulator.communication.collective_algorithms import (
     tree_steps,
 )
 from simulator.communication.collective_time import collective_time, transfer_time
-from simulator.communication.collectives import all_to_all, exchange, rooted_exchange, stage_message
+from simulator.communication.collectives import exchange, rooted_exchange
+from simulator.communication.direct_messages import all_to_all, stage_message
 from simulator.communication.placement import FULLY_CONNECTED, RING, TORUS, place, rank_bandwidth
 
 COLLECTIVES = tuple(RING_PASSES)

@@ -78,6 +78,30 @@ BROKEN = {
         training(plan__virtual_pipeline=2, plan__pipeline_parallel=1, devices=4),
         prefill(plan__virtual_pipeline=2),
     ],
+    "layers by hand add up": [
+        training(plan__first_stage_layers=90, plan__last_stage_layers=5),
+        training(plan__first_stage_layers=5, plan__virtual_pipeline=2),
+        training(devices=16, plan__pipeline_parallel=4, plan__first_stage_layers=22),
+    ],
+    "schedules are for pipelines that train": [
+        prefill(plan__schedule="gpipe"),
+        training(devices=4, plan__pipeline_parallel=1, plan__schedule="zb_h1"),
+    ],
+    "schedule has its chunks": [
+        training(plan__schedule="zb_v"),
+        training(plan__schedule="zb_h1", plan__virtual_pipeline=2),
+    ],
+    "dualpipe pairs stages and micro-batches": [
+        training(devices=12, plan__pipeline_parallel=3, plan__schedule="dualpipe", system="gb200-nvl72"),
+        training(task__global_batch_size=15, plan__schedule="dualpipe"),
+    ],
+    "schedule has its micro-batches": [
+        training(task__global_batch_size=2, plan__schedule="dualpipe"),
+        training(devices=32, plan__pipeline_parallel=8, task__global_batch_size=8, plan__schedule="zb_h2"),
+    ],
+    "both directions have equal stages": [
+        training(plan__schedule="dualpipe", plan__first_stage_layers=48),
+    ],
     "training options need training": [prefill(plan__zero_stage=1), prefill(plan__recompute="full")],
     "sharing ranks divide the replicas": [training(devices=32, plan__zero_stage=1, plan__zero_group=3)],
     "sharing ranks share something": [training(devices=32, plan__zero_group=2)],
@@ -200,6 +224,12 @@ def test_legal_scenarios_break_nothing(scenario):
             {"plan__sequence_parallel": False},
         ),
         (training(plan__precision="fp8"), {"plan__fallback": "allow"}),
+        (training(plan__schedule="zb_v"), {"plan__virtual_pipeline": 2}),
+        (training(plan__schedule="dualpipe", task__global_batch_size=2), {"task__global_batch_size": 4}),
+        (
+            training(devices=16, plan__pipeline_parallel=4, plan__first_stage_layers=22),
+            {"plan__first_stage_layers": 21},
+        ),
         (prefill(plan__recompute="full"), {"plan__recompute": "none"}),
     ],
 )

@@ -13,7 +13,8 @@ from law_scenarios import laws
 from hardware_specs import load_system
 from simulator.arrays.columns import column
 from simulator.communication.collective_algorithms import ALGORITHMS, RING_PASSES
-from simulator.communication.collectives import all_to_all, exchange
+from simulator.communication.collectives import exchange
+from simulator.communication.direct_messages import all_to_all
 from simulator.communication.placement import place
 from simulator.communication.torus_rings import along_axes
 from simulator.network.flow_replay import replay

@@ -16,7 +16,7 @@ from law_scenarios import laws
 
 from simulator.composition.activations import micro_batches_in_flight
 from simulator.composition.pipeline import exposed_p2p, pipeline_time, stage_layers
-from simulator.composition.pipeline_replay import replay, stage_order
+from simulator.pipelines.replay import replay
 
 seconds = st.floats(1e-4, 10.0)
 
@@ -189,8 +189,8 @@ def test_stage_layers_sum_to_the_model(n_layers, p):
 
 def test_an_impossible_interleaving_is_refused():
     with pytest.raises(ValueError, match="no multiple"):
-        stage_order(0, 4, 2, 6)
-    with pytest.raises(ValueError, match="forward and"):
+        replay([1.0] * 4, [1.0] * 4, 6, n_chunks=2)
+    with pytest.raises(ValueError, match="1 forward, 2 backward"):
         replay([1.0], [1.0, 2.0], 2)
 
 
@@ -200,4 +200,4 @@ def test_the_replay_feeds_no_estimate():
         for node in ast.walk(ast.parse(path.read_text())):
             names = [getattr(node, "module", None) or ""] if isinstance(node, ast.ImportFrom) else []
             names += [a.name for a in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
-            assert not any("pipeline_replay" in name for name in names), path
+            assert not any("pipelines.replay" in name for name in names), path

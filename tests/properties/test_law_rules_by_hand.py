@@ -64,6 +64,12 @@ TRANSFER = {
 KEPT = {"everything_bytes": 100, "core_bytes": 30, "input_bytes": 8, "recompute_core": 0, "recompute_all": 0}
 FLIGHT = {"stage": 0, "pipeline_parallel": 4, "virtual_pipeline": 1, "micro_batches": 16}
 MODEL = {"n_layers": 10, "heads": 8, "head_dim": 64, "attended_tokens": 100}
+WAITS = {"stages": 5, "forward_s": 3, "input_gradients_s": 4, "weight_gradients_s": 2}
+ALL_THEN_ALL = {
+    "sum_of_forward_s": 6, "sum_of_backward_s": 10, "slowest_forward_s": 3, "slowest_backward_s": 4,
+    "slowest_stage_s": 6, "micro_batches": 5,
+}  # fmt: skip
+HELD = {"schedule": 1, "stages": 4, "micro_batches": 16}
 P2P = {
     "fill_s": 3e-3, "slowest_s": 1e-3, "pipeline_parallel": 4, "virtual_pipeline": 2, "micro_batches": 5,
     "overlap": 0, "ways": 2.0,
@@ -366,6 +372,29 @@ CASES = [
         28.5,
     ),
     # fill 3 ms, 2 chunks x 4 further micro-batches x 1 ms, both ways: 2 x (3 + 8)
+    # fill and drain of the other stages 3 + 6; the slowest each way are two stages: 7 - 6 = 1 s more, 5 times
+    ("gpipe_bubble", ALL_THEN_ALL, 14),
+    ("gpipe_bubble", {**ALL_THEN_ALL, "slowest_stage_s": 7}, 9),
+    # 4 x (3 + 4 - 2); with weights' gradients of 9 s the longer of 3 and 4
+    ("zb_h1_bubble", WAITS, 20),
+    ("zb_h1_bubble", {**WAITS, "weight_gradients_s": 9}, 16),
+    # 4 x (3 + 4 - 4), 4 x (4 - 3), nothing
+    ("zb_h2_bubble", WAITS, 12),
+    ("zb_h2_bubble", {**WAITS, "weight_gradients_s": 9}, 4),
+    ("zb_h2_bubble", {**WAITS, "weight_gradients_s": 9, "input_gradients_s": 2}, 0),
+    # chunks of 1.5, 2 and 1 s: 8 x (2 - 1); of 3, 2 and 1 s: 8 x 3 - 9 x 1; equal chunks wait for nothing
+    ("zb_v_bubble", WAITS, 8),
+    ("zb_v_bubble", {**WAITS, "forward_s": 6}, 15),
+    ("zb_v_bubble", {**WAITS, "forward_s": 4, "weight_gradients_s": 4}, 0),
+    # 3/2 x (3 + 4 - 2) and the longer of 3/2 x 3 and 3/2 x 4 - 3
+    ("dualpipe_bubble", WAITS, 12),
+    ("dualpipe_bubble", {**WAITS, "stages": 2}, 0),
+    ("scheduled_in_flight", HELD, 16),
+    ("scheduled_in_flight", {**HELD, "schedule": 2}, 4),
+    ("scheduled_in_flight", {**HELD, "schedule": 3}, 7),
+    ("scheduled_in_flight", {**HELD, "schedule": 4}, 4),
+    ("scheduled_in_flight", {**HELD, "schedule": 5}, 5),
+    ("scheduled_in_flight", {**HELD, "schedule": 5, "micro_batches": 3}, 3),
     ("exposed_p2p", P2P, 22e-3),
     ("exposed_p2p", {**P2P, "overlap": 1}, 6e-3),
     ("exposed_p2p", {**P2P, "pipeline_parallel": 1}, 0.0),

@@ -45,7 +45,7 @@ def test_the_quick_form_of_sweeps(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     results = json.loads(written.read_text(encoding="utf-8"))
-    for name in ("training", "decode", "search"):
+    for name in ("training", "experts", "decode", "search"):
         figure = results[name]
         assert 0 < figure["legal"] <= figure["rows"]
         assert figure["cpu_s"] > 0 and figure["wall_s"] > 0

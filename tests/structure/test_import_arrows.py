@@ -202,7 +202,7 @@ def test_no_import_goes_in_a_circle() -> None:
 ROOMS = (
     ("rules",),
     ("arrays", "scenarios"),
-    ("kernels", "communication"),
+    ("kernels", "communication", "pipelines"),
     ("certainty",),
     ("machines",),
     ("per_device",),

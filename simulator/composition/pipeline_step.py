@@ -1,0 +1,83 @@
+"""Time of a step's micro-batches through the pipeline, under the plan's schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.arrays.columns import PlanColumns
+from simulator.composition.pipeline import decode_period, pipeline_time
+from simulator.composition.stages import StageTimes
+from simulator.pipelines.schedules import SPLIT, follows, gpipe_bubble, zero_bubble_wait
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineTime:
+    """Seconds from the first to the last micro-batch, and the part in which the slowest stage waits [s]."""
+
+    seconds: FloatArray
+    bubble_s: FloatArray
+
+
+def decoding_time(stages: StageTimes, micro_batches: FloatArray) -> PipelineTime:
+    """Time between two tokens while decoding goes on [s]; counts [1]; raises nothing."""
+    slowest = stages.slowest_s()
+    seconds = decode_period(
+        sum_of_stages_s=stages.sum_s, slowest_stage_s=slowest, micro_batches=micro_batches
+    )
+    return PipelineTime(seconds=seconds, bubble_s=np.maximum(stages.sum_s - micro_batches * slowest, 0.0))
+
+
+def scheduled_time(stages: StageTimes, micro_batches: FloatArray, plan: PlanColumns) -> PipelineTime:
+    """Time of prefill or of a training step through the pipeline under the plan's schedule.
+
+    Parameters
+    ----------
+    stages : StageTimes
+        One micro-batch on each kind of stage [s].
+    micro_batches : ndarray
+        Per replica [1].
+    plan : PlanColumns
+        Schedule, stages and chunks [1].
+
+    Returns
+    -------
+    PipelineTime
+        Seconds without point-to-point transfers.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not broadcast.
+    """
+    slowest = stages.slowest_s()
+    seconds = pipeline_time(
+        sum_of_stages_s=stages.sum_s,
+        slowest_stage_s=slowest,
+        micro_batches=micro_batches,
+        virtual_pipeline=plan.virtual_pipeline,
+    )
+    # The time less m times the slowest stage, in the form that is exactly zero for one stage.
+    bubble = (stages.sum_s - slowest) / plan.virtual_pipeline
+    if not np.any(plan.schedule > 0):
+        return PipelineTime(seconds=seconds, bubble_s=bubble)
+    gpipe, split = follows(plan, "gpipe"), follows(plan, *SPLIT)
+    if np.any(gpipe):
+        there, back = stages.sums_s()
+        wait = gpipe_bubble(
+            sum_of_forward_s=there,
+            sum_of_backward_s=back,
+            slowest_forward_s=stages.most(stages.forward_s),
+            slowest_backward_s=stages.most(stages.backward_s),
+            slowest_stage_s=slowest,
+            micro_batches=micro_batches,
+        )
+        bubble = np.where(gpipe > 0, wait, bubble)
+    if np.any(split):
+        bubble = np.where(split > 0, zero_bubble_wait(plan, stages.others(plan.pipeline_parallel)), bubble)
+    seconds = np.where(gpipe + split > 0, micro_batches * slowest + bubble, seconds)
+    return PipelineTime(seconds=seconds, bubble_s=bubble)

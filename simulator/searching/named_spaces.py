@@ -76,6 +76,14 @@ NAMED_SPACES: dict[str, NamedSpace] = {
         always=_DEGREES,
         training={**_PLANS, "schedule": _list(*SCHEDULES)},
     ),
+    "offload": NamedSpace(
+        about="plans, and what is kept on the host: optimizer states, activations, both or nothing",
+        always=_DEGREES,
+        training={
+            **_PLANS,
+            "offload": _list("none", "optimizer", "activations", "optimizer activations"),
+        },
+    ),
     "context": NamedSpace(
         about="plans, and sequences split over context ranks, the way that the plan says",
         always=_DEGREES,

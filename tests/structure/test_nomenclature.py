@@ -44,9 +44,9 @@ def _load_all_rules() -> None:
 def test_results_of_one_scenario() -> None:
     result = simulate(SCENARIO).to_dict()
     defined = set(_names("Results"))
-    groups = ("memory", "time", "energy", "operators")
+    groups = ("memory", "offload", "time", "energy", "operators")
     assert {key for key in result if key not in groups} <= defined
-    for group in ("memory", "time", "energy"):
+    for group in ("memory", "offload", "time", "energy"):
         assert result[group].keys() <= defined
         assert f"`{group}`:" in TEXT
     assert result["operators"][0].keys() <= defined

@@ -157,7 +157,8 @@ def _in_switch(c: Combination) -> BoolArray:
     ),
 )
 def _domains(c: Combination) -> BoolArray:
-    broken: BoolArray = np.zeros(1, dtype=bool)
+    # False, but unknown as long as the fabric is: rows that grow axis by axis ask again then.
+    broken: BoolArray = c.fabric.outer.domain < 0
     if not c.fabric.beyond:
         return broken
     sizes: list[FloatArray] = [*c.fabric.units, np.full(1, np.inf)]

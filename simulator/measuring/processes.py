@@ -59,7 +59,7 @@ COLLECTIVE_COLUMNS = (
 )
 LARGEST_BYTES = 2.0**26
 REPEATS = 9
-BATCH_S, MOST_CALLS = 0.06, 100  # seconds and calls of a repeat of exchanges
+MOST_CALLS = 100  # of a repeat of exchanges
 TINY_S = 1e-9
 
 
@@ -180,14 +180,15 @@ def _together(
     return replace(found, waited_share=statistics.fmean(shares))
 
 
-def _exchanged(call: Callable[[], object], clock: Clock, pulse: Pulse) -> Timing:
+def _exchanged(call: Callable[[], object], clock: Clock, pulse: Pulse, effort: Effort) -> Timing:
     """A row of collectives: several in a repeat, since one takes a quarter of a millisecond or four, as threads wake.
 
     That scatter is the exchange itself. So not repeats must agree to 10 %, but their mean must be known to it.
     """
     once = _together(call, clock, pulse, FEW)  # the same number on all ranks: the slowest counts
-    calls = min(max(int(BATCH_S / once.seconds), 1), MOST_CALLS)
-    return _together(call, clock, pulse, REPEATS, calls=calls, agree=QUIET_ENOUGH * math.sqrt(REPEATS))
+    calls = min(max(int(effort.budget_s / once.seconds), 1), MOST_CALLS)
+    repeats = min(REPEATS, effort.most)
+    return _together(call, clock, pulse, repeats, calls=calls, agree=QUIET_ENOUGH * math.sqrt(repeats))
 
 
 def _pace(rank: int, orders: Orders) -> tuple[Clock, Pulse]:
@@ -217,7 +218,7 @@ def _collectives(rank: int, orders: Orders, rows: int) -> None:
         if table.key(shape) in known:
             continue
         call = _exchange(str(shape["op"]), int(shape["bytes"]), machine.device)
-        timing = _exchanged(call, clock, pulse)
+        timing = _exchanged(call, clock, pulse, orders.effort)
         if rank == 0:
             table.add(_collective_row(shape, machine, timing))
     _leave()

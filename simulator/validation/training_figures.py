@@ -217,27 +217,27 @@ def _constants() -> list[str]:
 
 def text_of(found: Sequence[Mapping[str, Any]]) -> str:
     """The page as Markdown; raises OSError if a calibration is missing."""
+    assumed = ", ".join(f"`--assume {key}={value}`" for key, value in ASSUMED.items())
     lines = [
         "# Training against measured runs",
         "",
-        "Written by `python -m simulator.validation.training_figures TABLE --out docs/training-figures.md`: mean absolute error of",
-        "the step time, or of peak memory, over the open rows. *stated* counts the rows that state the quantity. Rows of",
-        "Megatron-Bridge are scored with "
-        + ", ".join(f"`--assume {k}={v}`" for k, v in ASSUMED.items())
-        + ".",
+        "Written by `python -m simulator.validation.training_figures TABLE --out docs/training-figures.md`: mean absolute",
+        "error of the step time, or of peak memory, over the open rows. *stated* counts the rows that state the quantity.",
+        f"Rows of Megatron-Bridge are scored with {assumed}.",
         "",
         "| rows | asked | now | bias | scored | stated |",
         "|---|---|---|---|---|---|",
     ]
     for row in found:
         cells = [_percent(row[name]) for name in ("mape", "bias")]
+        counts = f"{row['rows']} | {row['stated']}"
         lines.append(
-            f"| {row['group'].name} | {_percent(row['group'].asked)} | {' | '.join(cells)} | {row['rows']} | {row['stated']} |"
+            f"| {row['group'].name} | {_percent(row['group'].asked)} | {' | '.join(cells)} | {counts} |"
         )
     lines += [
         "",
-        "Constants that were fitted to whole runs, over calibrations of kernels alone; every other row is predicted without",
-        "any. *left out*: a model with the constants of the others.",
+        "Constants that were fitted to whole runs, over calibrations of kernels alone; every other row is predicted",
+        "without any. *left out*: a model with the constants of the others.",
         "",
         "| stack | constants | rows | kernels alone | fitted | left out |",
         "|---|---|---|---|---|---|",

@@ -221,8 +221,8 @@ def text_of(found: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         "# Training against measured runs",
         "",
-        "Written by `python -m simulator.validation.training_figures TABLE --out docs/training-figures.md`: mean absolute",
-        "error of the step time, or of peak memory, over the open rows. *stated* counts the rows that state the quantity.",
+        "Written by `python -m simulator.validation.training_figures TABLE --out docs/training-figures.md`: mean",
+        "absolute error of the step time, or of peak memory, over the open rows; *stated* counts rows that state it.",
         f"Rows of Megatron-Bridge are scored with {assumed}.",
         "",
         "| rows | asked | now | bias | scored | stated |",

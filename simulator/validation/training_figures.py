@@ -237,8 +237,8 @@ def text_of(found: Sequence[Mapping[str, Any]]) -> str:
     lines += [
         "",
         "Constants that were fitted to whole runs, over calibrations of kernels alone; every other row is predicted",
-        "without any. *left out*: a model with the constants of the others. Peak memory has one: a fragmentation of 0.14, read",
-        "off the eight runs of torchtitan of 2024, for whatever counts reserved memory (torchtitan, BLOOM).",
+        "without any. *left out*: a model with the constants of the others. Peak memory has one: a fragmentation of",
+        "0.14, read off the eight runs of torchtitan of 2024, where a source counts reserved memory (torchtitan, BLOOM).",
         "",
         "| stack | constants | rows | kernels alone | fitted | left out |",
         "|---|---|---|---|---|---|",

@@ -238,7 +238,7 @@ def text_of(found: Sequence[Mapping[str, Any]]) -> str:
         "",
         "Constants that were fitted to whole runs, over calibrations of kernels alone; every other row is predicted",
         "without any. *left out*: a model with the constants of the others. Peak memory has one: a fragmentation of",
-        "0.14, read off the eight runs of torchtitan of 2024, where a source counts reserved memory (torchtitan, BLOOM).",
+        "0.14, read off eight runs of torchtitan of 2024, where reserved memory is counted (torchtitan, BLOOM).",
         "",
         "| stack | constants | rows | kernels alone | fitted | left out |",
         "|---|---|---|---|---|---|",

@@ -59,6 +59,7 @@ KINDS: dict[str, TableKind] = {
             "grad_accum": "count",
             "sequence_parallel": "flag",
             "flash_attention": "flag",
+            "series_latest": "flag",
             "measured_step_time_s": "positive",
             "measured_tokens_per_s_per_device": "positive",
             "measured_peak_memory_gib": "positive",

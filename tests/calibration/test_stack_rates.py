@@ -139,3 +139,20 @@ def test_the_command_needs_a_table(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2 and "table" in capsys.readouterr().err
+
+
+def test_casts_that_a_compiler_writes_stream_as_pointwise_kernels() -> None:
+    plain, compiled = (load_calibration(name) for name in ("h100-sxm-pytorch", "h100-sxm-torchtitan"))
+    pointwise = plain.kernels.pointwise["any"].coefficients()
+    cast = compiled.kernels.quantise["fp8"].coefficients()
+    assert cast["row_unit_s"] == 0.0 and plain.kernels.quantise["fp8"].coefficients()["row_unit_s"] > 0.0
+    assert cast["memory_efficiency"] == min(pointwise["read_efficiency"], pointwise["write_efficiency"])
+
+
+def test_one_rate_may_hold_for_products_and_attention() -> None:
+    plain, slower = (load_calibration(name) for name in ("a100-sxm-pytorch", "a100-sxm-torchtitan"))
+    file = REPOSITORY / "hardware_specs" / "calibrations" / "a100-sxm-torchtitan.yaml"
+    rate = yaml.safe_load(file.read_text(encoding="utf-8"))["rates"]["compute"]["value"]
+    for family in ("matmul", "attention_prefill"):
+        before, after = (getattr(c.kernels, family)["bf16"].coefficients() for c in (plain, slower))
+        assert after["compute_efficiency"] == pytest.approx(rate * before["compute_efficiency"], rel=1e-6)

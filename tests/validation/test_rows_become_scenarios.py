@@ -81,7 +81,10 @@ def test_peak_memory_counts_what_the_framework_counts(tmp_path: Path) -> None:
     assert isinstance(memory["peak_bytes"], float) and isinstance(memory["reserved_bytes"], float)
     assert allocated.unit == "GiB"
     assert allocated.predicted == pytest.approx((memory["peak_bytes"] - memory["reserved_bytes"]) / 2**30)
-    assert device.predicted == pytest.approx(memory["peak_bytes"] / 2**30)
+    # What DeepSpeed and the allocator hold on top is the plan's; the context counts as well.
+    whole = simulate(scenario_of(device.case)).memory
+    assert device.predicted == pytest.approx(whole["peak_bytes"] / 2**30)
+    assert whole["peak_bytes"] > memory["peak_bytes"] * 1.14 - whole["reserved_bytes"]
 
 
 @pytest.mark.parametrize(

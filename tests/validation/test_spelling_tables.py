@@ -50,7 +50,7 @@ def test_entries_name_plan_keys_recipes_and_model_keys() -> None:
     for entry in (*_table("frameworks")["frameworks"], *_table("frameworks")["notes"]):
         assert set(entry.get("plan", {})) <= set(Plan.model_fields)
     for entry in _table("frameworks")["frameworks"]:
-        assert len(entry["source"]) > 20 and entry["memory"] in ("allocated", "device")
+        assert len(entry["source"]) > 20 and entry["memory"] in ("allocated", "reserved", "device")
     for entry in _table("families")["families"]:
         assert set(entry["keys"]) <= set(ModelSpec.model_fields) and len(entry["source"]) > 20
     assert set(_table("families")["catalog"].values()) <= set(list_models())

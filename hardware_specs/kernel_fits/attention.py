@@ -38,6 +38,9 @@ class PrefillAttentionFit(FitEvidence):
     packs_groups: Fraction = Field(
         description="1 where the query heads that share keys fill a tile together, else 0"
     )
+    least_width: AtLeastOne = Field(
+        default=1.0, description="width of a head below which its products take no less time"
+    )
 
     @classmethod
     def ideal(cls) -> dict[str, float]:
@@ -53,6 +56,7 @@ class PrefillAttentionFit(FitEvidence):
             "query_tile": 1.0,
             "kv_tile": 1.0,
             "packs_groups": 0.0,
+            "least_width": 1.0,
         }
 
 

@@ -29,6 +29,11 @@ class GemmFit(FitEvidence):
     compute_efficiency: Efficiency = Field(description="sustained share of the dense peak, (0, 1]")
     memory_efficiency: Efficiency = Field(description="sustained share of the memory bandwidth, (0, 1]")
     fixed_s: Seconds = Field(description="fixed time of one kernel [s]")
+    fill_s: Seconds = Field(
+        default=0.0,
+        description="further fixed time of a product whose inner length fills the units' pipelines, 256 and more; "
+        "in proportion below [s]",
+    )
     sharpness: FromOne = Field(
         description="exponent p of the p-norm that joins compute and memory time; large: the maximum"
     )
@@ -84,6 +89,7 @@ class GemmFit(FitEvidence):
             "compute_efficiency": 1.0,
             "memory_efficiency": 1.0,
             "fixed_s": 0.0,
+            "fill_s": 0.0,
             "sharpness": math.inf,
             "feed_bytes_per_clock": math.inf,
             "tile_s": 0.0,

@@ -40,6 +40,8 @@ PREFILL = (
     Free(name="mask_clocks", start=(0.2,), lower=0.0, upper=2.0),
     Free(name="imbalance", start=(0.4,), lower=0.0, upper=2.0),
 )
+# From where heads of 64 are as dear as wider ones up to where those of 128 are.
+WIDTH = Free(name="least_width", start=(70.0,), lower=1.0, upper=128.0, scale=50.0)
 # One width of heads cannot tell products and softmax apart: the softmax is that of H100's stacks together.
 SCORE_CLOCKS = 0.03
 QUERY_TILE = 128.0
@@ -122,17 +124,17 @@ def fit_prefill(samples: KernelSamples, *, source: str, basis: Basis = "measured
     -------
     PrefillAttentionFit
         Tiles and packing are those under which the fitted rows fit best. Where all heads have one width, the
-        clocks of a score are not fitted.
+        clocks of a score and the least width are not fitted.
 
     Raises
     ------
     ValueError
         If no row is left to fit.
     """
-    free, known = list(PREFILL), {}
+    free, known = [*PREFILL, WIDTH], {}
     if np.unique(samples.inputs["head_dim"]).size == 1:
-        free = [f for f in free if f.name != "score_clocks"]
-        known = {"score_clocks": SCORE_CLOCKS}
+        free = [f for f in PREFILL if f.name != "score_clocks"]
+        known = {"score_clocks": SCORE_CLOCKS, "least_width": 1.0}
     fits = [
         fit_samples(samples, free, fixed={**choice, **known}, source=source, basis=basis)
         for choice in PREFILL_CHOICES

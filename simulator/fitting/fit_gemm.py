@@ -15,6 +15,7 @@ from simulator.fitting.measured_kernels import Tables
 from simulator.fitting.robust_fit import Free, robust_fit
 from simulator.fitting.rows import FloatArray
 from simulator.fitting.samples import KernelSamples, evidence_of, predict_samples, sample_weights
+from simulator.kernels.gemm import FILLED_LENGTH
 from simulator.kernels.quantise import quantise_time
 
 __all__ = [
@@ -43,6 +44,7 @@ FREE = (
     Free(name="compute_efficiency", start=(0.8,), lower=0.02, upper=1.0),
     Free(name="memory_efficiency", start=(0.85,), lower=0.05, upper=1.0),
     Free(name="fixed_s", start=(3e-6,), lower=0.0, upper=1e-4, scale=1e-6),
+    Free(name="fill_s", start=(5e-7,), lower=0.0, upper=1e-5, scale=1e-6),
     Free(name="sharpness", start=(3.0, 7.0), lower=1.0, upper=12.0),
     Free(name="feed_bytes_per_clock", start=(50.0, 130.0), lower=10.0, upper=1000.0, scale=50.0),
     Free(name="tile_s", start=(1e-6,), lower=0.0, upper=2e-5, scale=1e-6),
@@ -57,7 +59,7 @@ PASS = (
     Free(name=f"{QUANTISE}memory_efficiency", start=(0.4,), lower=0.02, upper=1.0),
     Free(name=f"{QUANTISE}row_unit_s", start=(2e-7,), lower=0.0, upper=1e-5, scale=1e-6),
 )
-NOT_FREE = ("fixed_s",)  # of a product behind a pass: rows tell only the sum of both
+NOT_FREE = ("fixed_s", "fill_s")  # of a product behind a pass: rows tell only the sum of both
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +194,8 @@ def fit_gemm_rows(
         If no row is left to fit.
     """
     kept = samples.where(~samples.left_out)
+    if kept.inputs["k"].min() >= FILLED_LENGTH:  # such rows tell only the sum of both fixed times
+        free = [f for f in free if f.name != "fill_s"]
     known = {name: value for name, value in fixed.items() if name not in {f.name for f in free}}
     defaults = {
         name: GemmFit.model_fields[name].default
@@ -215,7 +219,7 @@ def fit_gemm_rows(
 
 
 def fit_format(
-    samples: KernelSamples, board: AcceleratorSpec, dtype: str, *, source: str, fixed_s: float | None = None
+    samples: KernelSamples, board: AcceleratorSpec, dtype: str, *, source: str, wide: GemmFit | None = None
 ) -> FittedGemm:
     """Fit the products of one device and number format, whoever measured them.
 
@@ -229,8 +233,8 @@ def fit_format(
         Format by the name of the table or of a calibration.
     source : str
         Written beside the coefficients.
-    fixed_s : float, optional
-        Fixed time of a 16-bit product of the same stacks [s]: rows that time a pass too tell only the sum of both.
+    wide : GemmFit, optional
+        Of 16-bit products of the same stacks: rows that time a pass too tell only the sum of both fixed times.
 
     Returns
     -------
@@ -249,8 +253,8 @@ def fit_format(
         free.append(REREADS)
     if quantised:
         source += "; rows time quantising the activations and the product together"
-        if fixed_s is not None:
-            fixed["fixed_s"] = fixed_s
+        if wide is not None:
+            fixed |= {name: getattr(wide, name) for name in NOT_FREE}
             free = [f for f in free if f.name not in NOT_FREE]
     return fit_gemm_rows(samples, source=source, fixed=fixed, free=free, quantised=quantised)
 
@@ -283,7 +287,7 @@ def fit_gemm(folder: Tables, accelerator: str, dtype: str, stacks: Sequence[str]
     """
     samples = gemm_samples(folder, accelerator, dtype, stacks)
     passes = bool(samples.inputs["quantise_bytes"].any())
-    fixed_s = fit_gemm(folder, accelerator, "bf16", stacks).gemm.fixed_s if passes else None
+    wide = fit_gemm(folder, accelerator, "bf16", stacks).gemm if passes else None
     names = ", ".join(str(name) for name in np.unique(samples.stack))
     source = f"kernels_gemm, {accelerator}, {dtype}: {names}"
-    return fit_format(samples, load_accelerator(accelerator), dtype, source=source, fixed_s=fixed_s)
+    return fit_format(samples, load_accelerator(accelerator), dtype, source=source, wide=wide)

@@ -49,7 +49,7 @@ def fit_prompts(samples: KernelSamples, *, source: str) -> FitEvidence:
         fit_samples(
             samples,
             free,
-            fixed={"query_tile": queries, "kv_tile": keys, "packs_groups": 0.0},
+            fixed={"query_tile": queries, "kv_tile": keys, "packs_groups": 0.0, "least_width": 1.0},
             source=source,
         )
         for queries, keys in product(QUERY_TILES, KEY_TILES)

@@ -68,14 +68,14 @@ class _Around:
     processor: bool
     like: CalibrationSpec | None
     plain: FitEvidence | None  # of plain streaming kernels
-    product_s: float  # fixed time of a 16-bit product [s]
+    product: GemmFit  # of 16-bit products
 
     def learn(self, family: str, dtype: str, fit: FitEvidence) -> None:
         """Later families use plain kernels, and narrow products the fixed time of wide ones."""
         if family == "pointwise":
             self.plain = fit
         if family == "matmul" and dtype in TWINS and isinstance(fit, GemmFit):
-            self.product_s = fit.fixed_s
+            self.product = fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +151,7 @@ def _products(
     family: KernelFamily, dtype: str, samples: KernelSamples, around: _Around, source: str
 ) -> tuple[dict[KernelFamily, FitEvidence], tuple[float, ...]]:
     """The product, and the pass that its rows time too; and the errors of left-out rows."""
-    done = fit_format(samples, around.accelerator, dtype, source=source, fixed_s=around.product_s)
+    done = fit_format(samples, around.accelerator, dtype, source=source, wide=around.product)
     fits: dict[KernelFamily, FitEvidence] = {family: done.gemm}
     if done.quantise:
         fits["quantise"] = done.quantise
@@ -329,7 +329,7 @@ def fit_families(
         processor=found.processor,
         like=like,
         plain=None if like is None else kernel_fit(like, "pointwise", "any")[0],
-        product_s=wide.fixed_s,
+        product=wide,
     )
     fitted: list[FittedFamily] = []
     for (family, dtype), samples in sorted(found.samples.items(), key=lambda item: _narrow(item[0][1])):

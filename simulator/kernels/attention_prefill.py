@@ -16,7 +16,7 @@ FORWARD_FLOP_PER_SCORE_AND_WIDTH = 4.0
 @rule(
     symbol="T",
     formula="[F > 0] t0 + (Tc^p + (B/(em W))^p)^(1/p), Tc = b a/g (A cs + E cm/f)/S + sigma Mq L cs, "
-    "cs = r (4 d S/(ec P) + c/f)",
+    "cs = r (4 max(d, d0) S/(ec P) + c/f)",
     unit="s",
     source="Dao, arXiv:2307.08691, section 3.3 (tiles of queries over units, causal tiles), and Shah et al., "
     "arXiv:2407.08608, section 3.1 (softmax beside the products); with the makespan bound of list scheduling, "
@@ -48,12 +48,13 @@ def prefill_attention_time(
     query_tile: FloatArray,
     kv_tile: FloatArray,
     packs_groups: FloatArray,
+    least_width: FloatArray,
 ) -> FloatArray:
     r"""Time of one fused attention kernel, forward or backward, on one device.
 
     A unit takes a tile of :math:`M_q` query rows through the keys that they see, :math:`M_k` at a time.
 
-    .. math:: s = r \left(\frac{4 d S}{e_c P} + \frac{c}{f}\right), \quad
+    .. math:: s = r \left(\frac{4 \max(d, d_0) S}{e_c P} + \frac{c}{f}\right), \quad
               T_c = \frac{b a}{g S}\left(A s + E\, r \frac{c_m}{f}\right) + \sigma M_q L s
 
     with :math:`R = M_q \lceil q g / M_q \rceil` rows, :math:`L = M_k \lceil k_s / M_k \rceil` keys,
@@ -90,6 +91,9 @@ def prefill_attention_time(
     packs_groups : ndarray
         1 where the query heads of a group fill a tile together (:math:`g = a /` key heads), else 0
         (:math:`g = 1`) [1].
+    least_width : ndarray
+        :math:`d_0`, width of a head below which its products take no less time: tiles are loaded and units started
+        as for a wider one [1].
 
     Returns
     -------
@@ -117,7 +121,10 @@ def prefill_attention_time(
     forward_flop = FORWARD_FLOP_PER_SCORE_AND_WIDTH * batch * heads * pairs * head_dim
     passes = np.divide(flop, forward_flop, out=np.zeros_like(flop * forward_flop), where=forward_flop > 0)
     score_s = passes * (
-        FORWARD_FLOP_PER_SCORE_AND_WIDTH * head_dim * units / (compute_efficiency * peak_flop_per_s)
+        FORWARD_FLOP_PER_SCORE_AND_WIDTH
+        * np.maximum(head_dim, least_width)
+        * units
+        / (compute_efficiency * peak_flop_per_s)
         + score_clocks / clock_hz
     )
     edge_s = passes * mask_clocks / clock_hz

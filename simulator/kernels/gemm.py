@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from simulator.kernels.smooth_maximum import smooth_maximum_of_two
 from simulator.rules import rule
 
-__all__ = ["SPLITS", "TILES", "gemm_time"]
+__all__ = ["FILLED_LENGTH", "SPLITS", "TILES", "gemm_time"]
 
 FloatArray = NDArray[np.float64]
 
@@ -20,6 +20,7 @@ FLOP_PER_MULTIPLY_ADD = 2.0
 TILES = ((128.0, 128.0), (64.0, 64.0))
 SPLITS = (1.0, 4.0, 16.0)
 INNER_STEP = 32.0  # the inner length is worked off in steps
+FILLED_LENGTH = 8 * INNER_STEP  # a shorter product ends before the pipeline of loads is full
 TILE_AREA = 128.0 * 128.0  # that `tile_s` belongs to
 REREAD_ROWS = 128.0  # rows of tiles that read the second operand together
 PARTIAL_BYTES = 8.0  # a partial result is written and read in 32 bits
@@ -47,9 +48,9 @@ class _Tile(NamedTuple):
 
 @rule(
     symbol="T",
-    formula="[w > 0] t0 + min over splits s of ((c + g (min over tiles a x c' of tiles(a, c', s) - c))^p + M^p)^(1/p)"
-    " + [s > 1] g (ts + 8 s b m n/(beta f S)); c = F/(ec P), M = (B + q x)/(em W) + sqrt(r (B + q x)/W) "
-    "+ [m > 1] y b n k b'/W",
+    formula="[w > 0] t0 + tf min(k/256, 1) + min over splits s of "
+    "((c + g (min over tiles a x c' of tiles(a, c', s) - c))^p + M^p)^(1/p) + [s > 1] g (ts + 8 s b m n/(beta f S)); "
+    "c = F/(ec P), M = (B + q x)/(em W) + sqrt(r (B + q x)/W) + [m > 1] y b n k b'/W",
     unit="s",
     source="roofline of Williams, Waterman, Patterson, CACM 52(4), 2009, doi:10.1145/1498765.1498785, over the tiles "
     "of a library kernel with work spread over units: Osama et al., Stream-K, arXiv:2301.03598; panels: Goto and van "
@@ -72,6 +73,7 @@ def gemm_time(
     compute_efficiency: FloatArray,
     memory_efficiency: FloatArray,
     fixed_s: FloatArray,
+    fill_s: FloatArray,
     sharpness: FloatArray,
     feed_bytes_per_clock: FloatArray,
     tile_s: FloatArray,
@@ -87,7 +89,7 @@ def gemm_time(
 ) -> FloatArray:
     r"""Time of ``batch`` products of an m x k by a k x n matrix on one device.
 
-    .. math:: T = [F + B > 0]\, t_0 + \min_s \left(\left(T_c^{\,p} + T_m^{\,p}\right)^{1/p}
+    .. math:: T = [F + B > 0]\, t_0 + t_f \min(k / 256, 1) + \min_s \left(\left(T_c^{\,p} + T_m^{\,p}\right)^{1/p}
               + [s > 1]\, g \left(t_s + \frac{8\, s\, b_a\, m\, n}{\beta f S}\right)\right), \quad
               T_c = c + g \left(\min_{a, c'} t_{a c' s} - c\right), \quad c = \frac{F}{e_c P}
 
@@ -110,8 +112,8 @@ def gemm_time(
         narrower where weights are widened inside the kernel [byte].
     peak_flop_per_s, bandwidth_bytes_per_s, units, clock_hz : ndarray
         :math:`P` [FLOP/s], :math:`W` [byte/s], :math:`S` compute units [1], :math:`f` [1/s].
-    compute_efficiency, memory_efficiency, fixed_s, sharpness : ndarray
-        :math:`e_c, e_m` [1], :math:`t_0` [s], :math:`p \ge 1` [1].
+    compute_efficiency, memory_efficiency, fixed_s, fill_s, sharpness : ndarray
+        :math:`e_c, e_m` [1], :math:`t_0, t_f` [s], :math:`p \ge 1` [1].
     feed_bytes_per_clock, tile_s, split_s, tail : ndarray
         :math:`\beta` [byte], :math:`\tau` [s], :math:`t_s` [s], :math:`\theta` [1].
     memory_ramp_s, rereads, resident_bytes : ndarray
@@ -176,4 +178,7 @@ def gemm_time(
         if splits > 1:
             seconds = seconds + granularity * (split_s + splits * part_s)
         best_s = np.minimum(best_s, seconds)
-    return np.where(flop + moved_bytes > 0, fixed_s + best_s, 0.0)
+    start_s = fixed_s
+    if np.any(fill_s):
+        start_s = fixed_s + fill_s * np.minimum(k / FILLED_LENGTH, 1.0)
+    return np.where(flop + moved_bytes > 0, start_s + best_s, 0.0)

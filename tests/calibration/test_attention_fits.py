@@ -31,6 +31,7 @@ BOARD = {"peak_flop_per_s": 9e14, "bandwidth_bytes_per_s": 3e12, "units": 130.0,
 PREFILL = {
     "compute_efficiency": 0.7, "memory_efficiency": 0.6, "fixed_s": 9e-6, "sharpness": 2.0, "score_clocks": 0.04,
     "mask_clocks": 0.5, "imbalance": 0.4, "query_tile": 128.0, "kv_tile": 64.0, "packs_groups": 1.0,
+    "least_width": 80.0,
 }  # fmt: skip
 DECODE = {
     "compute_efficiency": 1.0, "memory_efficiency": 0.85, "fixed_s": 7e-6, "sharpness": 2.0, "stream_fraction": 0.015,
@@ -80,6 +81,7 @@ def test_prefill_coefficients_are_recovered() -> None:
         ("fixed_s", 0.05),
         ("mask_clocks", 0.1),
         ("imbalance", 0.1),
+        ("least_width", 0.1),
     ):
         assert fit[name] == pytest.approx(PREFILL[name], rel=error), name
     assert fit["score_clocks"] == pytest.approx(PREFILL["score_clocks"], abs=0.01)

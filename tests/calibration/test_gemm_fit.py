@@ -32,6 +32,7 @@ TRUTH = {
     "compute_efficiency": 0.8,
     "memory_efficiency": 0.85,
     "fixed_s": 2.5e-6,
+    "fill_s": 0.8e-6,
     "sharpness": 4.0,
     "feed_bytes_per_clock": 70.0,
     "tile_s": 1e-6,
@@ -56,6 +57,9 @@ def made_up(quantised: bool = False, seed: int = 5) -> KernelSamples:
     random = np.random.default_rng(seed)
     m = np.round(2.0 ** random.uniform(0, 15, N))
     n, k = (256.0 * random.integers(1, 60, N) for _ in range(2))
+    k = np.where(
+        random.random(N) < 0.2, 32.0 * random.integers(1, 8, N), k
+    )  # some too short for the pipeline
     width = 1.0 if quantised else 2.0
     blank = KernelSamples(
         family="matmul",

@@ -38,6 +38,7 @@ prefill_coefficients = st.fixed_dictionaries(
         "query_tile": st.sampled_from([64.0, 128.0]),
         "kv_tile": st.sampled_from([64.0, 128.0]),
         "packs_groups": st.sampled_from([0.0, 1.0]),
+        "least_width": st.floats(1.0, 128.0),
     }
 )
 decode_coefficients = st.fixed_dictionaries(

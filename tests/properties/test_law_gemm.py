@@ -43,6 +43,7 @@ def products(draw):
             "compute_efficiency": draw(fractions),
             "memory_efficiency": draw(fractions),
             "fixed_s": draw(short),
+            "fill_s": draw(short),
             "sharpness": draw(st.one_of(st.floats(1.0, 50.0), st.just(np.inf))),
             "feed_bytes_per_clock": draw(st.floats(1.0, 1e4)),
             "tile_s": draw(short),

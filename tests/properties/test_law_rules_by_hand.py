@@ -21,7 +21,7 @@ SWITCH = 0.0
 GEMM = {
     "batch": 1, "m": 64, "n": 64, "k": 32, "flop": 262144, "moved_bytes": 0.0, "operand_bytes": 2,
     "second_operand_bytes": 2, "peak_flop_per_s": 8e9, "bandwidth_bytes_per_s": 1e9, "units": 4, "clock_hz": 1e9,
-    "compute_efficiency": 0.5, "memory_efficiency": 0.5, "fixed_s": 1e-3, "sharpness": np.inf,
+    "compute_efficiency": 0.5, "memory_efficiency": 0.5, "fixed_s": 1e-3, "fill_s": 0.0, "sharpness": np.inf,
     "feed_bytes_per_clock": 1e15, "tile_s": 1e-6, "split_s": 10e-6, "tail": 0.0, "memory_ramp_s": 0.0, "rereads": 0.0,
     "resident_bytes": 96.0, "row_step": 64, "least_rows": 64, "granularity": 1.0, "panel_copies": 0.0,
 }  # fmt: skip
@@ -45,7 +45,7 @@ PROMPTS = {
     "heads": 2, "kv_heads": 1, "head_dim": 64, "pairs": 8256, "peak_flop_per_s": 1e12, "bandwidth_bytes_per_s": 1e9,
     "units": 4, "clock_hz": 1e9, "compute_efficiency": 0.5, "memory_efficiency": 0.5, "fixed_s": 1e-6,
     "sharpness": np.inf, "score_clocks": 0.1, "mask_clocks": 0.5, "imbalance": 0.25, "query_tile": 64,
-    "kv_tile": 64, "packs_groups": 0,
+    "kv_tile": 64, "packs_groups": 0, "least_width": 1,
 }  # fmt: skip
 CACHE = {
     "flop": 1e6, "moved_bytes": 1e4, "batch": 4, "kv_length": 1000, "heads": 8, "kv_heads": 2, "token_bytes": 10,
@@ -106,6 +106,7 @@ PROMPT = {
     "kv_heads": 1, "head_dim": 4, "pairs": 10, "peak_flop_per_s": 64e6, "bandwidth_bytes_per_s": 1e6, "units": 2,
     "clock_hz": 1e6, "compute_efficiency": 0.5, "memory_efficiency": 0.5, "fixed_s": 1e-6, "sharpness": 2.0,
     "score_clocks": 1.0, "mask_clocks": 3.0, "imbalance": 0.5, "query_tile": 2, "kv_tile": 2, "packs_groups": 0,
+    "least_width": 1,
 }  # fmt: skip
 # 2 sequences, 2 groups of 2 query heads, 10 tiles of 100 tokens; a unit streams 0.1 byte/ns: 4 us a tile
 TOKEN = {
@@ -128,6 +129,8 @@ CASES = [
     ),
     # one tile of 64 x 64 on one unit: 2 x 64 x 64 x 32 = 262,144 FLOP, 262.144 us; a quarter of 1 us to start it; 1 ms
     ("gemm_time", GEMM, 1262.394e-6),
+    # an inner length of 32 fills an eighth of the pipeline: 80 of 640 us
+    ("gemm_time", {**GEMM, "fill_s": 640e-6}, 1342.394e-6),
     # one more column is a second tile, on another unit
     ("gemm_time", {**GEMM, "n": 65}, 1262.394e-6),
     # inner length 128: four parts of 32 on four units, and 10 us to add them up
@@ -243,6 +246,12 @@ CASES = [
     # A score takes 4 x 64 x 4 / 0.5e12 = 2.048 ns and 0.1 clocks, 2.148 ns; on the edge 0.5 ns more. Two heads on
     # four units: (16 320 x 2.148 + 16 128 x 0.5) / 2 ns = 21.55968 us; a quarter of a tile of 64 x 128: 4.399104 us.
     ("prefill_attention_time", PROMPTS, 1e-6 + 21.55968e-6 + 4.399104e-6),
+    # products as for a head of 96: 3.072 ns and 0.1 clocks
+    (
+        "prefill_attention_time",
+        {**PROMPTS, "least_width": 96},
+        1e-6 + (16320 * 3.172e-9 + 16128 * 0.5e-9) / 2 + 0.25 * 64 * 128 * 3.172e-9,
+    ),
     ("prefill_attention_time", {**PROMPTS, "flop": 0.0, "moved_bytes": 0.0}, 0.0),
     # A token takes 10 B / 0.125 GB/s = 80 ns, a query head 40 ns. Eight tasks of a group of four: 1 + 0.5 + 0.16 us
     # and the stream. Two parts of 500 tokens each fill 16 units: 1.66 + 40 us, combined in 2 + 0.2 us = 43.86 us;

@@ -20,6 +20,7 @@ __all__ = ["Explained", "Explanation", "Input", "explain", "paths_of"]
 HOMES: Mapping[str, tuple[str, ...]] = {
     "time.bubble_s": ("time.pipeline_s",),
     "time.data_parallel_s": ("time.data_parallel_s.gradients", "time.data_parallel_s.weights"),
+    "time.offload_s": ("time.offload_s.passes", "time.offload_s.update"),
     "time_to_first_token_s": ("step_time_s",),
     "peak_flop_per_s": ("",),
 }

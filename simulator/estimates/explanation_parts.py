@@ -154,8 +154,14 @@ def _output_token(data: Data) -> Composition:
 
 
 def _fits(data: Data) -> Composition:
-    formula = "memory.peak_bytes <= memory.capacity_bytes"
-    return Composition(formula=formula, parts=_parts(data, "memory.peak_bytes", "memory.capacity_bytes"))
+    limits = [("memory.peak_bytes", "memory.capacity_bytes")]
+    limits += [
+        (f"offload.{tier}_bytes", f"offload.{tier}_capacity_bytes")
+        for tier in ("host", "nvme")
+        if data["offload"][f"{tier}_bytes"] > 0
+    ]
+    formula = " and ".join(f"{held} <= {capacity}" for held, capacity in limits)
+    return Composition(formula=formula, parts=_parts(data, *(path for pair in limits for path in pair)))
 
 
 def _per_device(data: Data) -> Composition:
@@ -169,6 +175,16 @@ def _power(data: Data) -> Composition:
 
 def _text(formula: str) -> Callable[[Data], Composition]:
     return lambda data: Composition(formula=formula)
+
+
+def _outside(data: Data) -> Composition:
+    parts = _parts(data, "offload.host_bytes", "offload.nvme_bytes")
+    return Composition(formula="what a device keeps outside its memory", parts=parts)
+
+
+def _stored(where: str) -> Callable[[Data], Composition]:
+    words = f"tensors that the plan keeps {where}, of one device at the stage that keeps most: plan.offload "
+    return lambda data: Composition(formula=words + str(data["scenario"]["plan"]["offload"]))
 
 
 # By path; the operators of a cause are under "time.<cause>".
@@ -188,6 +204,11 @@ COMPOSITIONS: Mapping[str, Callable[[Data], Composition]] = {
     "memory.capacity_bytes": _text("memory of one accelerator"),
     "memory.heaviest_stage": _text("the pipeline stage with the most bytes per device"),
     "memory.reserved_bytes": _text("what the driver and the framework keep for themselves"),
+    "offload": _outside,
+    "offload.host_bytes": _stored("in host memory"),
+    "offload.nvme_bytes": _stored("on drives"),
+    "offload.host_capacity_bytes": _text("system.host_memory.capacity over the accelerators of a node"),
+    "offload.nvme_capacity_bytes": _text("system.nvme.capacity over the accelerators of a node"),
     "memory.buffers_bytes": _text("largest working set of an operator, and unsharded layers under ZeRO"),
 }
 

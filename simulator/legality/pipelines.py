@@ -69,16 +69,25 @@ def _said(layers: FloatArray) -> str:
 
 def _by_hand_problem(c: Combination) -> Problem:
     layers, stages = (float(x[0]) for x in _left(c))
-    chunks = float(c.plan.virtual_pipeline[0])
-    per = stages * chunks
-    near = _nearest(layers, [per * k for k in range(int(c.model.n_layers[0] // per) + 1)]) if per > 0 else "0"
-    return Problem(
-        path="plan.first_stage_layers",
-        value=f"{_said(c.plan.first_stage_layers)} first, {_said(c.plan.last_stage_layers)} last",
-        rule=f"leaves {layers:g} of {one_of(c.model.n_layers)} layers for {stages:g} stages of {chunks:g} chunks, "
-        "which must share them evenly",
-        fix=f"leave {near} layers to them, or set plan.uneven_stages (without virtual_pipeline)",
+    chunks, pipeline, whole = (
+        float(x[0]) for x in (c.plan.virtual_pipeline, c.plan.pipeline_parallel, c.model.n_layers)
     )
+    per = stages * chunks
+    if pipeline < 2:
+        rule = "is for pipelines, and the one stage has all layers"
+        fix = "leave it out, or set plan.pipeline_parallel to 2 or more"
+    elif layers < 0 or per == 0:
+        rule = f"makes {whole - layers:g} layers, and the model has {whole:g}"
+        fix = f"give {whole:g} in all" if per == 0 else f"give at most {whole:g}"
+    else:
+        near = _nearest(layers, [per * k for k in range(int(whole // per) + 1)])
+        rule = (
+            f"leaves {layers:g} of {whole:g} layers for {stages:g} stages of {chunks:g} chunks, which must share "
+            "them evenly"
+        )
+        fix = f"leave {near} layers to them, or set plan.uneven_stages (without virtual_pipeline)"
+    value = f"{_said(c.plan.first_stage_layers)} first, {_said(c.plan.last_stage_layers)} last"
+    return Problem(path="plan.first_stage_layers", value=value, rule=rule, fix=fix)
 
 
 @legality_rule("layers by hand add up", _by_hand_problem)

@@ -22,6 +22,8 @@ def offload_tiers(value: Any) -> dict[str, str]:
     pairs: list[tuple[str, str]] = []
     if isinstance(value, Mapping):
         pairs = [(str(owner), str(tier)) for owner, tier in value.items()]
+    elif value is None or value == "":
+        raise ValueError("is empty; write none")
     elif value != "none":
         for word in str(value).replace(",", " ").split():
             owner, _, tier = word.partition(":")
@@ -30,9 +32,9 @@ def offload_tiers(value: Any) -> dict[str, str]:
             raise ValueError("is empty; write none")
     for owner, tier in pairs:
         if owner not in OFFLOADED:
-            raise ValueError(f"{owner} is none of {', '.join(OFFLOADED)}")
+            raise ValueError(f"{owner} is no owner: write some of {', '.join(OFFLOADED)}, or none")
         if tier not in TIERS:
-            raise ValueError(f"{tier} is none of {', '.join(TIERS)}")
+            raise ValueError(f"{tier} is no tier: write one of {', '.join(TIERS)}")
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("names an owner twice")

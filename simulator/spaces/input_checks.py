@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hardware_specs import SystemSpec, figures, parse_override, with_figures
 from hardware_specs.errors import LlmsimError, Problem, near_names
+from hardware_specs.fabric_rules import DOMAINS_DIVIDE
 from hardware_specs.figure_table import figure_dimension
 from simulator.scenarios.precision import precision_from
 from simulator.scenarios.resolving import resolve_compression, resolve_model, resolve_system
@@ -104,7 +105,32 @@ def _name_problems(data: Mapping[str, Any], keys: Sequence[str] | None) -> list[
     return found
 
 
-def _figure_problems(key: str, values: Sequence[Any], systems: Sequence[SystemSpec]) -> list[Problem]:
+def _numbers(written: Mapping[str, Any]) -> dict[str, float]:
+    """Figures by path, where they are written as amounts [SI unit]; raises nothing."""
+    found = {}
+    for key, value in written.items():
+        path = key.removeprefix("system.")
+        try:
+            how, number = parse_override(value, figure_dimension(SystemSpec, path))
+        except LlmsimError:
+            continue
+        if how == "set":
+            found[path] = number
+    return found
+
+
+def _figure_problems(
+    key: str,
+    values: Sequence[Any],
+    systems: Sequence[SystemSpec],
+    fixed: Mapping[str, float],
+    new: Mapping[str, float],
+    paired: bool,
+) -> list[Problem]:
+    """Mistakes of one figure's values, in systems with the figures ``fixed`` and those ``new`` that they lack.
+
+    ``paired``: another domain varies too, so that rows are left out where domains do not divide each other.
+    """
     path = key.removeprefix("system.")
     dimension = figure_dimension(SystemSpec, path)
     numbers: list[float] = []
@@ -133,12 +159,15 @@ def _figure_problems(key: str, values: Sequence[Any], systems: Sequence[SystemSp
             rule = f"multiplies a figure that {system.name} does not state"
             fix = "give a value with its unit (a peak also follows accelerator.units and accelerator.clock)"
             problems.append(Problem(path=key, value=factors[0], rule=rule, fix=fix))
+        lacked = {k: v for k, v in new.items() if k not in figures(system)} if extremes else {}
         for number in extremes:
             try:
-                with_figures(system, {path: number})
+                with_figures(system, {**lacked, **fixed, path: number})
             except LlmsimError as error:
                 problems += [
-                    replace(p, path=f"system.{p.path.removeprefix('system.')}") for p in error.problems
+                    replace(p, path=f"system.{p.path.removeprefix('system.')}")
+                    for p in error.problems
+                    if not (paired and DOMAINS_DIVIDE in p.rule)
                 ]
     return problems
 
@@ -209,6 +238,9 @@ def input_problems(
     pairs = [pair for axis in axes for pair in zip(axis.keys, axis.values, strict=True)]
     swept_figures = [(k, v) for k, v in pairs if is_figure(k)] + [(k, [v]) for k, v in fixed.items()]
     systems = _systems(base, axes) if swept_figures else []
+    alike, new = _numbers(fixed), _numbers({k: v[0] for k, v in swept_figures if len(v) > 0})
+    sized = {key for key, _ in swept_figures if key.endswith((".domain", ".accelerators_per_node"))}
     for key, values in swept_figures:
-        note(_figure_problems(key, values, systems))
+        paired = key not in fixed and key in sized and len(sized - fixed.keys()) > 1
+        note(_figure_problems(key, values, systems, alike, new, paired))
     return list(found.values())

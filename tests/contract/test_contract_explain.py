@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from simulator import explain, simulate
 from simulator.estimates.explanation import paths_of
@@ -204,3 +205,17 @@ def test_both_limits_of_an_interval(training) -> None:
         == pytest.approx(middle * np.exp(width))
         == pytest.approx(found["step_time_s.high"].value)
     )
+
+
+def test_what_is_kept_outside_is_explained(training: Path) -> None:
+    """Paths of ``offload`` say what they hold, its time has the rule of copies, and fitting names the host."""
+    scenario = yaml.safe_load(training.read_text())
+    scenario = scenario | {"system": "dgx-h100", "devices": 8, "plan": {"offload": "optimizer"}}
+    data = simulate(scenario).to_dict()
+    assert data["offload"]["host_bytes"] > 0
+    for place in ("offload", "offload.host_bytes", "offload.nvme_bytes", "offload.host_capacity_bytes"):
+        assert "nothing of this kind" not in explain(scenario, place).formula
+    assert "optimizer:host" in explain(scenario, "offload.host_bytes").formula
+    assert "copy_time" in {step.rule for step in explain(scenario, "time.offload_s").steps}
+    limits = {part.path: part.value for part in explain(scenario, "feasible").parts}
+    assert limits["offload.host_capacity_bytes"] == data["offload"]["host_capacity_bytes"]

@@ -11,7 +11,7 @@ import yaml
 from hardware_specs import ScenarioError, SpecError, figures, lint, load_system, to_mapping
 from hardware_specs.figure_table import figure_dimension
 from hardware_specs.schema import SystemSpec
-from simulator import simulate
+from simulator import simulate, sweep
 
 TIER = "beyond.aggregation"
 
@@ -145,3 +145,44 @@ def test_scenarios_that_ask_for_what_is_not_there() -> None:
     ):
         with pytest.raises(ScenarioError, match=message):
             simulate({**scenario, **wrong})
+
+
+SCENARIO: dict[str, Any] = {
+    "model": "llama-3.1-8b",
+    "task": {"kind": "training", "sequence_length": 4096, "global_batch_size": 49152},
+    "system": "grand-teton-h100-24k",
+    "devices": 6144,
+}
+
+
+def test_figures_that_need_each_other_are_checked_together() -> None:
+    """Either alone breaks a rule: 6,156 is a multiple of 12, not of 8, and a store needs both its figures."""
+    nodes = {"system.accelerators_per_node": 12, "system.scale_out.domain": 6156, "devices": 12}
+    assert simulate({**SCENARIO, **nodes}).step_time_s > 0
+    host = {"system.host_memory.capacity": "1 TB", "system.host_memory.bandwidth": "50 GB/s"}
+    bare = {**SCENARIO, "system": "hgx-h20", "devices": 8, "plan": {"offload": "optimizer"}}
+    assert simulate({**bare, **host}).to_dict()["offload"]["host_bytes"] > 0
+    swept = sweep({**bare, **{key: [value] for key, value in host.items()}})
+    assert len(swept) == 1
+    with pytest.raises(ScenarioError, match="system.host_memory.bandwidth: is missing"):
+        simulate({**bare, "system.host_memory.capacity": "1 TB"})
+
+
+def test_domains_on_two_axes_leave_out_the_pairs_that_do_not_divide() -> None:
+    node, pod = "system.accelerators_per_node", "system.scale_out.domain"
+    # 3,080 is a multiple of 8, 3,072 of 12 too.
+    few = {**SCENARIO, "devices": 24, "task": {**SCENARIO["task"], "global_batch_size": 240}}
+    found = sweep({**few, node: [8, 12], pod: [3072, 3080]})
+    assert found.attrs["excluded"] == {"tiers join whole domains": 1}
+    # 10 alone would not divide the file's 3,072.
+    assert len(sweep({**few, "devices": 40, "zip": [{node: [8, 10], pod: [3072, 3080]}]})) == 2
+
+
+def test_the_way_out_of_a_topology_beyond_is_one_that_is_taken() -> None:
+    with pytest.raises(SpecError) as refused:
+        load_system(
+            _system(
+                beyond__aggregation__topology="fully_connected", beyond__aggregation__oversubscription=None
+            )
+        )
+    assert "rail_optimised" not in str(refused.value) and "fat_tree" in str(refused.value)

@@ -264,3 +264,17 @@ def test_the_way_out_leads_out(scenario, way_out):
     with pytest.raises(ScenarioError):
         simulate(scenario)
     assert simulate(changed(scenario, **way_out)).step_time_s > 0
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"plan__first_stage_layers": 10, "plan__last_stage_layers": 10}, "makes 20 layers.*give 96 in all"),
+        ({"plan__first_stage_layers": 100}, "makes 100 layers.*give at most 96"),
+        ({"plan__pipeline_parallel": 1, "plan__first_stage_layers": 96}, "is for pipelines.*leave it out"),
+    ],
+)
+def test_layers_by_hand_that_no_other_stage_takes(plan, message):
+    """No stages are left to share anything: the way out is not to leave them 0 layers."""
+    with pytest.raises(ScenarioError, match=message):
+        simulate(training(**plan))

@@ -98,8 +98,8 @@ def test_words_and_mappings_say_the_same():
     assert offload_tiers("optimizer activations:nvme") == {"optimizer": "host", "activations": "nvme"}
     assert offload_tiers({"optimizer": "host", "weights": "none"}) == {"optimizer": "host"}
     assert offload_text(offload_tiers("none")) == "none"
-    for wrong in ("optimiser", "optimizer:disk", "optimizer optimizer:nvme", " "):
-        with pytest.raises(ValueError, match=r"is none of|twice|empty"):
+    for wrong in (None, "optimiser", "optimizer:disk", "optimizer optimizer:nvme", " "):
+        with pytest.raises(ValueError, match=r"is no owner|is no tier|twice|empty"):
             offload_tiers(wrong)
-    with pytest.raises(ScenarioError, match="disk is none of"):
+    with pytest.raises(ScenarioError, match="disk is no tier"):
         step("optimizer:disk")

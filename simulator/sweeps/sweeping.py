@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 FITS, DOES_NOT_FIT = "fits", "peak_bytes is above capacity_bytes"
-CHUNK_ROWS = 2**19
+CHUNK_ROWS = 2**18
 FIRST_ROWS = 2**22
 FEW_ROWS = 2**16
 

@@ -20,6 +20,7 @@ from reports.human_numbers import (
     format_time,
 )
 from reports.memory_by_owner import memory_figure, memory_table, memory_verdict
+from reports.pipeline_passes import pipeline_figure, pipeline_table
 from reports.roofline import roofline_figure, roofline_table
 from reports.scaling import scaling_figure, scaling_table
 from reports.time_breakdown import operator_table, time_figure, time_table
@@ -64,6 +65,13 @@ _SCALING = (
     ("ideal_speedup", "Ideal", _intensity),
     ("efficiency_fraction", "Efficiency", format_fraction),
 )
+_PIPELINE = (
+    ("stage", "Stage", format_count),
+    ("busy_s", "Works", format_time),
+    ("idle_s", "Waits", format_time),
+    ("idle_fraction", "Share waiting", format_fraction),
+    ("most_held", "Micro-batches held", _intensity),
+)
 
 
 class Chapter(NamedTuple):
@@ -89,10 +97,11 @@ def _shares(rows: Rows, value: str, form: Callable[[Any], str]) -> str:
     )
 
 
-def chapters(estimate: Mapping[str, Any], scaling: Rows) -> list[Chapter]:
-    """What this estimate has to show; a part that is missing from the mapping has no chapter."""
+def chapters(estimate: Mapping[str, Any], scaling: Rows, passes: Rows) -> list[Chapter]:
+    """What this estimate has to show; a part that is missing from the mapping, or has no rows, has no chapter."""
     makers = (("time", _time), ("memory", _memory), ("operators", _roofline), ("energy", _energy))
     found = [make(estimate) for part, make in makers if estimate.get(part)]
+    found += [_pipeline(estimate, passes)] if passes else []
     return [*found, _scaling(estimate, scaling)] if scaling else found
 
 
@@ -146,6 +155,21 @@ def _energy(estimate: Mapping[str, Any]) -> Chapter:
         shown=html_table(parts, _ENERGY, "Energy by part, all devices, one step"),
         alt=f"Stacked bar of energy per step: {_shares(parts, 'energy_j', format_energy)}.",
         caption="Energy of one step over all used devices and their hosts.",
+    )
+
+
+def _pipeline(estimate: Mapping[str, Any], passes: Rows) -> Chapter:
+    stages = pipeline_table(passes)
+    idle = format_fraction(sum(row["idle_fraction"] for row in stages) / len(stages))
+    return Chapter(
+        name="pipeline",
+        heading="Pipeline",
+        figure=lambda: pipeline_figure(passes, scenario_text(estimate)),
+        tables={"pipeline": stages, "pipeline_passes": passes},
+        shown=html_table(stages, _PIPELINE, "Stages of the pipeline"),
+        alt=f"Passes of {len(stages)} stages over time; stages wait {idle} of it.",
+        caption="One step played out pass by pass, without messages between stages and what follows the last pass; "
+        "numbers are micro-batches. Below, how many of them the first and the last stage keep activations of.",
     )
 
 

@@ -15,6 +15,7 @@ from reports.files import csv_text, write_files
 from reports.headline import headline
 from reports.html_page import bullets, definitions, details, page, picture
 from reports.scaling import scaling_table
+from reports.tables import rows_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +53,7 @@ def write_report(
     estimate: Mapping[str, Any],
     scaling: pd.DataFrame | Iterable[Mapping[str, Any]] | None,
     out_dir: str | Path,
+    passes: pd.DataFrame | Iterable[Mapping[str, Any]] = (),
 ) -> list[Path]:
     """Write the pictures, the tables behind them, and one self-contained page.
 
@@ -63,6 +65,8 @@ def write_report(
         Points for ``plot_scaling`` (``devices`` [1], ``step_time_s`` [s]); no scaling chapter without them.
     out_dir : str or Path
         Folder; made where it does not exist.
+    passes : frame or iterable of mappings, optional
+        Passes of a pipeline for ``pipeline_table``; no pipeline chapter without them.
 
     Returns
     -------
@@ -78,7 +82,7 @@ def write_report(
     -----
     The page holds its pictures in a light and a dark version and loads nothing. Source: only the arguments.
     """
-    found = chapters(estimate, scaling_table(scaling) if scaling is not None else [])
+    found = chapters(estimate, scaling_table(scaling) if scaling is not None else [], rows_of(passes))
     pictures: dict[str, tuple[bytes, bytes]] = {}
     files: dict[Path, bytes | str] = {Path(out_dir) / "report.html": ""}
     for chapter in found:

@@ -141,9 +141,11 @@ def report(
         else:
             from reports.estimate_report import write_report
             from simulator.estimates.estimate import simulate
+            from simulator.estimates.pipeline_timeline import pipeline_timeline
             from simulator.estimates.strong_scaling import strong_scaling
 
             data = overridden(source, set_, fidelity)
-            written = write_report(simulate(data).to_dict(), strong_scaling(data), out)
+            scaling, passes = strong_scaling(data), pipeline_timeline(data)
+            written = write_report(simulate(data).to_dict(), scaling, out, passes)
     for path in written:
         emit(str(path))

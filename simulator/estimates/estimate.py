@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hardware_specs import SystemSpec, load_calibration
+from hardware_specs import SystemSpec, fabric_calibration_for, load_calibration
 from hardware_specs.errors import Problem, ScenarioError
 from hardware_specs.kernel_fits import OPTIONAL, SIBLINGS
 from simulator.certainty.evidence import FamilyEvidence, collective_evidence, kernel_evidence
@@ -22,7 +22,6 @@ from simulator.estimates.feasibility import reasons, smallest_change
 from simulator.estimates.operator_rows import detail_rows
 from simulator.estimates.resolved import resolved_scenario
 from simulator.machines.device import as_executed, calibration_of, compute_dtype
-from simulator.machines.fabric import fabric_calibration_of
 from simulator.rules import Recorder, at, recording
 from simulator.scenarios.scenario import Scenario
 from simulator.spaces.partition import Partition, Splitter
@@ -171,7 +170,7 @@ def _kinds(partition: Partition) -> tuple[dict[str, str], dict[str, FamilyEviden
         return {**dtypes, "vector": "fp32"}, {}
     task = "training" if partition.graphical.kind == "training" else "inference"
     calibration = calibration_of(system, "training" if task == "training" else "inference")
-    fabric = fabric_calibration_of(system, "training" if task == "training" else "inference")
+    fabric = fabric_calibration_for(system, "training" if task == "training" else "inference")
     tiers = [fabric.scale_up]
     if _one(partition.inputs.plan.devices) > _one(partition.inputs.fabric.accelerators_per_node):
         tiers.append(fabric.scale_out)

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hardware_specs import Figure, figures, format_quantity
+from hardware_specs import Figure, fabric_calibration_for, figures, format_quantity
 from simulator.machines.device import calibration_of
-from simulator.machines.fabric import fabric_calibration_of
 from simulator.rules import Record
 from simulator.spaces.partition import Partition
 
@@ -62,7 +61,7 @@ class Origins:
             calibration = calibration_of(
                 partition.systems[0], "training" if kind == "training" else "inference"
             )
-            fabric = fabric_calibration_of(
+            fabric = fabric_calibration_for(
                 partition.systems[0], "training" if kind == "training" else "inference"
             )
             for source in (calibration, fabric):

@@ -14,25 +14,16 @@ from hardware_specs import (
     CollectiveFit,
     FabricCalibrationSpec,
     FabricSpec,
-    SystemSpec,
     fabric_calibration_for,
 )
 from hardware_specs.fabric_rules import GRIDS
 from simulator.arrays.columns import AlgorithmColumns, FabricColumns, TierColumns
 from simulator.communication.placement import TOPOLOGIES
-from simulator.machines.device import Machines, TaskClass
+from simulator.machines.device import Machines
 from simulator.machines.hardware_leaves import HardwareLeaves
 
 FloatArray = NDArray[np.float64]
 Torus = tuple[list[FloatArray], FloatArray]
-
-
-def fabric_calibration_of(system: SystemSpec, task: TaskClass) -> FabricCalibrationSpec:
-    """The fabric calibration that a system names, else the one that fits it and the task best.
-
-    Raises SpecError if a name is unknown.
-    """
-    return fabric_calibration_for(system, task)
 
 
 def _torus(leaves: HardwareLeaves, devices: FloatArray) -> Torus:
@@ -190,7 +181,7 @@ def fabric_columns(machines: Machines, devices: FloatArray) -> FabricColumns:
     A slice of a torus is one inner tier; elsewhere the node is. Raises SpecError for an unknown calibration.
     """
     leaves = machines.leaves
-    calibrations = [fabric_calibration_of(system, machines.task) for system in leaves.systems]
+    calibrations = [fabric_calibration_for(system, machines.task) for system in leaves.systems]
     torus = leaves.each([float(s.scale_up.topology in GRIDS) for s in leaves.systems]) > 0
     # Slices of a shape are joined by the next tier; a listed slice is all that is used.
     slices = leaves.each([float(s.slice_devices or np.inf) for s in leaves.systems])

@@ -58,22 +58,22 @@ def default_ranks(system: SystemSpec) -> list[int]:
     return [n for n in (*inside, *nodes) if n > 1]
 
 
+def _unknown(option: str, value: str, known: Sequence[str]) -> Problem:
+    near = near_names(value, known)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return Problem(path=option, value=value, rule="is unknown", fix=f"{meant}known are {', '.join(known)}")
+
+
 def _problems(
     system: SystemSpec, collective: str, ranks: Sequence[int], algorithms: Sequence[str]
 ) -> list[Problem]:
     node, most = int(system.accelerators_per_node.value), int(system.max_devices.value)
     found = []
     if collective not in COLLECTIVES:
-        near = near_names(collective, COLLECTIVES) or list(COLLECTIVES)
-        found.append(
-            Problem(path="--collective", value=collective, rule="is unknown", fix=f"use {', '.join(near)}")
-        )
+        found.append(_unknown("--collective", collective, COLLECTIVES))
     for name in algorithms:
         if name not in ALGORITHMS:
-            near = near_names(name, ALGORITHMS) or list(ALGORITHMS)
-            found.append(
-                Problem(path="--algorithm", value=name, rule="is unknown", fix=f"use {', '.join(near)}")
-            )
+            found.append(_unknown("--algorithm", name, ALGORITHMS))
         if name == "in_switch" and not system.scale_up.in_switch_reduction:
             rule = f"the {system.scale_up.topology} of {system.name} adds up nothing"
             found.append(Problem(path="--algorithm", value=name, rule=rule, fix="use another algorithm"))

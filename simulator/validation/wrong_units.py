@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["refuse_kernels_in_another_unit", "refuse_runs_in_another_unit"]
 
 # Predictions of whole runs are within a factor of 3 in every clean table; a thousandth lies far outside.
-FACTOR = 100.0
+FACTOR = 300.0
 SECONDS = "s"
 
 
@@ -84,7 +84,7 @@ def refuse_runs_in_another_unit(file: str, scores: Sequence[Score]) -> None:
     Raises
     ------
     SpecError
-        One message for each quantity in seconds whose median row is off by a factor of 100 and more.
+        One message for each quantity in seconds whose median row is off by a factor of 300 and more.
     """
     times = [s for s in scores if s.unit == SECONDS and s.predicted and s.measured]
     problems = []

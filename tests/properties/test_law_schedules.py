@@ -15,6 +15,7 @@ from law_scenarios import changed, laws
 
 from simulator import simulate
 from simulator.composition.pipeline import stage_layers
+from simulator.estimates.pipeline_timeline import pipeline_timeline
 from simulator.pipelines.replay import replay
 from simulator.pipelines.schedules import (
     CODE,
@@ -225,3 +226,24 @@ def test_impossible_replays_are_refused():
         replay([1.0] * 4, [2.0] * 4, 8, schedule="zb_v")
     with pytest.raises(ValueError, match="needs 7 micro-batches"):
         replay([1.0] * 4, [2.0] * 4, 6, schedule="zb_h2")
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "gpipe", "zb_h1"])
+def test_the_timeline_of_an_estimate_ends_with_its_pipeline(schedule):
+    """Stages differ by embedding and head only: the passes span work and bubble, messages and the step's end aside."""
+    scenario = changed(STEP, plan__schedule=schedule)
+    found, passes = simulate(scenario), pipeline_timeline(scenario)
+    parts = ("compute_s", "tensor_parallel_s", "bubble_s")
+    assert max(row["end_s"] for row in passes) == pytest.approx(
+        sum(found.time[name] for name in parts), rel=0.02
+    )
+    stages = {row["stage"] for row in passes}
+    assert stages == set(range(STEP["plan"]["pipeline_parallel"]))
+    held = max(row["held"] for row in passes)
+    assert held == (max(row["micro_batch"] for row in passes) + 1 if schedule == "gpipe" else len(stages))
+
+
+def test_there_is_no_timeline_without_a_pipeline():
+    alone = changed(STEP, plan__pipeline_parallel=1, plan__data_parallel=1)
+    assert pipeline_timeline({**alone, "devices": STEP["plan"]["tensor_parallel"]}) == []
+    assert pipeline_timeline(changed(STEP, plan__schedule=["1f1b", "gpipe"])) == []

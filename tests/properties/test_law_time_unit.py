@@ -32,7 +32,7 @@ from hardware_specs import (
 from simulator import simulate
 
 PLAIN, CATALOG_SYSTEM = simulator.machines.device.calibration_of, hardware_specs.catalog._catalog_system
-PLAIN_FABRIC = simulator.machines.fabric.fabric_calibration_of
+PLAIN_FABRIC = hardware_specs.catalog.fabric_calibration_for
 FACTORS = (0.125, 0.3, 7.0, 1000.0)
 
 
@@ -67,12 +67,13 @@ def in_other_unit(scenario, k):
     def calibration_of(system, task):
         return stretched_calibration(PLAIN(system, task).name, k)
 
-    def fabric_calibration_of(system, task):
+    def fabric_calibration_for(system, task):
         return stretched_fabric(PLAIN_FABRIC(system, task).name, k)
 
     with (
-        mock.patch.object(simulator.machines.fabric, "fabric_calibration_of", fabric_calibration_of),
-        mock.patch.object(simulator.estimates.estimate, "fabric_calibration_of", fabric_calibration_of),
+        mock.patch.object(simulator.machines.fabric, "fabric_calibration_for", fabric_calibration_for),
+        mock.patch.object(simulator.estimates.estimate, "fabric_calibration_for", fabric_calibration_for),
+        mock.patch.object(simulator.machines.device, "fabric_calibration_for", fabric_calibration_for),
         mock.patch.object(simulator.machines.device, "calibration_of", calibration_of),
         mock.patch.object(simulator.estimates.estimate, "calibration_of", calibration_of),
         mock.patch.object(hardware_specs.catalog, "_catalog_system", lambda name: stretched_system(name, k)),

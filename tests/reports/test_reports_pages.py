@@ -90,6 +90,27 @@ def test_estimate_report_has_every_chapter_and_the_tables_behind_it(tmp_path: Pa
     assert "llama-3.1-70b training on dgx-h100, 64 devices" in page.words and "mlp.gate_up" in page.words
 
 
+def test_passes_of_a_pipeline_are_a_chapter_with_their_table(tmp_path: Path) -> None:
+    # Two stages: the second starts when the first is done, and each waits half of the span.
+    passes = [
+        {"stage": s, "chunk": 0, "micro_batch": 0, "pass": p, "start_s": a, "end_s": b, "held": 1.0}
+        for s, p, a, b in (
+            (0, "forward", 0, 1),
+            (1, "forward", 1, 2),
+            (1, "backward", 2, 3),
+            (0, "backward", 3, 4),
+        )
+    ]
+    written = reports.write_report(given.training(), None, tmp_path, passes)
+    assert {"pipeline.png", "pipeline.csv", "pipeline_passes.csv"} <= {path.name for path in written}
+    assert_picture(tmp_path / "pipeline.png")
+    with (tmp_path / "pipeline.csv").open(newline="", encoding="utf-8") as file:
+        stages = list(csv.DictReader(file))
+    assert [(float(row["busy_s"]), float(row["idle_s"])) for row in stages] == [(2.0, 2.0), (2.0, 2.0)]
+    words = Page((tmp_path / "report.html").read_text(encoding="utf-8")).words
+    assert "Micro-batches held" in words and "50.0 %" in words
+
+
 def test_a_plan_that_does_not_fit_says_so_first(tmp_path: Path) -> None:
     reports.write_report(given.many_operators(), None, tmp_path)
     words = Page((tmp_path / "report.html").read_text(encoding="utf-8")).words

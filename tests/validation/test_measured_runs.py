@@ -83,8 +83,9 @@ def test_no_row_with_all_fields_is_skipped() -> None:
             "out of memory",
         )
         if because and not any(word in because for word in known):
-            # Its degrees do not multiply to its devices in the source.
-            assert entry.case.id == "bloom-012", (entry.case.id, because)
+            # In the source the degrees of one do not multiply to its devices, nor the micro-batches of the other to its
+            # batch: 256 replicas of 3 sequences are more than the 512 of a step.
+            assert entry.case.id in ("bloom-012", "tpurec-006"), (entry.case.id, because)
 
 
 def test_serving_energy_is_scored_for_dense_models_and_mixtures() -> None:

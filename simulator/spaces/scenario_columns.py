@@ -159,12 +159,16 @@ def _code(chunk: RowValues, key: str, names: Sequence[str]) -> FloatArray:
 
 def _offload(chunk: RowValues) -> dict[str, FloatArray]:
     """Code of the tier of each owner that may be offloaded [1]."""
-    values, axis = chunk.raw("plan.offload", "none")
+    values, whole = chunk.raw("plan.offload", "none")
     tiers = [offload_tiers(v) for v in values]
-    return {
-        owner: chunk.spread(np.array([float(TIERS.index(t.get(owner, "none"))) for t in tiers]), axis)
-        for owner in OFFLOADED
-    }
+    found = {}
+    for owner in OFFLOADED:
+        # One owner may be an axis of its own: plan.offload.optimizer.
+        words, own = chunk.raw(f"plan.offload.{owner}")
+        axis = whole if own is None else own
+        words = words if own is not None else [t.get(owner, "none") for t in tiers]
+        found[owner] = chunk.spread(np.array([float(TIERS.index(word)) for word in words]), axis)
+    return found
 
 
 def _matches(chunk: RowValues, key: str, default: str, word: str) -> FloatArray:

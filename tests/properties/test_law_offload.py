@@ -94,6 +94,20 @@ def test_offload_can_be_swept():
         assert seconds == pytest.approx(step(offload).step_time_s, rel=1e-12)
 
 
+def test_an_owner_may_be_an_axis_of_its_own():
+    """A list inside the mapping, and a dotted key beside it: each row is the step with that mapping."""
+    tiers = ["none", "host", "nvme"]
+    inside = changed(STEP, plan__offload={"optimizer": tiers, "weights": "host"})
+    dotted = {**changed(STEP, plan__offload={"weights": "host"}), "plan.offload.optimizer": tiers}
+    for space in (inside, dotted):
+        found = sweep(space)
+        assert found["plan.offload.optimizer"].tolist() == tiers
+        for tier, seconds in zip(tiers, found["step_time_s"], strict=True):
+            alone = step({"optimizer": tier, "weights": "host"}).step_time_s
+            assert seconds == pytest.approx(alone, rel=1e-12)
+        assert found["step_time_s"].nunique() == len(tiers)
+
+
 def test_words_and_mappings_say_the_same():
     assert offload_tiers("optimizer activations:nvme") == {"optimizer": "host", "activations": "nvme"}
     assert offload_tiers({"optimizer": "host", "weights": "none"}) == {"optimizer": "host"}

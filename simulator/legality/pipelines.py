@@ -243,7 +243,7 @@ def _least(c: Combination) -> BoolArray:
         value=_schedule(c),
         rule="gives each device layers from both ends of the model, so all stages have as many layers",
         fix=f"use a number of stages that divides the {one_of(c.model.n_layers)} layers, without first_stage_layers "
-        "and last_stage_layers",
+        "and last_stage_layers, or schedule zb_h1 or 1f1b with uneven_stages",
     ),
 )
 def _equal(c: Combination) -> BoolArray:

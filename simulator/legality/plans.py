@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -353,18 +354,33 @@ def _some_layers(c: Combination) -> BoolArray:
     return given & ((c.plan.recompute_core == 0) | (c.plan.recompute_needed > 0))
 
 
-@legality_rule(
-    "training options need training",
-    lambda c: Problem(
+def _training_keys(c: Combination) -> dict[str, BoolArray]:
+    """Where keys that only training reads differ from their defaults."""
+    p = c.plan
+    return {
+        "zero_stage": p.zero_stage > 0,
+        "recompute": p.recompute_core > 0,
+        "optimizer": p.optimizer > 0,
+        "loss": (p.loss_copies > 0) | (p.loss_compiled > 0),
+        "engine": p.deepspeed > 0,
+        "fragmentation": p.fragmentation > 0,
+    }
+
+
+def _training_only_problem(c: Combination) -> Problem:
+    given = [name for name, broken in _training_keys(c).items() if broken[0]]
+    values = {"zero_stage": one_of(c.plan.zero_stage), "recompute": _recompute_word(c)}
+    return Problem(
         path="plan",
-        value=f"zero_stage {one_of(c.plan.zero_stage)}"
-        + (f", recompute {_recompute_word(c)}" if c.plan.recompute_core[0] else ""),
-        rule="zero_stage and recompute are for training",
-        fix="leave them out of an inference plan",
-    ),
-)
+        value=", ".join(f"{name} {values.get(name, '')}".strip() for name in given),
+        rule=f"{' and '.join(given)} {'are' if len(given) > 1 else 'is'} for training",
+        fix=f"leave {'them' if len(given) > 1 else 'it'} out of an inference plan",
+    )
+
+
+@legality_rule("training options need training", _training_only_problem)
 def _training_only(c: Combination) -> BoolArray:
-    return (c.training == 0) & ((c.plan.zero_stage > 0) | (c.plan.recompute_core > 0))
+    return (c.training == 0) & reduce(np.logical_or, _training_keys(c).values())
 
 
 @legality_rule(

@@ -253,7 +253,7 @@ def detail_rows(
                 )
     if step.optimizer is not None:
         rows += _block_rows(step.optimizer, f"{prefix}optimizer", weights, inputs, dtypes, evidence)
-        rows += _orthogonal_rows(detail, prefix, evidence.get("gemm"))
+        rows += _orthogonal_rows(detail, prefix, evidence.get("matmul"))
     total_weight = float(weights.sum())
     if total_weight > 0:
         rows += _data_rows(detail, inputs, _one(micro), _one(n_layers), evidence.get("collective"))

@@ -6,10 +6,12 @@ import json
 import sys
 from pathlib import Path
 
+from little_wish import little_wish
+
 from simulator.measuring.operator_rows import measure_operators, operator_tasks
 from simulator.measuring.run_tasks import DecoderSize, RunTask
 from simulator.measuring.runs import measure_runs
-from simulator.measuring.session import Wish, opened
+from simulator.measuring.session import opened
 from simulator.measuring.shapes import Limits
 from simulator.measuring.timing import Effort
 
@@ -22,18 +24,7 @@ def main(folder: Path) -> None:
     """Measure operators without gradients and three runs; prints the counts."""
     import torch
 
-    wish = Wish(
-        folder=folder,
-        device="cpu",
-        dtypes=("fp32",),
-        modes=("eager",),
-        threads=1,
-        processes=1,
-        rows=105,
-        quick=True,
-        graphs=False,
-        patience_s=0.0,
-    )
+    wish = little_wish(folder, processes=1, rows=105)
     machine = opened(wish)
     limits = Limits(flop=1e8, elements=3e5, rows=wish.rows)
     # Streams are a few percent of these models: a calibration borrows them, as the flow says.

@@ -6,9 +6,11 @@ import json
 import sys
 from pathlib import Path
 
+from little_wish import little_wish
+
 from simulator.measuring.processes import measure_collectives, measure_parallel_runs
 from simulator.measuring.run_tasks import DecoderSize, RunTask
-from simulator.measuring.session import Wish, opened
+from simulator.measuring.session import opened
 from simulator.measuring.timing import Effort
 
 SIZE = DecoderSize(n_layers=1, hidden=64, heads=2, ffn=128, vocab=256)
@@ -17,18 +19,7 @@ SHORT = Effort(repeat_s=0.001, budget_s=0.01, least=3, most=5, rounds=1)
 
 def main(folder: Path) -> None:
     """Measure with two processes; prints how many there were."""
-    wish = Wish(
-        folder=folder,
-        device="cpu",
-        dtypes=("fp32",),
-        modes=("eager",),
-        threads=1,
-        processes=2,
-        rows=2,
-        quick=True,
-        graphs=False,
-        patience_s=0.0,
-    )
+    wish = little_wish(folder, processes=2, rows=2)
     machine = opened(wish)
     measure_collectives(folder, machine, SHORT, 1)
     tasks = [

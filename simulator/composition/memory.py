@@ -186,9 +186,12 @@ def _training(
         working = np.maximum(
             table.working_bytes, stage.head * head_working_bytes(inputs, table.head_working_bytes)
         )
-        parameters = stage_parameters(table, stage.layers, first=stage.embedding, last=stage.head, tied=tied)
         owners["buffers"] = _unsharded_bytes(inputs, table, stage) + working
-        owners["buffers"] = owners["buffers"] + engine_bytes(inputs, parameters, in_flight)
+        if np.any(plan.deepspeed):
+            parameters = stage_parameters(
+                table, stage.layers, first=stage.embedding, last=stage.head, tied=tied
+            )
+            owners["buffers"] = owners["buffers"] + engine_bytes(inputs, parameters, in_flight)
     found = _moved(inputs, table, stage, owners, owners["activations"] - rebuilt)
     with at("memory.buffers_bytes"):
         found.owners["buffers"] = found.owners["buffers"] + fragmented(

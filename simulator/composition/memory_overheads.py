@@ -20,7 +20,6 @@ __all__ = [
 ]
 
 FloatArray = NDArray[np.float64]
-ZERO: FloatArray = np.zeros(1)
 LOGIT_BYTES = 4.0
 # Of DeepSpeed: the type that a step casts gradients to [byte], and the default of reduce_bucket_size [1].
 MASTER_BYTES, DEEPSPEED_BUCKET = 4.0, 5e8
@@ -155,8 +154,6 @@ def engine_bytes(inputs: Inputs, parameters: FloatArray, in_flight: FloatArray) 
     Raises nothing.
     """
     plan, precision = inputs.plan, inputs.precision
-    if not np.any(plan.deepspeed):
-        return ZERO
     flat = flat_copies(
         parameters=parameters,
         gradient_bytes=precision.gradients,

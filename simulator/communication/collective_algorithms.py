@@ -8,26 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.rules import rule
+from simulator.scenarios.scenario import Algorithm
 
 FloatArray = NDArray[np.float64]
 
 # Codes of plan.collective_algorithm are places in this list; "auto" takes the fastest that the software offers.
-ALGORITHMS = (
-    "auto",
-    "ring",
-    "tree",
-    "halving_doubling",
-    "direct",
-    "one_shot",
-    "two_shot",
-    "hierarchical",
-    "in_switch",
-)
+ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
 # How often the ring of n - 1 exchanges runs: an all-reduce is a reduce-scatter and an all-gather.
 RING_PASSES = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0}
 COLLECTIVES = (*RING_PASSES, "broadcast", "reduce", "all_to_all", "send_recv")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays.columns import PrecisionColumns
 from simulator.rules import rule
+from simulator.scenarios.scenario import Optimizer
 
 FloatArray = NDArray[np.float64]
 
-OPTIMIZERS = ("adam", "adamw", "adam_8bit", "adafactor", "sgd", "sgd_momentum", "muon")
+OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
 CODE = {name: float(number) for number, name in enumerate(OPTIMIZERS)}
 # Moments in the type of the states, one number each per parameter.
 MOMENTS = {"adam": 2.0, "adamw": 2.0, "sgd_momentum": 1.0, "muon": 1.0}

@@ -8,16 +8,18 @@ elsewhere the other stages count with their mean.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays.columns import PlanColumns
 from simulator.rules import rule
+from simulator.scenarios.scenario import Schedule
 
 FloatArray = NDArray[np.float64]
 
-SCHEDULES = ("1f1b", "gpipe", "zb_h1", "zb_h2", "zb_v", "dualpipe")
+SCHEDULES: tuple[str, ...] = get_args(Schedule)
 CODE = {name: float(number) for number, name in enumerate(SCHEDULES)}
 # The gradients of weights are apart from those of inputs and may wait.
 SPLIT = ("zb_h1", "zb_h2", "zb_v", "dualpipe")

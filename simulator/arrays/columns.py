@@ -17,6 +17,11 @@ FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.intp]
 
 
+def first_value(values: Any) -> float:
+    """The first number of a column: the only one where there is one row; IndexError if there is none."""
+    return float(np.asarray(values).reshape(-1)[0])
+
+
 def column(values: ArrayLike) -> FloatArray:
     """Values as a float64 array with one dimension."""
     return np.atleast_1d(np.asarray(values, dtype=np.float64))

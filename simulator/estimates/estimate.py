@@ -14,6 +14,7 @@ import numpy as np
 from hardware_specs import SystemSpec, fabric_calibration_for, load_calibration
 from hardware_specs.errors import Problem, ScenarioError
 from hardware_specs.kernel_fits import OPTIONAL, SIBLINGS
+from simulator.arrays.columns import first_value
 from simulator.certainty.evidence import FamilyEvidence, collective_evidence, kernel_evidence
 from simulator.certainty.intervals import COVERAGE, bounds
 from simulator.composition.evaluate import ENERGIES, TIMES, Detail, Totals, evaluate
@@ -141,12 +142,8 @@ class Estimate:
         }
 
 
-def _one(value: Any) -> float:
-    return float(np.asarray(value).reshape(-1)[0])
-
-
 def _maybe(value: Any) -> float | None:
-    number = _one(value)
+    number = first_value(value)
     return None if np.isnan(number) else number
 
 
@@ -172,7 +169,9 @@ def _kinds(partition: Partition) -> tuple[dict[str, str], dict[str, FamilyEviden
     calibration = calibration_of(system, "training" if task == "training" else "inference")
     fabric = fabric_calibration_for(system, "training" if task == "training" else "inference")
     tiers = [fabric.scale_up]
-    if _one(partition.inputs.plan.devices) > _one(partition.inputs.fabric.accelerators_per_node):
+    if first_value(partition.inputs.plan.devices) > first_value(
+        partition.inputs.fabric.accelerators_per_node
+    ):
         tiers.append(fabric.scale_out)
     evidence = {
         **kernel_evidence(calibration, as_executed(precision, system, fallback), system.accelerator.name),
@@ -191,19 +190,24 @@ def _notes(partition: Partition, totals: Totals, evidence: Mapping[str, FamilyEv
             out.append(
                 f"{operator_class} runs in {used}: {system.accelerator.name} has no units for {wanted}"
             )
-    power = _one(totals.energy_j) / _one(totals.step_time_s) / _one(partition.inputs.plan.devices)
-    device_power = power - _one(device.host_w_per_device)
-    if device_power > _one(device.power_limit_w):
+    power = (
+        first_value(totals.energy_j)
+        / first_value(totals.step_time_s)
+        / first_value(partition.inputs.plan.devices)
+    )
+    device_power = power - first_value(device.host_w_per_device)
+    if device_power > first_value(device.power_limit_w):
         out.append(
-            f"average device power {device_power:.0f} W is above the limit of {_one(device.power_limit_w):.0f} W: "
-            "the clock would drop, and the step would take longer than shown"
+            f"average device power {device_power:.0f} W is above the limit of "
+            f"{first_value(device.power_limit_w):.0f} W: the clock would drop, and the step would take longer than "
+            "shown"
         )
     if partition.graphical.fidelity == "calibrated":
         out += _calibration_notes(system, evidence)
     layers = partition.inputs.model.n_layers / partition.inputs.plan.pipeline_parallel
-    if _one(layers) != np.floor(_one(layers)):
+    if first_value(layers) != np.floor(first_value(layers)):
         out.append(
-            f"uneven stages: {_one(layers):g} layers on average, the extra ones on stages in the middle first"
+            f"uneven stages: {first_value(layers):g} layers on average, the extra ones on stages in the middle first"
         )
     return out
 
@@ -246,8 +250,8 @@ def _intervals(totals: Totals) -> dict[str, dict[str, float]]:
         if _maybe(seconds) is not None:
             with at(f"interval.{quantity}"):
                 low, high = bounds(seconds, doubt)
-            found[quantity] = {"low": _one(low), "high": _one(high), "coverage": COVERAGE}
-    step, tokens = found["step_time_s"], _one(totals.tokens_per_s) * _one(totals.step_time_s)
+            found[quantity] = {"low": first_value(low), "high": first_value(high), "coverage": COVERAGE}
+    step, tokens = found["step_time_s"], first_value(totals.tokens_per_s) * first_value(totals.step_time_s)
     found["tokens_per_s"] = {
         "low": tokens / step["high"],
         "high": tokens / step["low"],
@@ -296,44 +300,46 @@ def estimate_space(space: Space) -> tuple[Estimate, Partition]:
     partition = single_partition(space)
     totals, details = evaluate(partition)
     dtypes, evidence = _kinds(partition)
-    devices = int(_one(partition.inputs.plan.devices))
+    devices = int(first_value(partition.inputs.plan.devices))
     device = partition.inputs.device
-    energy = {name: _one(totals.energy[name]) for name in ENERGIES}
-    feasible = bool(_one(totals.feasible))
+    energy = {name: first_value(totals.energy[name]) for name in ENERGIES}
+    feasible = bool(first_value(totals.feasible))
     rows = _rows(partition, details, evidence, dtypes)
     estimate = Estimate(
-        step_time_s=_one(totals.step_time_s),
-        tokens_per_s=_one(totals.tokens_per_s),
-        tokens_per_s_per_device=_one(totals.tokens_per_s) / devices,
+        step_time_s=first_value(totals.step_time_s),
+        tokens_per_s=first_value(totals.tokens_per_s),
+        tokens_per_s_per_device=first_value(totals.tokens_per_s) / devices,
         time_to_first_token_s=_maybe(totals.time_to_first_token_s),
         time_per_output_token_s=_maybe(totals.time_per_output_token_s),
-        mfu=_one(totals.mfu),
-        hfu=_one(totals.hfu),
+        mfu=first_value(totals.mfu),
+        hfu=first_value(totals.hfu),
         memory={
-            "capacity_bytes": _one(totals.capacity_bytes),
-            "peak_bytes": _one(totals.peak_bytes),
-            "heaviest_stage": STAGES[int(_one(totals.heaviest_stage))],
-            **{f"{owner}_bytes": _one(totals.memory[owner]) for owner in OWNERS},
+            "capacity_bytes": first_value(totals.capacity_bytes),
+            "peak_bytes": first_value(totals.peak_bytes),
+            "heaviest_stage": STAGES[int(first_value(totals.heaviest_stage))],
+            **{f"{owner}_bytes": first_value(totals.memory[owner]) for owner in OWNERS},
         },
         offload={
-            "host_bytes": _one(totals.host_bytes),
-            "nvme_bytes": _one(totals.nvme_bytes),
+            "host_bytes": first_value(totals.host_bytes),
+            "nvme_bytes": first_value(totals.nvme_bytes),
             "host_capacity_bytes": _maybe(totals.host_capacity_bytes),
             "nvme_capacity_bytes": _maybe(totals.nvme_capacity_bytes),
         },
-        time={name: _one(totals.times[name]) for name in TIMES},
-        energy_j=_one(totals.energy_j),
+        time={name: first_value(totals.times[name]) for name in TIMES},
+        energy_j=first_value(totals.energy_j),
         energy={
             **energy,
-            "average_power_w_per_device": _one(totals.energy_j) / _one(totals.step_time_s) / devices,
+            "average_power_w_per_device": first_value(totals.energy_j)
+            / first_value(totals.step_time_s)
+            / devices,
         },
         feasible=feasible,
         reasons=() if feasible else tuple(reasons(totals)),
         smallest_change=None if feasible else _smallest_change(space),
         notes=(*_notes(partition, totals, evidence), *_beyond(rows)),
         devices=devices,
-        peak_flop_per_s=_one(device.matmul_flop_per_s),
-        memory_bandwidth_bytes_per_s=_one(device.memory_bandwidth_bytes_per_s),
+        peak_flop_per_s=first_value(device.matmul_flop_per_s),
+        memory_bandwidth_bytes_per_s=first_value(device.memory_bandwidth_bytes_per_s),
         operator_rows=tuple(rows),
         interval=_intervals(totals) if evidence else None,
         scenario=resolved_scenario(space, partition),

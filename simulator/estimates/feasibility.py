@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hardware_specs.errors import LlmsimError
+from simulator.arrays.columns import first_value
 from simulator.composition.evaluate import Totals, evaluate, result_columns
 from simulator.composition.memory import OWNERS, STAGES
 from simulator.scenarios.scenario import Plan
@@ -31,27 +32,24 @@ DOUBLINGS = 8
 
 def reasons(totals: Totals) -> list[str]:
     """One sentence with the amounts, the largest owners first; raises nothing."""
-
-    def one(value: Any) -> float:
-        return float(np.asarray(value).reshape(-1)[0])
-
-    owners = sorted(((one(totals.memory[o]), o) for o in OWNERS), reverse=True)
+    owners = sorted(((first_value(totals.memory[o]), o) for o in OWNERS), reverse=True)
     shown = ", ".join(f"{o.replace('_', ' ')} {size / GB:.1f}" for size, o in owners if size > 0)
-    stage = STAGES[int(one(totals.heaviest_stage))]
+    stage = STAGES[int(first_value(totals.heaviest_stage))]
     found = [
-        f"a device keeps {one(held) / GB:.1f} GB on {tier} but its share of a node's is {one(room) / GB:.1f} GB"
+        f"a device keeps {first_value(held) / GB:.1f} GB on {tier} but its share of a node's is "
+        f"{first_value(room) / GB:.1f} GB"
         for tier, held, room in (
             ("host", totals.host_bytes, totals.host_capacity_bytes),
             ("nvme", totals.nvme_bytes, totals.nvme_capacity_bytes),
         )
-        if one(held) > one(room)
+        if first_value(held) > first_value(room)
     ]
-    if one(totals.peak_bytes) <= one(totals.capacity_bytes):
+    if first_value(totals.peak_bytes) <= first_value(totals.capacity_bytes):
         return found
     return [
         *found,
-        f"the {stage} stage needs {one(totals.peak_bytes) / GB:.1f} GB per device but there are "
-        f"{one(totals.capacity_bytes) / GB:.1f} GB ({shown} GB)",
+        f"the {stage} stage needs {first_value(totals.peak_bytes) / GB:.1f} GB per device but there are "
+        f"{first_value(totals.capacity_bytes) / GB:.1f} GB ({shown} GB)",
     ]
 
 

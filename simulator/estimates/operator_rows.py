@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.arrays.columns import Inputs
+from simulator.arrays.columns import Inputs, first_value
 from simulator.certainty.evidence import FamilyEvidence
 from simulator.composition.blocks import DENSE_LAYER, BlockCost, OperatorCost
 from simulator.composition.data_parallel import replica_group, unit_exchanges
@@ -24,29 +24,25 @@ ZERO: FloatArray = np.zeros(1)
 ONE: FloatArray = np.ones(1)
 
 
-def _one(value: FloatArray) -> float:
-    return float(np.asarray(value).reshape(-1)[0])
-
-
 def _bound(cost: OperatorCost, inputs: Inputs) -> str:
     """Which term is the longest: computing, moving bytes, the fixed cost, or the network."""
     kind = OPERATOR_KINDS[cost.operator.kind]
     if kind.family == "collective":
         return "network"
-    if kind.family == "view" or _one(cost.busy_s) == 0:
+    if kind.family == "view" or first_value(cost.busy_s) == 0:
         return "none"
     fit, device = inputs.device.kernels[kind.family], inputs.device
     peak = {"matmul": device.matmul_flop_per_s, "attention": device.attention_flop_per_s}.get(
         kind.peak, device.vector_flop_per_s
     )
     terms = {
-        "compute": _one(cost.work.flop) / _one(peak * fit.get("compute_efficiency", ONE)),
-        "memory": _one(cost.work.moved_bytes)
-        / _one(
+        "compute": first_value(cost.work.flop) / first_value(peak * fit.get("compute_efficiency", ONE)),
+        "memory": first_value(cost.work.moved_bytes)
+        / first_value(
             device.memory_bandwidth_bytes_per_s
             * fit.get("memory_efficiency", fit.get("read_efficiency", ONE))
         ),
-        "latency": _one((fit.get("fixed_s", ZERO) + device.between_s) * cost.operator.scale),
+        "latency": first_value((fit.get("fixed_s", ZERO) + device.between_s) * cost.operator.scale),
     }
     return max(terms, key=lambda name: terms[name])
 
@@ -146,7 +142,7 @@ def _slowest(detail: Detail) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 def _orthogonal_rows(detail: Detail, prefix: str, evidence: FamilyEvidence | None) -> Iterator[Row]:
     """Products by which Muon orthogonalises updates, as one row."""
-    seconds = _one(detail.step.orthogonal_s)
+    seconds = first_value(detail.step.orthogonal_s)
     if seconds > 0:
         name = f"{prefix}optimizer.newton_schulz"
         yield _plain_row(name, "optimizer", "optimizer", "matmul", "compute", 1.0, seconds, seconds, evidence)
@@ -161,14 +157,14 @@ def _data_rows(
 ) -> Iterator[Row]:
     """Data-parallel exchanges: inside the layers, and at the end of the step."""
     step = detail.step
-    in_layers = micro_batches * _one(step.stages.at_slowest(step.stages.data_s))
+    in_layers = micro_batches * first_value(step.stages.at_slowest(step.stages.data_s))
     if in_layers > 0:
         layer, embedding, head = unit_exchanges(detail.table, inputs, replica_group(inputs), tied=detail.tied)
         # A layer's weights are gathered for each pass; those of the ends serve both.
         gathers = (2.0 if detail.blocks.backward else 1.0, 1.0, 1.0)
         units = zip((layer, embedding, head), gathers, strict=True)
         once = [unit.gather.seconds * times + unit.reduce.seconds for unit, times in units]
-        busy = micro_batches * (_one(once[0]) * n_layers + _one(once[1]) + _one(once[2]))
+        busy = micro_batches * (first_value(once[0]) * n_layers + first_value(once[1]) + first_value(once[2]))
         yield _plain_row(
             "parameters.exchange",
             "parameters",
@@ -182,11 +178,11 @@ def _data_rows(
         )
     if step.end is None:
         return
-    sharded = _one(inputs.plan.zero_stage) >= 1
-    reduce_busy = _one(step.end.reduce.seconds + step.end.tied.seconds + step.end.mirrored.seconds)
+    sharded = first_value(inputs.plan.zero_stage) >= 1
+    reduce_busy = first_value(step.end.reduce.seconds + step.end.tied.seconds + step.end.mirrored.seconds)
     closing = (
         ("gradients.exchange", "reduce_scatter" if sharded else "all_reduce", reduce_busy, step.end_reduce_s),
-        ("weights.exchange", "all_gather", _one(step.end.gather.seconds), step.end_gather_s),
+        ("weights.exchange", "all_gather", first_value(step.end.gather.seconds), step.end_gather_s),
     )
     for name, collective, busy, exposed in closing:
         if busy > 0:
@@ -198,7 +194,7 @@ def _data_rows(
                 "data_parallel",
                 1.0,
                 busy,
-                _one(exposed),
+                first_value(exposed),
                 evidence,
             )
 
@@ -256,7 +252,9 @@ def detail_rows(
         rows += _orthogonal_rows(detail, prefix, evidence.get("matmul"))
     total_weight = float(weights.sum())
     if total_weight > 0:
-        rows += _data_rows(detail, inputs, _one(micro), _one(n_layers), evidence.get("collective"))
+        rows += _data_rows(
+            detail, inputs, first_value(micro), first_value(n_layers), evidence.get("collective")
+        )
         copied = float(np.sum(np.broadcast_to(step.offload_s, weights.shape) * weights))
         if copied > 0:
             row = _plain_row(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from simulator.arrays.columns import first_value
 from simulator.composition.evaluate import evaluate
 from simulator.composition.stages import StageTimes
 from simulator.estimates.estimate import single_partition
@@ -19,15 +20,13 @@ MOST_PASSES = 200_000
 PASSES_PER_MICRO_BATCH = 3
 
 
-def _one(value: Any) -> float:
-    return float(np.asarray(value).reshape(-1)[0])
-
-
 def _by_stage(stages: StageTimes) -> list[tuple[float, float, float]]:
     """Forward, backward and the weight gradients' part of it for every stage, front to back [s]."""
     whole = list(zip(stages.forward_s, stages.backward_s, stages.weight_gradients_s, strict=True))
-    first, middle, last, lighter = ((_one(f), _one(b), _one(w)) for f, b, w in (*whole, stages.lighter))
-    fullest, fewer, ends = (int(_one(stages.number[kind])) for kind in (1, 3, 2))
+    first, middle, last, lighter = (
+        (first_value(f), first_value(b), first_value(w)) for f, b, w in (*whole, stages.lighter)
+    )
+    fullest, fewer, ends = (int(first_value(stages.number[kind])) for kind in (1, 3, 2))
     return [first, *[middle] * fullest, *[lighter] * fewer, *[last] * ends]
 
 
@@ -56,11 +55,11 @@ def pipeline_timeline(scenario: Mapping[str, Any]) -> list[dict[str, Any]]:
         return []
     partition = single_partition(space)
     plan = partition.inputs.plan
-    n_stages, n_chunks = int(_one(plan.pipeline_parallel)), int(_one(plan.virtual_pipeline))
+    n_stages, n_chunks = int(first_value(plan.pipeline_parallel)), int(first_value(plan.virtual_pipeline))
     if partition.graphical.kind != "training" or n_stages == 1:
         return []
     step = evaluate(partition)[1][0].step
-    micro_batches = int(_one(step.micro_batches))
+    micro_batches = int(first_value(step.micro_batches))
     if PASSES_PER_MICRO_BATCH * n_stages * n_chunks * micro_batches > MOST_PASSES:
         return []
     forward, backward, weights = zip(*_by_stage(step.stages), strict=True)
@@ -69,7 +68,7 @@ def pipeline_timeline(scenario: Mapping[str, Any]) -> list[dict[str, Any]]:
         backward,
         micro_batches,
         weights_s=weights,
-        schedule=SCHEDULES[int(_one(plan.schedule))],
+        schedule=SCHEDULES[int(first_value(plan.schedule))],
         n_chunks=n_chunks,
     )
     return _rows(done)

@@ -18,7 +18,7 @@ from hardware_specs import (
     parse_override,
     with_figures,
 )
-from simulator.arrays.columns import Inputs, column
+from simulator.arrays.columns import Inputs, column, first_value
 from simulator.communication.collective_algorithms import ALGORITHMS
 from simulator.communication.collectives import exchange
 from simulator.communication.direct_messages import all_to_all, stage_message
@@ -73,10 +73,6 @@ class Traffic:
     stride: int
 
 
-def _one(value: Any) -> float:
-    return float(np.asarray(value).reshape(-1)[0])
-
-
 def step_traffic(inputs: Inputs, detail: Detail, kind: str) -> list[Traffic]:
     """Distinct exchanges of a step: from its blocks those of layers on the tensor, context and expert axis, per unit or
     step those on the data axis, and between stages. Copies of experts are not told apart from the other parameters, nor
@@ -86,7 +82,10 @@ def step_traffic(inputs: Inputs, detail: Detail, kind: str) -> list[Traffic]:
     """
     plan = inputs.plan
     found: dict[tuple[str, str, float], float] = {}
-    layers, micro = _one(inputs.model.n_layers / plan.pipeline_parallel), _one(detail.step.micro_batches)
+    layers, micro = (
+        first_value(inputs.model.n_layers / plan.pipeline_parallel),
+        first_value(detail.step.micro_batches),
+    )
 
     def note(axis: str, collective: str, message: float, count: float) -> None:
         if message > 0 and count > 0:
@@ -105,13 +104,17 @@ def step_traffic(inputs: Inputs, detail: Detail, kind: str) -> list[Traffic]:
             for cost in block.operators:
                 axis = cost.operator.axis
                 if cost.operator.collective and axes[axis][0][0] > 1:
-                    times = micro * (layers if name == "layer" else 1.0) * _one(cost.operator.scale > 0)
-                    message = _one(cost.work.message_bytes) / max(_one(cost.operator.scale), 1e-300)
+                    times = (
+                        micro * (layers if name == "layer" else 1.0) * first_value(cost.operator.scale > 0)
+                    )
+                    message = first_value(cost.work.message_bytes) / max(
+                        first_value(cost.operator.scale), 1e-300
+                    )
                     note(axis, str(cost.operator.collective), message, times)
     if plan.gradient_ranks[0] > 1 and kind == "training":
-        stage, weights = int(plan.zero_stage[0]), _one(inputs.precision.weights)
-        gradients = _one(inputs.precision.gradient_communication)
-        layer = _one(detail.table.layer_parameters)
+        stage, weights = int(plan.zero_stage[0]), first_value(inputs.precision.weights)
+        gradients = first_value(inputs.precision.gradient_communication)
+        layer = first_value(detail.table.layer_parameters)
         whole = layer * layers
         reducing = "all_reduce" if stage == 0 else "reduce_scatter"
         note(
@@ -124,11 +127,14 @@ def step_traffic(inputs: Inputs, detail: Detail, kind: str) -> list[Traffic]:
         if stage in gathers:
             note("data", "all_gather", gathers[stage][0] * weights, gathers[stage][1])
     if plan.pipeline_parallel[0] > 1:
-        tokens = _one(plan.micro_batch_size * inputs.task.query_length)
-        whole = tokens * _one(inputs.model.hidden * inputs.precision.activation_communication)
+        tokens = first_value(plan.micro_batch_size * inputs.task.query_length)
+        whole = tokens * first_value(inputs.model.hidden * inputs.precision.activation_communication)
         ways = 2.0 if kind == "training" else 1.0
         note(
-            "pipeline", "send", whole / _one(plan.tensor_parallel), ways * micro * _one(plan.virtual_pipeline)
+            "pipeline",
+            "send",
+            whole / first_value(plan.tensor_parallel),
+            ways * micro * first_value(plan.virtual_pipeline),
         )
     return [
         Traffic(
@@ -136,8 +142,8 @@ def step_traffic(inputs: Inputs, detail: Detail, kind: str) -> list[Traffic]:
             collective=collective,
             message_bytes=message,
             count=count,
-            ranks=int(_one(axes[axis][0])),
-            stride=int(_one(axes[axis][1])),
+            ranks=int(first_value(axes[axis][0])),
+            stride=int(first_value(axes[axis][1])),
         )
         for (axis, collective, message), count in found.items()
     ]
@@ -178,8 +184,8 @@ def _rounds(traffic: Traffic, members: list[int], group: Group, inputs: Inputs) 
         if not along_axes(ranks, stride, axes)[0]:
             return ring_rounds(traffic.collective, [members, members[::-1]], traffic.message_bytes)
         e = extents(ranks, stride, axes, tier.wrap)
-        shape = [int(_one(side)) for side in e.lengths]
-        joined = [_one(links) == DIRECTIONS for links in e.links]
+        shape = [int(first_value(side)) for side in e.lengths]
+        joined = [first_value(links) == DIRECTIONS for links in e.links]
         played = torus_rounds(traffic.collective, shape, joined, traffic.message_bytes)
         return [
             tuple([[(members[a], members[b], size) for a, b, size in one] for one in line] for line in phase)
@@ -191,7 +197,7 @@ def _rounds(traffic: Traffic, members: list[int], group: Group, inputs: Inputs) 
         return ring_rounds(traffic.collective, [members, members[::-1]], traffic.message_bytes)
     railed = group.spans[0] and inputs.fabric.outer.topology[0] == RAIL_OPTIMISED
     if tier.topology[0] == FULLY_CONNECTED or railed:
-        inside = int(_one(group.inner))
+        inside = int(first_value(group.inner))
         nodes = [members[k : k + inside] for k in range(0, len(members), inside)]
         orders = ring_orders_over_rails(nodes) if railed else ring_orders_through_meshes(nodes)
         return ring_rounds(traffic.collective, orders, traffic.message_bytes)
@@ -205,7 +211,7 @@ def _closed_form(traffic: Traffic, group: Group, inputs: Inputs) -> tuple[float,
         sent = stage_message(message, column(traffic.stride), column(traffic.ranks), fabric)
         leaves = [float(count[0] > 0) for _, count in sent.by_tier]
         wires = wires_of(message * leaves[0], [message * there for there in leaves[1:]], fabric)
-        return _one(sent.slowest_s()), wires
+        return first_value(sent.slowest_s()), wires
     if traffic.collective == RING_EXCHANGE:
         done = ring_exchange(message, column(traffic.ranks), column(traffic.stride), group, fabric)
     elif traffic.collective == "all_to_all":
@@ -213,7 +219,7 @@ def _closed_form(traffic: Traffic, group: Group, inputs: Inputs) -> tuple[float,
     else:
         meshed = fabric.inner.topology[0] == FULLY_CONNECTED and not group.spans[0]
         done = exchange(traffic.collective, message, group, fabric, DIRECT if meshed else RING)
-    return _one(done.seconds), exchange_wires(done, fabric)
+    return first_value(done.seconds), exchange_wires(done, fabric)
 
 
 def _as_overridden(system: SystemSpec, fixed: Mapping[str, Any]) -> SystemSpec:
@@ -254,7 +260,7 @@ def replay_scenario(scenario: Mapping[str, Any] | str | Path) -> list[dict[str, 
         raise ScenarioError([Problem(path=path, value="", rule=rule, fix="give one value")])
     space = replace(space, base={**space.base, "fidelity": "datasheet"})
     partition = single_partition(space)
-    devices = int(_one(partition.inputs.plan.devices))
+    devices = int(first_value(partition.inputs.plan.devices))
     if devices > MOST_REPLAYED:
         fix = f"use --set devices={MOST_REPLAYED} or fewer, with degrees that fit"
         rule = f"is more than a replay takes, {MOST_REPLAYED}"
@@ -316,7 +322,7 @@ def _together(every: list[_Played], routes: Routes) -> list[dict[str, Any]]:
         finish = max(done[start : start + len(item.processes)])
         start += len(item.processes)
         others = [other.wires for other in longest.values() if other is not item]
-        waits = sum(_one(wire_wait(item.wires, wires, column(item.closed_s))) for wires in others)
+        waits = sum(first_value(wire_wait(item.wires, wires, column(item.closed_s))) for wires in others)
         rows.append({**_row(item.traffic, item.n_groups, item.closed_s + waits, finish), "together": True})
     return rows
 

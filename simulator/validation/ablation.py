@@ -23,8 +23,8 @@ from simulator.communication.wires import NO_WIRES
 from simulator.composition.shared_wires import StageTraffic, stage_traffic
 from simulator.machines.device import device_columns
 from simulator.machines.fabric import fabric_columns
+from simulator.measured_tables.measured_table import read_table
 from simulator.validation.cases import Case
-from simulator.validation.measured_table import read_table
 from simulator.validation.predictions import Prediction, predict
 from simulator.validation.scoring import score, source_prefix
 from simulator.validation.training_rows import training_case

@@ -17,6 +17,7 @@ from simulator.composition.blocks import (
     BlockCost,
     Blocks,
     OperatorCost,
+    chosen_modules,
     cost_block,
     cost_blocks,
     kept_by_name,
@@ -150,7 +151,7 @@ def _exchange_seconds(axis: str, *costs: BlockCost) -> FloatArray:
 
 def _recomputing(inputs: Inputs) -> FloatArray:
     """Share of the layers that recompute, 1 where none does: the others rebuild nothing [1]."""
-    share = inputs.plan.recompute_core
+    share = inputs.plan.recompute_share
     return np.where(share > 0, share, 1.0)
 
 
@@ -185,7 +186,10 @@ def _block_wires(block: BlockCost, inputs: Inputs) -> Wires:
 
 
 def _kept(blocks: Blocks, inputs: Inputs) -> dict[str, SavedBytes]:
-    return {name: saved_bytes(ops, inputs.precision) for name, ops in blocks.forward_operators.items()}
+    modules = chosen_modules(inputs.plan)
+    return {
+        name: saved_bytes(ops, inputs.precision, modules) for name, ops in blocks.forward_operators.items()
+    }
 
 
 def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Blocks]:
@@ -279,12 +283,32 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
 
 
 def _run_again(passes: Sequence[BlockCost], inputs: Inputs) -> FloatArray:
-    """FLOP that run a second time over those of the forward pass, 1 where all of them do [1]."""
-    if len(passes) == 1 or not np.any(inputs.plan.recompute_needed):
+    """FLOP that run a second time over those of the forward pass [1]: of layers that recompute what is needed.
+
+    Where modules are named, of the products outside the attention core; 1 where whole layers run again.
+    """
+    plan = inputs.plan
+    if len(passes) == 1 or not np.any(plan.recompute_needed + plan.recompute_named):
         return np.ones(1)
-    once = sum((c.work.flop for c in passes[0].operators), ZERO)
-    again = sum((c.work.flop for c in passes[1].operators if c.operator.phase == "recompute"), ZERO)
-    return np.where(inputs.plan.recompute_needed > 0, again / once, 1.0)
+
+    def flop(block: BlockCost, phase: str, *, projections: bool) -> FloatArray:
+        counted = (
+            c.work.flop
+            for c in block.operators
+            if c.operator.phase == phase
+            and not (projections and OPERATOR_KINDS[c.operator.kind].peak == "vector")
+            and not (projections and c.operator.module == "attention_core")
+        )
+        return sum(counted, ZERO)
+
+    needed, named = (
+        flop(passes[1], "recompute", projections=p) / flop(passes[0], "forward", projections=p)
+        for p in (False, True)
+    )
+    share = _recomputing(inputs)
+    return np.where(
+        plan.recompute_needed > 0, needed / share, np.where(plan.recompute_named > 0, named / share, 1.0)
+    )
 
 
 def _kept_bytes(
@@ -297,10 +321,9 @@ def _kept_bytes(
     with at("memory.activations_bytes"):
         return kept_bytes(
             everything_bytes=kept.everything,
-            core_bytes=kept.core,
+            dropped_bytes=kept.dropped,
             input_bytes=kept.block_input,
             named_bytes=named,
-            recompute_core=inputs.plan.recompute_core,
             recompute_all=inputs.plan.recompute_all,
         )
 
@@ -311,7 +334,7 @@ def _with_dense_layers(table: LayerTable, blocks: Blocks, structure: Structure, 
     passes = [blocks.forward[DENSE_LAYER]]
     if DENSE_LAYER in blocks.backward:
         passes.append(blocks.backward[DENSE_LAYER])
-    kept = saved_bytes(blocks.forward_operators[DENSE_LAYER], inputs.precision)
+    kept = saved_bytes(blocks.forward_operators[DENSE_LAYER], inputs.precision, chosen_modules(inputs.plan))
     per_layer = _kept_bytes(kept, blocks.forward_operators[DENSE_LAYER], structure, inputs)
     held = blocks.parameters[DENSE_LAYER]
     compute_j, memory_j, network_j = block_energy(passes, inputs)

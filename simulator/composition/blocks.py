@@ -264,7 +264,7 @@ def layer_sizes(inputs: Inputs) -> LayerSizes:
     )
 
 
-def _expert_ranks(inputs: Inputs) -> ExpertRanks:
+def _expert_ranks(inputs: Inputs, *, training: bool) -> ExpertRanks:
     """How experts are split: with sequence parallelism each tensor rank routes its own tokens, if rows leave it."""
     plan = inputs.plan
     shards = plan.sequence_parallel * plan.experts_apart * (plan.tensor_parallel > 1)
@@ -274,6 +274,7 @@ def _expert_ranks(inputs: Inputs) -> ExpertRanks:
         imbalance=plan.expert_imbalance,
         takes_shards=shards,
         gathers_rows=shards * (plan.expert_tensor_parallel > 1),
+        sorts=training * (plan.expert_parallel > 1) * (inputs.model.experts > plan.expert_parallel) * ONE,
     )
 
 
@@ -329,11 +330,12 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         If an operator kind has no counting or backward rule.
     """
     sizes, plan, exchanges = layer_sizes(inputs), inputs.plan, TensorExchanges(inputs)
+    training = structure.layer.computation == "training"
     degrees = ShardDegrees(
         tensor=plan.tensor_parallel,
         kv_heads=inputs.model.kv_heads,
         sequence=plan.sequence_parallel,
-        experts=_expert_ranks(inputs) if structure.layer.experts else None,
+        experts=_expert_ranks(inputs, training=training) if structure.layer.experts else None,
         context=ContextRanks(
             ranks=plan.context_parallel, ring=plan.ring, gathered=plan.gathered, ulysses=plan.ulysses
         ),
@@ -364,7 +366,7 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
             n: parameters_of(operators(sharded[n]), inputs.precision, labelled="experts") for n in layers
         },
     )
-    if structure.layer.computation == "training":
+    if training:
         # Eager code hands the first micro-batch's gradients over; frameworks that fuse have a buffer for them.
         several = inputs.task.batch > plan.data_parallel * plan.micro_batch_size
         accumulates = several.astype(np.float64) if structure.layer.eager else ONE

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.arrays.columns import DeviceColumns, Inputs
+from simulator.arrays.columns import DeviceColumns, Inputs, PlanColumns
 from simulator.certainty.doubt import Doubt, exchange_doubt, kernel_doubt
 from simulator.certainty.fitted_ranges import outside_fit
 from simulator.composition.streams import issue_order, longest_path
@@ -33,7 +33,13 @@ from workloads.decoder_graph import LayerSizes, layer_of_kind
 from workloads.embedding_and_head import embedding, head
 from workloads.operator_graph import Graph, Operator, operators
 from workloads.quantise import with_quantise_passes
-from workloads.rematerialisation import KEPT_WORDS, kept_tensors, shares_run_again
+from workloads.rematerialisation import (
+    KEPT_WORDS,
+    MODULES,
+    kept_tensors,
+    modules_run_again,
+    shares_run_again,
+)
 
 FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
@@ -258,7 +264,7 @@ def layer_sizes(inputs: Inputs) -> LayerSizes:
     )
 
 
-def _expert_ranks(inputs: Inputs) -> ExpertRanks:
+def _expert_ranks(inputs: Inputs, *, training: bool) -> ExpertRanks:
     """How experts are split: with sequence parallelism each tensor rank routes its own tokens, if rows leave it."""
     plan = inputs.plan
     shards = plan.sequence_parallel * plan.experts_apart * (plan.tensor_parallel > 1)
@@ -268,6 +274,7 @@ def _expert_ranks(inputs: Inputs) -> ExpertRanks:
         imbalance=plan.expert_imbalance,
         takes_shards=shards,
         gathers_rows=shards * (plan.expert_tensor_parallel > 1),
+        sorts=training * (plan.expert_parallel > 1) * (inputs.model.experts > plan.expert_parallel) * ONE,
     )
 
 
@@ -278,15 +285,28 @@ def kept_by_name(structure: Structure, inputs: Inputs) -> dict[str, FloatArray]:
     return kept_tensors(words, joined=structure.layer.gated_mlp and not structure.layer.eager)
 
 
-def _shares_again(
-    structure: Structure, inputs: Inputs, forward: Sequence[Operator]
-) -> dict[str, FloatArray] | None:
-    """Share of each operator that runs again, None where all of them do or none [1]."""
-    needed = inputs.plan.recompute_needed
-    if not np.any(needed):
-        return None
-    shares = shares_run_again(forward, kept_by_name(structure, inputs))
-    return {name: np.where(needed > 0, share, 1.0) for name, share in shares.items()}
+def chosen_modules(plan: PlanColumns) -> dict[str, FloatArray]:
+    """Share of the layers in which a module runs again because the plan names it [1], by word; raises nothing."""
+    named = plan.recompute_named * plan.recompute_share
+    found = {w: named * np.mod(np.floor(plan.recompute_modules / 2.0**i), 2.0) for i, w in enumerate(MODULES)}
+    # Selective recomputation is that of the attention core.
+    found["core_attn"] = plan.recompute_core - plan.recompute_all
+    return {word: share for word, share in found.items() if np.any(share)}
+
+
+def _shares_again(structure: Structure, inputs: Inputs, forward: Sequence[Operator]) -> dict[str, FloatArray]:
+    """Share of each operator that runs again [1]."""
+    plan = inputs.plan
+    again = modules_run_again(forward, chosen_modules(plan))
+    if not np.any(plan.recompute_all):
+        return again
+    if not np.any(plan.recompute_needed):
+        return {name: plan.recompute_all + share for name, share in again.items()}
+    needed = shares_run_again(forward, kept_by_name(structure, inputs))
+    return {
+        name: plan.recompute_all * np.where(plan.recompute_needed > 0, needed[name], 1.0) + share
+        for name, share in again.items()
+    }
 
 
 def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
@@ -310,11 +330,12 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         If an operator kind has no counting or backward rule.
     """
     sizes, plan, exchanges = layer_sizes(inputs), inputs.plan, TensorExchanges(inputs)
+    training = structure.layer.computation == "training"
     degrees = ShardDegrees(
         tensor=plan.tensor_parallel,
         kv_heads=inputs.model.kv_heads,
         sequence=plan.sequence_parallel,
-        experts=_expert_ranks(inputs) if structure.layer.experts else None,
+        experts=_expert_ranks(inputs, training=training) if structure.layer.experts else None,
         context=ContextRanks(
             ranks=plan.context_parallel, ring=plan.ring, gathered=plan.gathered, ulysses=plan.ulysses
         ),
@@ -345,21 +366,12 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
             n: parameters_of(operators(sharded[n]), inputs.precision, labelled="experts") for n in layers
         },
     )
-    if structure.layer.computation == "training":
+    if training:
         # Eager code hands the first micro-batch's gradients over; frameworks that fuse have a buffer for them.
         several = inputs.task.batch > plan.data_parallel * plan.micro_batch_size
         accumulates = several.astype(np.float64) if structure.layer.eager else ONE
         for name, graph in whole.items():
-            again = (plan.recompute_core, plan.recompute_all) if name in layers else (None, None)
-            shares = _shares_again(structure, inputs, operators(graph)) if name in layers else None
-            turned = finished(
-                backward(
-                    graph,
-                    recompute_core=again[0],
-                    recompute_all=again[1],
-                    run_again=shares,
-                    accumulates=accumulates,
-                )
-            )
+            again = _shares_again(structure, inputs, operators(graph)) if name in layers else None
+            turned = finished(backward(graph, run_again=again, accumulates=accumulates))
             done.backward[name] = cost_block(f"{name}.backward", turned, inputs, exchanges)
     return done

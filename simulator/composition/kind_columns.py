@@ -16,7 +16,8 @@ from simulator.arrays.columns import Inputs, ModelColumns
 from simulator.communication.wires import NO_WIRES, Wires, wires_of
 from simulator.composition.activations import SavedBytes, kept_bytes, named_bytes, saved_bytes
 from simulator.composition.block_energy import block_energy
-from simulator.composition.blocks import BlockCost, Blocks, cost_block, kept_by_name
+from simulator.composition.blocks import BlockCost, Blocks, chosen_modules, cost_block, kept_by_name
+from simulator.kernels.counting import OPERATOR_KINDS
 from simulator.per_device.optimizers import CODE
 from simulator.per_device.structure import Structure
 from simulator.rules import at
@@ -54,7 +55,7 @@ def exchange_seconds(axis: str, *costs: BlockCost) -> FloatArray:
 
 def _recomputing(inputs: Inputs) -> FloatArray:
     """Share of the layers that recompute, 1 where none does: the others rebuild nothing [1]."""
-    share = inputs.plan.recompute_core
+    share = inputs.plan.recompute_share
     return np.where(share > 0, share, 1.0)
 
 
@@ -83,15 +84,34 @@ def _block_wires(block: BlockCost | None, inputs: Inputs) -> Wires:
     return Wires(inside_s=np.minimum(found.inside_s, least), across_s=np.minimum(found.across_s, least))
 
 
+def _flop(block: BlockCost, phase: str, *, projections: bool) -> FloatArray:
+    """FLOP of a phase of a pass [1]: all, or those of the products outside the attention core."""
+    counted = (
+        c.work.flop
+        for c in block.operators
+        if c.operator.phase == phase
+        and not (projections and OPERATOR_KINDS[c.operator.kind].peak == "vector")
+        and not (projections and c.operator.module == "attention_core")
+    )
+    return sum(counted, ZERO)
+
+
 def _flop_run(
     forward: BlockCost, backward: BlockCost | None, inputs: Inputs
 ) -> tuple[FloatArray, FloatArray]:
-    """FLOP of a forward pass, and those of it that run a second time where a plan stops at what is needed."""
-    if backward is None or not np.any(inputs.plan.recompute_needed):
+    """FLOP of a forward pass, and those of it that run a second time in a layer that recomputes what is needed.
+
+    Where modules are named, of the products outside the attention core; both alike where whole layers run again.
+    """
+    plan = inputs.plan
+    if backward is None or not np.any(plan.recompute_needed + plan.recompute_named):
         return np.ones(1), np.ones(1)
-    once = sum((c.work.flop for c in forward.operators), ZERO)
-    again = sum((c.work.flop for c in backward.operators if c.operator.phase == "recompute"), ZERO)
-    return once, np.where(inputs.plan.recompute_needed > 0, again, once)
+    named = (plan.recompute_needed == 0) & (plan.recompute_named > 0)
+    once, again = (
+        np.where(named, *(_flop(block, phase, projections=p) for p in (True, False)))
+        for block, phase in ((forward, "forward"), (backward, "recompute"))
+    )
+    return once, np.where((plan.recompute_needed > 0) | named, again / _recomputing(inputs), once)
 
 
 def _kept_bytes(
@@ -104,10 +124,9 @@ def _kept_bytes(
     with at("memory.activations_bytes"):
         return kept_bytes(
             everything_bytes=kept.everything,
-            core_bytes=kept.core,
+            dropped_bytes=kept.dropped,
             input_bytes=kept.block_input,
             named_bytes=named,
-            recompute_core=inputs.plan.recompute_core,
             recompute_all=inputs.plan.recompute_all,
         )
 
@@ -138,7 +157,7 @@ def columns_of_layer(name: str, blocks: Blocks, structure: Structure, inputs: In
     forward, backward = blocks.forward[name], blocks.backward.get(name)
     passes = [forward] if backward is None else [forward, backward]
     operators = blocks.forward_operators[name]
-    saved = saved_bytes(operators, inputs.precision)
+    saved = saved_bytes(operators, inputs.precision, chosen_modules(inputs.plan))
     kept = _kept_bytes(saved, operators, structure, inputs)
     with at("energy_j.layer"):
         compute_j, memory_j, network_j = block_energy(passes, inputs)

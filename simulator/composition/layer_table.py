@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from simulator.arrays.columns import Inputs
 from simulator.composition.activations import saved_bytes
 from simulator.composition.block_energy import block_energy
-from simulator.composition.blocks import Blocks, cost_blocks
+from simulator.composition.blocks import Blocks, chosen_modules, cost_blocks
 from simulator.composition.kind_columns import (
     columns_of_layer,
     exchange_seconds,
@@ -130,7 +130,8 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
     ends = {n: [forward[n], *([backward[n]] if n in backward else [])] for n in ENDS}
     with at("energy_j.ends"):
         ends_j = block_energy([*ends["embedding"], *ends["head"]], inputs)
-    kept = {n: saved_bytes(blocks.forward_operators[n], inputs.precision) for n in ENDS}
+    modules = chosen_modules(inputs.plan)
+    kept = {n: saved_bytes(blocks.forward_operators[n], inputs.precision, modules) for n in ENDS}
 
     def seconds(name: str) -> FloatArray:
         return backward[name].seconds if name in backward else ZERO

@@ -402,14 +402,17 @@ def _utilisation(
             flop=flop, seconds=seconds, devices=plan.devices, peak_flop_per_s=inputs.device.matmul_flop_per_s
         )
     with at("hfu"):
+        # Of named modules the core is counted by itself, and the part of the products that run again.
+        part = table.layer_run_again
         again = recomputed_flop_per_token(
             layer_parameters=matrix,
             recompute_core=plan.recompute_core,
-            recompute_all=plan.recompute_all,
+            recompute_all=plan.recompute_all + plan.recompute_named * plan.recompute_share * part,
             **sizes,
         )
         hfu = flop_utilisation(
-            flop=flop + (tokens * table.layer_run_again * again if training else ZERO),
+            flop=flop
+            + (tokens * np.where(plan.recompute_named > 0, 1.0, part) * again if training else ZERO),
             seconds=seconds,
             devices=plan.devices,
             peak_flop_per_s=inputs.device.matmul_flop_per_s,

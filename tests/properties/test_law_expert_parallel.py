@@ -104,6 +104,42 @@ def test_messages_by_hand(recompute):
     assert sent(blocks.forward["layer"], "tensor") == [("all_gather", message), ("reduce_scatter", message)]
 
 
+def sorted_bytes(block):
+    """Bytes that copies of rows move, by operator."""
+    return {
+        c.operator.name: float(c.work.moved_bytes[0])
+        for c in block.operators
+        if c.operator.name.endswith(".rows.sort") and c.operator.scale[0] > 0
+    }
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 8, 16])
+@pytest.mark.parametrize(("tensor", "parts"), [(1, None), (4, 1), (4, None)])
+def test_rows_that_arrive_are_put_in_the_order_of_the_experts(ranks, tensor, parts):
+    """Each row is read and written once in each direction and pass, unless one expert, or every rank's, is there."""
+    data = 64 // tensor
+    blocks = blocks_of(step(ranks, tensor=tensor, expert_tensor_parallel=parts, recompute="none", data=data))
+    # T k rows of 1,024 bf16; four tensor ranks route a quarter each, and gather all where experts are split.
+    copied = TOKENS * 2 * 1024 * BYTES * 2 / (tensor if parts == 1 else 1)
+    passes = {"forward": ("", blocks.forward), "backward": (".grad", blocks.backward)}
+    for suffix, found in passes.values():
+        expected = {f"experts_{side}{suffix}.rows.sort": copied for side in ("dispatch", "combine")}
+        assert sorted_bytes(found["layer"]) == (expected if 1 < ranks < 16 else {})
+
+
+def test_kernels_of_serving_follow_indices_instead():
+    prefill = {**step(8), "task": {"kind": "prefill", "batch_size": 16, "prompt_length": TOKENS}}
+    assert sorted_bytes(blocks_of(prefill).forward["layer"]) == {}
+    order = [c.operator.name for c in blocks_of(step(8)).forward["layer"].operators]
+    for earlier, later in (
+        ("experts_dispatch.rows.all_to_all", "experts_dispatch.rows.sort"),
+        ("experts_dispatch.rows.sort", "experts_up"),
+        ("experts_down", "experts_combine.rows.sort"),
+        ("experts_combine.rows.sort", "experts_combine.rows.all_to_all"),
+    ):
+        assert order.index(earlier) < order.index(later)
+
+
 @laws(15)
 @given(st.sampled_from([1, 2, 4, 8, 16]), st.integers(0, 3))
 def test_states_are_shared_among_the_ranks_that_hold_them_alike(ranks, stage):

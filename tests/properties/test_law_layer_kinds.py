@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from blocks_of import blocks_of, training
+from blocks_of import blocks_of, partition_of, training
 from hypothesis import given
 from hypothesis import strategies as st
 from law_scenarios import changed, laws
 
 from simulator import simulate, sweep
 from simulator.composition.evaluate import decode_contexts
+from simulator.composition.layer_table import layer_table
 from workloads.attention import AttentionShape, attended_pairs, keys_in_cache, keys_seen_last
 from workloads.catalog import load_model
 from workloads.layer_kinds import KINDS, spec_layers
@@ -91,7 +92,7 @@ def test_a_stack_is_the_sum_of_its_layers(limit, tokens, every, experts, sinks, 
         model |= {"global_attention_every": every, "global_rotary": not sinks}
     scenario = training(model, tensor=tensor, length=512, recompute=recompute, context_parallel=context)
     scenario["devices"] = tensor * context * expert
-    scenario["plan"] |= {"expert_parallel": expert, "optimizer": "muon"}
+    scenario["plan"] |= {"expert_parallel": expert, "optimizer": "muon", "zero_stage": 1}
     scenario["task"]["global_batch_size"] = scenario["devices"]
     e = simulate(scenario)
     found, expected = numbers(e), unrolled(model, scenario)
@@ -333,3 +334,17 @@ def test_a_sweep_over_kinds_is_the_loop_of_its_rows():
                 data = {**alone.to_dict(), **alone.memory}
                 data["step_time_high_s"] = data["interval"]["step_time_s"]["high"]
                 assert frame[column][i] == pytest.approx(data[column], rel=1e-12), (i, column)
+
+
+def test_the_same_kernels_err_alike_in_layers_of_all_kinds():
+    """Deviations are averaged, not their squares; the shared part is a mean as well."""
+
+    def table(keys):
+        partition = partition_of(training({**SHAPES, **keys}, length=2048))
+        return layer_table(partition.structure, partition.inputs)[0]
+
+    mixed, dense, experts = (table(keys) for keys in ({**EXPERTS, "experts_every": 3}, {}, EXPERTS))
+    for column, power in (("layer_variance_s2", 0.5), ("layer_shared_s", 1.0)):
+        parts = [float(getattr(t, column)[0]) ** power for t in (mixed, dense, experts)]
+        assert parts[1] < parts[2]
+        assert parts[0] == pytest.approx((4 * parts[1] + 2 * parts[2]) / 6, rel=1e-12), column

@@ -348,3 +348,33 @@ def test_the_same_kernels_err_alike_in_layers_of_all_kinds():
         parts = [float(getattr(t, column)[0]) ** power for t in (mixed, dense, experts)]
         assert parts[1] < parts[2]
         assert parts[0] == pytest.approx((4 * parts[1] + 2 * parts[2]) / 6, rel=1e-12), column
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("global_attention_every", [2, 3, None]),
+        ("sliding_window", [64, 128]),
+        ("experts_every", [1, 3]),
+        ("global_rotary", [True, False]),
+    ],
+)
+def test_a_number_of_the_pattern_is_an_axis(key, values):
+    """By its dotted key, switches and keys that may be null among them."""
+    model = {**SHAPES, **EXPERTS, "sliding_window": 100, "global_attention_every": 2}
+    task = {"kind": "training", "sequence_length": 256, "global_batch_size": 8}
+    scenario = {"model": model, "task": task, "system": "dgx-h100", "devices": 8}
+    frame = sweep({**scenario, f"model.{key}": values})
+    for value, found in zip(values, frame["step_time_s"], strict=True):
+        alone = simulate({**scenario, "model": {**model, key: value}})
+        assert found == pytest.approx(alone.step_time_s, rel=1e-12), value
+
+
+def test_a_pattern_that_contradicts_its_model_is_left_out():
+    frame = sweep(
+        {
+            "model": {**SHAPES, **EXPERTS}, "model.experts_every": [1, 2, 99], "system": "dgx-h100", "devices": 8,
+            "task": {"kind": "training", "sequence_length": 256, "global_batch_size": 8},
+        }
+    )  # fmt: skip
+    assert list(frame["model.experts_every"]) == [1, 2]

@@ -130,6 +130,10 @@ def scenarios(
             plan |= {"expert_parallel": experts, "expert_tensor_parallel": parts}
             plan["expert_imbalance"] = draw(st.sampled_from((1.0, min(1.25, experts))))
             plan["overlap_expert_parallel"] = experts > 1 and draw(st.booleans())
+            plan["expert_capacity"] = draw(st.sampled_from((None, 0.75, 1.2)))
+            plan["expert_padding"] = plan["expert_capacity"] is not None and draw(st.booleans())
+            plan["expert_dispatch"] = draw(st.sampled_from(("per_expert", "per_node")))
+            plan["overlap_shared_experts"] = shape.shared_experts > 0 and draw(st.booleans())
         chunks = [v for v in (1, 2, 4) if v == 1 or (pipeline > 1 and shape.n_layers % (pipeline * v) == 0)]
         v, micro = draw(st.sampled_from(chunks)), draw(st.sampled_from((1, 2, 4)))
         least = 2 if plan.get("overlap_expert_parallel") else 1

@@ -181,6 +181,21 @@ BROKEN = {
     "rows pass beside another micro-batch": [
         mixture(plan__expert_parallel=2, plan__overlap_expert_parallel=True, task__global_batch_size=8)
     ],
+    "rows pass beside shared experts": [
+        mixture(plan__expert_parallel=2, plan__overlap_shared_experts=True),
+    ],
+    "capacity is of experts": [training(plan__expert_capacity=1.25), mixture(plan__expert_padding=True)],
+    "limited nodes hold a token's experts": [
+        mixture(plan__expert_parallel=8, plan__expert_node_limit=1),
+        mixture(
+            model={"base": "mixtral-8x7b", "topk": 5},
+            devices=16,
+            plan__expert_parallel=8,
+            plan__expert_dispatch="per_node",
+            system={"base": "dgx-a100-80gb", "accelerators_per_node": 4},
+            plan__expert_node_limit=1,
+        ),
+    ],
     "shards of experts are not grouped": [
         mixture(plan__expert_parallel=2, plan__zero_stage=1, plan__zero_group=2)
     ],

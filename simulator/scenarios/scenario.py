@@ -138,6 +138,24 @@ class Plan(_Keys):
         le=MAX_COUNT,
         description="ranks that share one sharded copy; absent: all that hold the same parameters [1]",
     )
+    reshard_after_forward: bool = Field(
+        True,
+        description="weights of zero_stage 3 are given up after the forward pass and gathered again for the backward "
+        "pass, or kept in between",
+    )
+    prefetch_layers: int = Field(
+        1,
+        ge=0,
+        le=MAX_COUNT,
+        description="layers whose weights zero_stage 3 gathers ahead of the one that computes [1]",
+    )
+    gradient_bucket: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_COUNT,
+        description="parameters whose gradients (and new weights) are exchanged at once at the end of a step; absent: "
+        "those of a layer, as one message where nothing waits for it [1]",
+    )
     micro_batch_size: int | None = Field(
         None,
         ge=1,

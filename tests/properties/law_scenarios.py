@@ -148,6 +148,11 @@ def scenarios(
             "overlap_param_gather": draw(st.booleans()),
         }
         apart = plan.get("expert_parallel", 1) > 1 or plan.get("expert_tensor_parallel", tensor) != tensor
+        if plan["zero_stage"] == 3:
+            plan["reshard_after_forward"] = draw(st.booleans())
+            plan["prefetch_layers"] = draw(st.integers(0, 3))
+        if plan["zero_stage"] < 2:
+            plan["gradient_bucket"] = draw(st.sampled_from((None, 10**6, 10**8)))
         if plan["zero_stage"] == 0 or apart:
             plan["zero_group"] = None
         task = {"kind": kind, "sequence_length": sequence, "global_batch_size": data * micro * count}

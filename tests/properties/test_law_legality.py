@@ -122,9 +122,17 @@ BROKEN = {
         prefill(plan__loss="compiled"),
         prefill(plan__engine="deepspeed"),
         prefill(plan__fragmentation=0.1),
+        prefill(plan__gradient_bucket=10**7),
     ],
     "kept results need recompute: needed": [training(plan__recompute_keeps="gate")],
     "sharing ranks divide the replicas": [training(devices=32, plan__zero_stage=1, plan__zero_group=3)],
+    "gathered weights are sharded": [
+        training(devices=32, plan__zero_stage=1, plan__reshard_after_forward=False),
+        training(devices=32, plan__zero_stage=2, plan__prefetch_layers=2),
+    ],
+    "buckets are exchanged at the end": [
+        training(devices=32, plan__zero_stage=2, plan__gradient_bucket=10**7)
+    ],
     "sharing ranks share something": [training(devices=32, plan__zero_group=2)],
     "inference types are not trained": [
         training(plan__precision="w4a16"),

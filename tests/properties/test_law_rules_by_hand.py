@@ -462,6 +462,23 @@ CASES = [
         },
         75,
     ),  # fmt: skip
+    # the layer that computes and two ahead, of three at most; all of them where they are kept
+    ("unsharded_layers", {"layers": 8, "prefetch_layers": 2, "reshard_after_forward": 1}, 3),
+    ("unsharded_layers", {"layers": 2, "prefetch_layers": 2, "reshard_after_forward": 1}, 2),
+    ("unsharded_layers", {"layers": 8, "prefetch_layers": 2, "reshard_after_forward": 0}, 8),
+    ("gradient_buckets", {"parameters": 100, "bucket_elements": 40}, 2.5),
+    ("gradient_buckets", {"parameters": 10, "bucket_elements": 40}, 1),
+    # 40 of 100 gradients of 4 bytes, sent in 2
+    (
+        "bucket_copy",
+        {"parameters": 100, "bucket_elements": 40, "gradient_bytes": 4, "communication_bytes": 2},
+        80,
+    ),
+    (
+        "bucket_copy",
+        {"parameters": 100, "bucket_elements": 40, "gradient_bytes": 4, "communication_bytes": 4},
+        0,
+    ),
     ("rows_over_mean", {"expert_imbalance": 1.5, "expert_capacity": np.nan, "expert_padding": 0}, 1.5),
     ("rows_over_mean", {"expert_imbalance": 1.5, "expert_capacity": 1.25, "expert_padding": 0}, 1.25),
     ("rows_over_mean", {"expert_imbalance": 1.1, "expert_capacity": 1.25, "expert_padding": 0}, 1.1),

@@ -21,7 +21,7 @@ from simulator.kernels.counting import OPERATOR_KINDS, Parameters, Work, count, 
 from simulator.kernels.dispatch import dispatched_time
 from simulator.kernels.models import KERNEL_MODELS
 from simulator.per_device.context_parallel import ContextRanks
-from simulator.per_device.expert_parallel import ExpertRanks
+from simulator.per_device.expert_parallel import ExpertRanks, rows_over_mean
 from simulator.per_device.layer_exchange import layer_exchange
 from simulator.per_device.sharding import ShardDegrees, shard
 from simulator.per_device.structure import Structure
@@ -197,6 +197,7 @@ def cost_block(
         inputs.plan.overlap_tensor_parallel,
         inputs.fabric.inner.compute_share,
         inputs.plan.overlap_expert_parallel,
+        inputs.plan.overlap_shared_experts,
     )
     costs = [
         OperatorCost(
@@ -268,10 +269,16 @@ def _expert_ranks(inputs: Inputs, *, training: bool) -> ExpertRanks:
     """How experts are split: with sequence parallelism each tensor rank routes its own tokens, if rows leave it."""
     plan = inputs.plan
     shards = plan.sequence_parallel * plan.experts_apart * (plan.tensor_parallel > 1)
+    with at("operators.layer.experts_dispatch"):
+        fullest = rows_over_mean(
+            expert_imbalance=plan.expert_imbalance,
+            expert_capacity=plan.expert_capacity,
+            expert_padding=plan.expert_padding,
+        )
     return ExpertRanks(
         ranks=plan.expert_parallel,
         parts=plan.expert_tensor_parallel,
-        imbalance=plan.expert_imbalance,
+        imbalance=fullest,
         takes_shards=shards,
         gathers_rows=shards * (plan.expert_tensor_parallel > 1),
         sorts=training * (plan.expert_parallel > 1) * (inputs.model.experts > plan.expert_parallel) * ONE,

@@ -18,6 +18,7 @@ from simulator.composition.data_parallel import (
     EndOfStep,
     Replicas,
     apart,
+    buckets_of,
     end_of_step,
     exposed_exchange,
     replica_group,
@@ -224,13 +225,14 @@ def _closing(
         copies=kinds.copies,
     )
     windows_s = [stages.least(stages.forward_s), stages.least(stages.backward_s)]
+    buckets = buckets_of(held + experts, kinds.first.layers, inputs)
     beside = closing_sharing(table, stages, message, windows_s, (end.gather, end.reduce), inputs)
     with at("time.data_parallel_s.gradients"):
         reduce_s = exposed_exchange(
             exchange_s=end.reduce.seconds,
             # The stage with least to hide behind decides; the slowest one may change places with another, and jump.
             window_s=windows_s[1],
-            buckets=kinds.first.layers,
+            buckets=buckets,
             overlap=plan.overlap_grad_reduce,
             compute_share=inputs.fabric.inner.compute_share,
             **beside[1],
@@ -239,7 +241,7 @@ def _closing(
         gather_s = exposed_exchange(
             exchange_s=end.gather.seconds,
             window_s=windows_s[0],
-            buckets=kinds.first.layers,
+            buckets=buckets,
             overlap=plan.overlap_param_gather,
             compute_share=inputs.fabric.inner.compute_share,
             **beside[0],

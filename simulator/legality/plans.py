@@ -343,6 +343,7 @@ def _training_keys(c: Combination) -> dict[str, BoolArray]:
         "engine": p.deepspeed > 0,
         "fragmentation": p.fragmentation > 0,
         "free_gradients": p.free_gradients > 0,
+        "gradient_bucket": ~np.isnan(p.gradient_bucket),
     }
 
 
@@ -375,6 +376,35 @@ def _zero_group(c: Combination) -> BoolArray:
     p = c.plan
     # Where the replicas are no whole number, the degrees are the mistake.
     return (np.mod(p.gradient_ranks, p.zero_group) != 0) & (p.data_parallel == np.floor(p.data_parallel))
+
+
+def _weights_problem(c: Combination) -> Problem:
+    keeps = bool(c.plan.reshard_after_forward[0] == 0)
+    return Problem(
+        path=f"plan.{'reshard_after_forward' if keeps else 'prefetch_layers'}",
+        value="false" if keeps else one_of(c.plan.prefetch_layers),
+        rule=f"is of weights that are gathered, and with zero_stage {one_of(c.plan.zero_stage)} none are",
+        fix="leave it out, or use zero_stage 3",
+    )
+
+
+@legality_rule("gathered weights are sharded", _weights_problem)
+def _gathered_weights(c: Combination) -> BoolArray:
+    p = c.plan
+    return (p.zero_stage < 3) & ((p.reshard_after_forward == 0) | (p.prefetch_layers != 1))
+
+
+@legality_rule(
+    "buckets are exchanged at the end",
+    lambda c: Problem(
+        path="plan.gradient_bucket",
+        value=one_of(c.plan.gradient_bucket),
+        rule=f"zero_stage {one_of(c.plan.zero_stage)} exchanges gradients layer by layer in every micro-batch",
+        fix="leave it out, or use zero_stage 0 or 1",
+    ),
+)
+def _buckets(c: Combination) -> BoolArray:
+    return ~np.isnan(c.plan.gradient_bucket) & (c.plan.zero_stage >= 2)
 
 
 @legality_rule(

@@ -36,6 +36,10 @@ LAYER_PLAN_KEYS = (
     "plan.expert_parallel",
     "plan.expert_tensor_parallel",
     "plan.expert_imbalance",
+    "plan.expert_capacity",
+    "plan.expert_padding",
+    "plan.expert_dispatch",
+    "plan.expert_node_limit",
     "plan.placement",
     "plan.collective_algorithm",
     "plan.sequence_parallel",
@@ -44,6 +48,7 @@ LAYER_PLAN_KEYS = (
     "plan.recompute_modules",
     "plan.overlap_tensor_parallel",
     "plan.overlap_expert_parallel",
+    "plan.overlap_shared_experts",
     "plan.recompute_layers",
     "plan.optimizer",
 )

@@ -276,11 +276,15 @@ def _orthogonal(inputs: Inputs, table: LayerTable, kinds: StageKinds) -> FloatAr
     plan = inputs.plan
     if not np.any(table.layer_orthogonal_s + table.expert_orthogonal_s):
         return ZERO
-    layers = np.maximum(np.maximum(kinds.first.layers, kinds.middle.layers), kinds.last.layers)
     ranks, holders = (
         np.where(plan.zero_stage >= 1, sharers, 1.0) for sharers in (plan.zero_group, plan.expert_copies)
     )
-    return layers * (table.layer_orthogonal_s / ranks + table.expert_orthogonal_s / holders)
+    layer_s, front_s = (
+        table.layer_orthogonal_s / ranks + table.expert_orthogonal_s / holders,
+        table.front_orthogonal_s / ranks,
+    )
+    first, middle, last = (kind.layers * layer_s + kind.embedding * front_s for kind in kinds)
+    return np.maximum(np.maximum(first, middle), last)
 
 
 def _copies_of_passes(

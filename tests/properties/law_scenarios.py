@@ -25,11 +25,13 @@ def laws(n: int) -> settings:
 
 
 MODELS = (
+    "gpt-oss-20b",
     "gpt2-xl",
     "gpt3-175b",
     "llama-2-7b",
     "llama-2-70b",
     "llama-3.1-8b",
+    "llama-4-maverick",
     "megatron-22b",
     "mistral-7b",
     "mixtral-8x7b",

@@ -59,7 +59,9 @@ BROKEN = {
         | {"plan": {"tensor_parallel": 12, "pipeline_parallel": 2}}
     ],
     "tensor divides ffn": [
-        training(model="qwen2.5-7b", plan__tensor_parallel=7, plan__pipeline_parallel=1, devices=7)
+        training(model="qwen2.5-7b", plan__tensor_parallel=7, plan__pipeline_parallel=1, devices=7),
+        # The layers without experts have an MLP of their own width.
+        mixture(model={"base": "llama-4-scout", "experts_every": 2, "ffn": 16385}, plan__tensor_parallel=2),
     ],
     "tensor divides sequence": [training(plan__sequence_parallel=True, task__sequence_length=1023)],
     "layers divide into stages": [

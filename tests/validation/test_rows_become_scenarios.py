@@ -183,7 +183,7 @@ def test_energy_rows(tmp_path: Path) -> None:
         ENERGY_ROW,
         {**ENERGY_ROW, "isl": 128, "avg_output_len": 64, "itl_median_ms": ""},
         {**ENERGY_ROW, "isl": 1024, "avg_output_len": 1024, "batch": 4096, "itl_median_ms": ""},
-        {**ENERGY_ROW, "model": "openai/gpt-oss-20b"},
+        {**ENERGY_ROW, "model": "deepseek-ai/DeepSeek-V3"},
     ]
     energy, latency, request, too_big, experts, _ = scored(tmp_path, *rows).scores
     step = simulate(scenario_of(energy.case))
@@ -196,7 +196,7 @@ def test_energy_rows(tmp_path: Path) -> None:
     whole = simulate(scenario_of(request.case))
     assert request.predicted == pytest.approx(whole.energy_j / (16 * 64))
     assert "does not fit" in too_big.skipped_because
-    assert "experts with biases" in experts.skipped_because
+    assert "latent attention" in experts.skipped_because
 
 
 def test_a_rack_is_one_node_however_a_table_counts_it(tmp_path: Path) -> None:

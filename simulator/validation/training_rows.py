@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hardware_specs import load_calibration, load_system
@@ -62,10 +62,12 @@ def _not_modelled(reader: RowReader) -> None:
         reader.skip("the run ended out of memory")
 
 
-def _calibration(reader: RowReader, framework: Framework | None, system: str | None) -> dict[str, str]:
+def _calibration(
+    reader: RowReader, framework: Framework | None, notes: Sequence[Mapping[str, Any]], system: str | None
+) -> dict[str, str]:
     """The calibration of a row: an assumed one where its rows ran on this device, else that of the framework's runs.
 
-    Raises SpecError for an assumed name that is not known.
+    The notes may name a mode of the framework that has one of its own. Raises SpecError for an assumed name that is not known.
     """
     if system is None:
         return {}
@@ -77,7 +79,12 @@ def _calibration(reader: RowReader, framework: Framework | None, system: str | N
             reader.assumed["calibration"] = str(name)
             return {"system.calibration": str(name)}
     known = framework.calibrations if framework is not None else {}
-    return {"system.calibration": known[system]} if system in known else {}
+    if system not in known:
+        return {}
+    found = known[system]
+    for note in notes:
+        found = note.get("calibrations", {}).get(found, found)
+    return {"system.calibration": found}
 
 
 def training_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
@@ -106,7 +113,7 @@ def training_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
     notes = notes_of(row.text("notes"))
     _not_modelled(reader)
     keys = machine_keys(reader)
-    keys.update(_calibration(reader, framework, keys.get("system")))
+    keys.update(_calibration(reader, framework, notes, keys.get("system")))
     keys.update(degrees(reader))
     keys.update(stage_layers(reader, framework, keys))
     sequence = reader.need_count("seq_len")

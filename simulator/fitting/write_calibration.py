@@ -19,7 +19,7 @@ __all__ = ["CALIBRATION_DATE", "CalibrationFile", "calibration_file", "write_cal
 
 CALIBRATION_DATE = "2026-11"  # of the measured tables; bump when they are replaced
 FAMILY_ORDER: tuple[str, ...] = get_args(KernelFamily)
-DTYPE_ORDER = ("bf16", "fp16", "tf32", "fp32", "fp8", "int8", "fp4", *get_args(NumberFormat), "any")
+DTYPE_ORDER = ("bf16", "fp16", "tf32", "fp32", "fp8", "mxfp8", "int8", "fp4", *get_args(NumberFormat), "any")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

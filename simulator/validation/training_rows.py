@@ -67,7 +67,8 @@ def _calibration(
 ) -> dict[str, str]:
     """The calibration of a row: an assumed one where its rows ran on this device, else that of the framework's runs.
 
-    The notes may name a mode of the framework that has one of its own. Raises SpecError for an assumed name that is not known.
+    The notes may name a mode of the framework that has one of its own. Raises SpecError for an assumed name that is
+    not known.
     """
     if system is None:
         return {}

@@ -59,6 +59,7 @@ LEFT_OUT = (
     "overlap_expert_parallel",
     "overlap_shared_experts",
     "overlap_tensor_parallel",
+    "tensor_parallel_split",
     "offload",
     "optimizer",
     "loss",

@@ -203,8 +203,8 @@ class Plan(_Keys):
     )
     tensor_parallel_split: TensorSplit = Field(
         "none",
-        description="products that overlap_tensor_parallel cuts with the exchange in front of or behind them: none, into "
-        "a part for each rank that pass in a ring, or into tensor_parallel_chunks pipelined parts",
+        description="products that overlap_tensor_parallel cuts with the exchange in front of them or behind: none, "
+        "into a part for each rank that pass in a ring, or into tensor_parallel_chunks pipelined parts",
     )
     tensor_parallel_chunks: int = Field(
         4, ge=1, le=MAX_COUNT, description="parts of a product under tensor_parallel_split pipelined [1]"

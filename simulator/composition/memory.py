@@ -28,6 +28,8 @@ from simulator.composition.offload import LAYERS_HERE, Movable, Stored, offloads
 from simulator.composition.stage_kinds import StageKind, StageKinds
 from simulator.pipelines.schedules import scheduled_in_flight
 from simulator.rules import at, rule
+from workloads.attention import keys_in_cache
+from workloads.layer_kinds import over_layers
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -108,12 +110,15 @@ def kv_cache_bytes(
     return layers * sequences * cached_tokens * 2.0 * kv_heads_per_rank * head_dim * bytes_per_element
 
 
-def _cache(inputs: Inputs, layers: FloatArray) -> FloatArray:
+def _cache(inputs: Inputs, stage: StageKind) -> FloatArray:
     model, plan, task = inputs.model, inputs.plan, inputs.task
+    layers = stage.layers + stage.embedding * model.first_dense
     return kv_cache_bytes(
         layers=layers,
         sequences=task.batch / plan.data_parallel,
-        cached_tokens=np.minimum(task.cached_length, model.window),
+        cached_tokens=over_layers(
+            keys_in_cache(task.cached_length, model.window, model.chunk), task.cached_length, model
+        ),
         kv_heads_per_rank=np.maximum(model.kv_heads / plan.tensor_parallel, 1.0),
         head_dim=model.head_dim,
         bytes_per_element=inputs.precision.kv_cache,
@@ -222,7 +227,7 @@ def _inference(inputs: Inputs, table: LayerTable, stage: StageKind, *, tied: boo
             shards=np.ones(1),
         )
     with at("memory.kv_cache_bytes"):
-        cache = _cache(inputs, stage.layers)
+        cache = _cache(inputs, stage)
     working = np.maximum(table.working_bytes, stage.head * table.head_working_bytes)
     owners = {
         "weights": weights,

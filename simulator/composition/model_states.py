@@ -158,12 +158,15 @@ def unsharded_bytes(inputs: Inputs, table: LayerTable, stage: StageKind, *, tied
         prefetch_layers=plan.prefetch_layers,
         reshard_after_forward=plan.reshard_after_forward,
     )
-    layer = whole * weights * table.layer_weight_bytes + gradients * table.layer_parameters
+    # The two heaviest neighbours first; the others are as heavy as layers are on average.
+    pair, further = np.minimum(whole, 2.0) / 2.0, np.maximum(whole - 2.0, 0.0)
+    gathered = pair * table.layer_pair_weight_bytes + further * table.layer_weight_bytes
+    layer = weights * gathered + gradients * table.layer_greatest_parameters
     embedding = weights * table.embedding_weight_bytes + gradients * table.embedding_parameters
     head = weights * table.head_matrix_weight_bytes + gradients * table.head_matrix_parameters
     largest = np.maximum(layer, np.maximum(stage.embedding * embedding, stage.head * head))
     if not np.all(plan.reshard_after_forward):
         every = stage_weight_bytes(table, stage.layers, first=stage.embedding, last=stage.head, tied=tied)
-        kept = weights * every + gradients * table.layer_parameters
+        kept = weights * every + gradients * table.layer_greatest_parameters
         largest = np.where(plan.reshard_after_forward > 0, largest, np.maximum(largest, kept))
     return np.where(np.maximum(plan.zero_group, plan.expert_copies * plan.experts_apart) > 1, largest, 0.0)

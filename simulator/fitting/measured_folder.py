@@ -19,8 +19,8 @@ from simulator.fitting.measured_collectives import collective_rows
 from simulator.fitting.measured_device import ceiling, device_from_rows, figures_text, system_from_rows
 from simulator.fitting.noise import at_one_pace, machine_problems, noise_problems, without_noise
 from simulator.fitting.robust_fit import significant
+from simulator.measured_tables.kernel_kinds import KERNEL_KINDS
 from simulator.measuring.machine import FILE, Machine, read_machine
-from simulator.validation.kernel_kinds import KERNEL_KINDS
 
 if TYPE_CHECKING:
     import pandas as pd

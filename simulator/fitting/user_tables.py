@@ -14,8 +14,8 @@ from hardware_specs.schema import AcceleratorSpec
 from simulator.fitting.kernel_tables import DEFAULTS, with_defaults
 from simulator.fitting.noise import at_one_pace, machine_problems, noise_problems, without_noise
 from simulator.fitting.user_units import BYTES, unit_problems
-from simulator.validation.kernel_kinds import KERNEL_KINDS
-from simulator.validation.measured_table import MeasuredTable, Row, read_cells
+from simulator.measured_tables.kernel_kinds import KERNEL_KINDS
+from simulator.measured_tables.measured_table import MeasuredTable, Row, read_cells
 
 if TYPE_CHECKING:
     import pandas as pd

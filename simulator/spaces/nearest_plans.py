@@ -54,6 +54,7 @@ LEFT_OUT = (
     "prefetch_layers",
     "recompute_layers",
     "recompute_keeps",
+    "recompute_modules",
     "first_stage_layers",
     "last_stage_layers",
     "overlap_expert_parallel",

@@ -45,6 +45,7 @@ LAYER_PLAN_KEYS = (
     "plan.sequence_parallel",
     "plan.recompute",
     "plan.recompute_keeps",
+    "plan.recompute_modules",
     "plan.overlap_tensor_parallel",
     "plan.tensor_parallel_split",
     "plan.tensor_parallel_chunks",

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hardware_specs.errors import Problem, ScenarioError, near_names, shorten
-from simulator.validation.measured_table import Cell, Row, parse_cell
-from simulator.validation.table_kinds import TableKind
+from simulator.measured_tables.measured_table import Cell, Row, parse_cell
+from simulator.measured_tables.table_kinds import TableKind
 
 __all__ = ["Case", "Quantity", "RowReader", "parse_assumptions"]
 

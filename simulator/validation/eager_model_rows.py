@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from simulator.measured_tables.measured_table import Cell, Row
 from simulator.validation.cases import Case, Quantity, RowReader
 from simulator.validation.known_words import eager_word, system_of
-from simulator.validation.measured_table import Cell, Row
 
 __all__ = ["eager_model_case"]
 

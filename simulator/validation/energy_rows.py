@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from simulator.measured_tables.measured_table import Cell, Row
 from simulator.validation.cases import Case, Quantity, RowReader, size_class_of
 from simulator.validation.known_words import catalog_model, spelling, system_of
-from simulator.validation.measured_table import Cell, Row
 from workloads import load_model, parameters
 
 __all__ = ["energy_case"]

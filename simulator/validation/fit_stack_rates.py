@@ -20,8 +20,8 @@ import yaml
 from hardware_specs.stack_rates import RateKind
 from simulator.fitting.robust_fit import significant
 from simulator.fitting.rows import BoolArray, FloatArray
+from simulator.measured_tables.measured_table import read_table
 from simulator.validation.cases import Case
-from simulator.validation.measured_table import read_table
 from simulator.validation.predictions import predict
 from simulator.validation.training_rows import training_case
 

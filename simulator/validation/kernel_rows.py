@@ -25,8 +25,8 @@ from simulator.fitting.measured_gemm import TIMED_FROM_HOST
 from simulator.fitting.measured_moe import without_false_gates
 from simulator.fitting.noise import NOISY
 from simulator.kernels.models import KERNEL_MODELS
+from simulator.measured_tables.measured_table import Row
 from simulator.validation.cases import Case
-from simulator.validation.measured_table import Row
 from simulator.validation.scoring import Score
 
 if TYPE_CHECKING:

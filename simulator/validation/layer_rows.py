@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simulator.kernels.size_classes import token_class
+from simulator.measured_tables.measured_table import Cell, Row
 from simulator.validation.cases import Case, Quantity, RowReader
 from simulator.validation.known_words import layer_calibration, system_of
-from simulator.validation.measured_table import Cell, Row
 
 __all__ = ["LAYER_OPERATORS", "layer_cases"]
 

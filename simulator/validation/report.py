@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from hardware_specs import load_system
 from hardware_specs.errors import Problem, ScenarioError
+from simulator.measured_tables.kernel_kinds import KERNEL_KINDS
+from simulator.measured_tables.measured_table import Cell, Row, read_table
 from simulator.validation.cases import Case, parse_assumptions
 from simulator.validation.eager_model_rows import eager_model_case
 from simulator.validation.energy_rows import energy_case
 from simulator.validation.floor import FloorViolation, floor_violations
-from simulator.validation.kernel_kinds import KERNEL_KINDS
 from simulator.validation.kernel_rows import kernel_scores
 from simulator.validation.layer_rows import layer_cases
-from simulator.validation.measured_table import Cell, Row, read_table
 from simulator.validation.predictions import predict
 from simulator.validation.run_rows import measured_run_case, system_beside, usual_reference_us
 from simulator.validation.scoring import Score, group_scores, score, source_prefix

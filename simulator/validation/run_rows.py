@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from simulator.measured_tables.measured_table import Cell, Row
 from simulator.validation.cases import Case, Quantity, RowReader
-from simulator.validation.measured_table import Cell, Row
 
 __all__ = ["measured_run_case", "system_beside", "usual_reference_us"]
 

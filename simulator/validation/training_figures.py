@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from simulator.measured_tables.measured_table import Row, read_table
 from simulator.validation.fit_stack_rates import LEAST_HIDDEN, STACKS
-from simulator.validation.measured_table import Row, read_table
 from simulator.validation.report import validate
 
 __all__ = ["GROUPS", "FigureGroup", "figures", "main"]

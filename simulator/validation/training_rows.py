@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from simulator.measured_tables.measured_table import Cell, Row
 from simulator.validation.cases import Case, Quantity, RowReader, size_class_of
 from simulator.validation.known_words import Framework, framework_of, notes_of
 from simulator.validation.machine_of_row import machine_keys
-from simulator.validation.measured_table import Cell, Row
 from simulator.validation.model_of_row import model_of
 from simulator.validation.plan_of_row import degrees, precision, recompute, sharding, stage_layers, switches
 from workloads import ModelSpec, parameters

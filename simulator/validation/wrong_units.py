@@ -11,7 +11,7 @@ from hardware_specs import SystemSpec, find_device, load_accelerator
 from hardware_specs.errors import Problem, SpecError, shorten
 from hardware_specs.schema import AcceleratorSpec
 from simulator.fitting.user_units import BYTES, table_in_another_unit
-from simulator.validation.measured_table import Row
+from simulator.measured_tables.measured_table import Row
 from simulator.validation.scoring import Score
 
 if TYPE_CHECKING:

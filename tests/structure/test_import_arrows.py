@@ -22,6 +22,7 @@ EDGES = (
     "simulator.cli",
     "simulator.commands",
     "simulator.fitting",
+    "simulator.measured_tables",
     "simulator.measuring",
     "simulator.validation",
 )
@@ -212,7 +213,9 @@ ROOMS = (
     ("estimates",),
     ("sweeps",),
     ("searching", "network"),
-    ("fitting", "validation", "measuring"),
+    ("measured_tables", "measuring"),
+    ("fitting",),
+    ("validation",),
     ("commands", "cli"),
 )
 # Bandwidths of a node that is declared wire by wire come from its links played out.

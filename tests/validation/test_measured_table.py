@@ -8,8 +8,8 @@ import pytest
 from measured_rows import ENERGY_ROW, MEGATRON_ROW, write_rows
 
 from hardware_specs.errors import LlmsimError, ScenarioError, SpecError
+from simulator.measured_tables.measured_table import parse_cell, read_table
 from simulator.validation import validate
-from simulator.validation.measured_table import parse_cell, read_table
 
 
 def test_cells_are_typed(tmp_path: Path) -> None:

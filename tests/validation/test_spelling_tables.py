@@ -8,6 +8,7 @@ import pytest
 from measured_rows import measured
 
 from hardware_specs import list_accelerators, load_system
+from simulator.measured_tables.table_kinds import KINDS, UNSCORED
 from simulator.scenarios.precision import RECIPES
 from simulator.scenarios.scenario import Plan
 from simulator.validation.known_words import (
@@ -19,7 +20,6 @@ from simulator.validation.known_words import (
     spelling,
     system_of,
 )
-from simulator.validation.table_kinds import KINDS, UNSCORED
 from workloads import ModelSpec, list_models
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hardware_specs.errors import Problem, ScenarioError, SpecError, near_names, shorten
-from simulator.validation.kernel_kinds import KERNEL_KINDS
-from simulator.validation.table_kind import CellType, TableKind
+from simulator.measured_tables.kernel_kinds import KERNEL_KINDS
+from simulator.measured_tables.table_kind import CellType, TableKind
 
 __all__ = ["KINDS", "CellType", "TableKind", "kind_of", "refuse"]
 

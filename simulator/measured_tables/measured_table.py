@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware_specs.errors import Problem, SpecError, shorten
-from simulator.validation.table_kinds import CellType, TableKind, kind_of, refuse
+from simulator.measured_tables.table_kinds import CellType, TableKind, kind_of, refuse
 
 __all__ = ["Cell", "MeasuredTable", "Row", "parse_cell", "read_cells", "read_table"]
 

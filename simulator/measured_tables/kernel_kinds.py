@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulator.validation.table_kind import CellType, TableKind
+from simulator.measured_tables.table_kind import CellType, TableKind
 
 __all__ = ["KERNEL_KINDS"]
 

@@ -138,6 +138,9 @@ class PlanColumns:
     overlap_grad_reduce: FloatArray
     overlap_param_gather: FloatArray
     overlap_tensor_parallel: FloatArray
+    split_ring: FloatArray
+    split_pipelined: FloatArray
+    tensor_chunks: FloatArray
     overlap_expert_parallel: FloatArray
     overlap_shared_experts: FloatArray
     overlap_pipeline_p2p: FloatArray

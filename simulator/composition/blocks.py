@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from simulator.arrays.columns import DeviceColumns, Inputs, PlanColumns
 from simulator.certainty.doubt import Doubt, exchange_doubt, kernel_doubt
 from simulator.certainty.fitted_ranges import outside_fit
+from simulator.composition.split_products import split_pairs
 from simulator.composition.streams import issue_order, longest_path
 from simulator.kernels.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
 from simulator.kernels.dispatch import dispatched_time
@@ -191,6 +192,14 @@ def cost_block(
             times.append(operator_time(op, work, inputs, exchanges))
         counted.append(_scaled(work, op.scale))
     busy = [t.seconds * issue.operator.scale for t, issue in zip(times, issues, strict=True)]
+
+    def kernel_s(op: Operator) -> FloatArray:
+        return operator_time(op, count(op, inputs.precision), inputs, exchanges).seconds * op.scale
+
+    pairs = split_pairs(issues, busy, inputs, exchanges, kernel_s)
+    for i, pair in pairs.items():
+        busy[i] = np.where(pair.chosen, pair.exchange_s, busy[i])
+        busy[pair.product] = np.where(pair.chosen, pair.product_s, busy[pair.product])
     total, exposed = longest_path(
         issues,
         busy,
@@ -198,6 +207,7 @@ def cost_block(
         inputs.fabric.inner.compute_share,
         inputs.plan.overlap_expert_parallel,
         inputs.plan.overlap_shared_experts,
+        {i: (pair.chosen, pair.exposed_s) for i, pair in pairs.items()},
     )
     costs = [
         OperatorCost(

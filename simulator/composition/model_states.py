@@ -158,11 +158,10 @@ def unsharded_bytes(inputs: Inputs, table: LayerTable, stage: StageKind, *, tied
         prefetch_layers=plan.prefetch_layers,
         reshard_after_forward=plan.reshard_after_forward,
     )
-    greatest = (
-        table.layer_weight_bytes * table.layer_greatest_parameters / np.maximum(table.layer_parameters, 1.0)
-    )
-    several = np.maximum(whole * table.layer_pair_weight_bytes / 2.0, np.minimum(whole, 1.0) * greatest)
-    layer = weights * several + gradients * table.layer_greatest_parameters
+    # The two heaviest neighbours first; the others are as heavy as layers are on average.
+    pair, further = np.minimum(whole, 2.0) / 2.0, np.maximum(whole - 2.0, 0.0)
+    gathered = pair * table.layer_pair_weight_bytes + further * table.layer_weight_bytes
+    layer = weights * gathered + gradients * table.layer_greatest_parameters
     embedding = weights * table.embedding_weight_bytes + gradients * table.embedding_parameters
     head = weights * table.head_matrix_weight_bytes + gradients * table.head_matrix_parameters
     largest = np.maximum(layer, np.maximum(stage.embedding * embedding, stage.head * head))

@@ -8,7 +8,7 @@ stands still for it. Exposed times therefore sum to the block's time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,10 @@ from simulator.rules import at
 from workloads.operator_graph import Graph, Operator, operators
 
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 ZERO: FloatArray = np.zeros(1)
+NOWHERE: BoolArray = np.zeros(1, dtype=bool)
+NOTHING_IN_PARTS: Mapping[int, tuple[BoolArray, FloatArray]] = {}
 # The plain MLP of a layer with experts serves every token.
 SHARED_EXPERTS = "mlp"
 EXPERT_TIME = "time.expert_parallel_s"
@@ -72,6 +75,7 @@ def longest_path(
     displaced: FloatArray | float = 0.0,
     overlap_rows: FloatArray = ZERO,
     overlap_shared: FloatArray = ZERO,
+    in_parts: Mapping[int, tuple[BoolArray, FloatArray]] = NOTHING_IN_PARTS,
 ) -> tuple[FloatArray, list[FloatArray]]:
     """Finish time of a block and what each operator adds to it.
 
@@ -90,6 +94,9 @@ def longest_path(
         1 where exchanges of experts' rows run beside the kernels of another micro-batch, 0 where they block [1].
     overlap_shared : ndarray
         1 where they run beside the shared experts of their own micro-batch [1]; another micro-batch hides more.
+
+    in_parts : mapping of int to tuple
+        Exchanges that are cut with their product, by position: where they are, and what they then add [s].
 
     Returns
     -------
@@ -141,13 +148,15 @@ def longest_path(
         for i in issue.after:
             ready = np.maximum(ready, finish[i])
         apart = np.maximum(overlap_rows, overlap_shared) if issue.operator.axis == "expert" else ZERO
-        runs = (duration > 0) & (apart == 0)
+        cut, added = in_parts.get(position, (NOWHERE, ZERO))
+        runs = (duration > 0) & (apart == 0) & ~cut
         # What is switched off neither waits for the stream nor occupies it.
         end = np.where(runs, np.maximum(network, ready) + duration, ready)
         network = np.where(runs, end, network)
         finish.append(end)
         beside = overlap if among_tensor_ranks else ZERO
         blocked = np.where(runs, (1.0 - beside) * np.maximum(end - compute, 0.0), 0.0)
+        blocked = blocked + np.where(cut, added, 0.0) if position in in_parts else blocked
         exposed[position] = blocked
         compute = compute + blocked
     exchanges = [i for i, issue in enumerate(issues) if issue.is_exchange]

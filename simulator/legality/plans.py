@@ -263,6 +263,22 @@ def _sequence(c: Combination) -> BoolArray:
 
 
 @legality_rule(
+    "products are cut where they overlap",
+    lambda c: Problem(
+        path="plan.tensor_parallel_split",
+        value="ring" if c.plan.split_ring[0] > 0 else "pipelined",
+        rule="cuts products with the all-gathers and reduce-scatters that overlap_tensor_parallel hides and that "
+        "sequence parallelism makes",
+        fix="switch plan.overlap_tensor_parallel and plan.sequence_parallel on, or leave it out",
+    ),
+)
+def _cut_products(c: Combination) -> BoolArray:
+    p = c.plan
+    wanted = (p.split_ring + p.split_pipelined > 0) & (p.tensor_parallel > 1)
+    return wanted & ((p.overlap_tensor_parallel == 0) | (p.sequence_parallel == 0))
+
+
+@legality_rule(
     "latent attention is trained",
     lambda c: Problem(
         path="task.kind",

@@ -14,6 +14,7 @@ MAX_COUNT = 10**9
 AXES = ("tensor", "context", "expert", "data", "pipeline")
 ContextKind = Literal["ring", "all_gather", "ulysses"]
 ExpertDispatch = Literal["per_expert", "per_node"]
+TensorSplit = Literal["none", "ring", "pipelined"]
 Schedule = Literal["1f1b", "gpipe", "zb_h1", "zb_h2", "zb_v", "dualpipe"]
 Optimizer = Literal["adam", "adamw", "adam_8bit", "adafactor", "sgd", "sgd_momentum", "muon"]
 Algorithm = Literal[
@@ -212,6 +213,14 @@ class Plan(_Keys):
     overlap_param_gather: bool = Field(True, description="parameter gathering beside compute")
     overlap_tensor_parallel: bool = Field(
         False, description="tensor-parallel exchanges beside the kernels that do not wait for them"
+    )
+    tensor_parallel_split: TensorSplit = Field(
+        "none",
+        description="products that overlap_tensor_parallel cuts with the exchange in front of them or behind: none, "
+        "into a part for each rank that pass in a ring, or into tensor_parallel_chunks pipelined parts",
+    )
+    tensor_parallel_chunks: int = Field(
+        4, ge=1, le=MAX_COUNT, description="parts of a product under tensor_parallel_split pipelined [1]"
     )
     overlap_expert_parallel: bool = Field(
         False, description="exchanges of experts' rows beside the compute of another micro-batch"

@@ -47,6 +47,8 @@ LAYER_PLAN_KEYS = (
     "plan.recompute_keeps",
     "plan.recompute_modules",
     "plan.overlap_tensor_parallel",
+    "plan.tensor_parallel_split",
+    "plan.tensor_parallel_chunks",
     "plan.overlap_expert_parallel",
     "plan.overlap_shared_experts",
     "plan.recompute_layers",

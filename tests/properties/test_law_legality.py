@@ -149,6 +149,10 @@ BROKEN = {
     ],
     "kept results need recompute: needed": [training(plan__recompute_keeps="gate")],
     "sharing ranks divide the replicas": [training(devices=32, plan__zero_stage=1, plan__zero_group=3)],
+    "products are cut where they overlap": [
+        training(plan__sequence_parallel=True, plan__tensor_parallel_split="ring"),
+        training(plan__overlap_tensor_parallel=True, plan__tensor_parallel_split="pipelined"),
+    ],
     "gathered weights are sharded": [
         training(devices=32, plan__zero_stage=1, plan__reshard_after_forward=False),
         training(devices=32, plan__zero_stage=2, plan__prefetch_layers=2),

@@ -461,6 +461,17 @@ CASES = [
         },
         75,
     ),  # fmt: skip
+    # four parts: three hops of 5 s beside products of 3 s; pipelined, the first exchange is in the open too
+    (
+        "exposed_parts",
+        {"part_exchange_s": 5, "part_product_s": 3, "parts": 4, "pipelined": 0},
+        6,
+    ),
+    (
+        "exposed_parts",
+        {"part_exchange_s": 2, "part_product_s": 3, "parts": 4, "pipelined": 1},
+        2,
+    ),
     # the layer that computes and two ahead, of three at most; all of them where they are kept
     ("unsharded_layers", {"layers": 8, "prefetch_layers": 2, "reshard_after_forward": 1}, 3),
     ("unsharded_layers", {"layers": 2, "prefetch_layers": 2, "reshard_after_forward": 1}, 2),

@@ -20,18 +20,23 @@ ZERO: FloatArray = np.zeros(1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Energy:
-    """Energy of one step over all used devices, by cause [J]; ``host_j`` is that of their nodes."""
+    """Energy of one step over all used devices, by cause [J].
+
+    ``host_j`` is that of their nodes, ``offload_j`` that of copies to and from a host or drives.
+    """
 
     static_j: FloatArray
     compute_j: FloatArray
     memory_j: FloatArray
     network_j: FloatArray
     host_j: FloatArray
+    offload_j: FloatArray
 
     @property
     def total_j(self) -> FloatArray:
         """Sum of the causes [J]."""
-        return self.static_j + self.compute_j + self.memory_j + self.network_j + self.host_j
+        work = self.static_j + self.compute_j + self.memory_j + self.network_j
+        return work + self.host_j + self.offload_j
 
 
 @rule(
@@ -87,6 +92,7 @@ def step_energy(
     optimizer: BlockCost | None,
     end: EndOfStep | None,
     messages_j: FloatArray,
+    copies_j: FloatArray = ZERO,
 ) -> Energy:
     """Energy of one step.
 
@@ -100,8 +106,8 @@ def step_energy(
         Data-parallel exchanges inside layers.
     optimizer, end : BlockCost, EndOfStep or None
         What training does once per step.
-    messages_j : ndarray
-        Energy of the messages between pipeline stages, all devices [J].
+    messages_j, copies_j : ndarray
+        Energy of the messages between pipeline stages, and of offload's copies, all devices [J].
 
     Returns
     -------
@@ -115,7 +121,12 @@ def step_energy(
     """
     plan, device, fabric = inputs.plan, inputs.device, inputs.fabric
     ranks = plan.tensor_parallel * plan.gradient_ranks
-    once = block_energy([optimizer], inputs) if optimizer is not None else (ZERO, ZERO, ZERO)
+    once = (ZERO, ZERO, ZERO)
+    if optimizer is not None:
+        # An update on the host costs the devices nothing; its processors are in the host's power.
+        here = 1.0 - plan.update_on_host
+        compute_j, memory_j, network_j = block_energy([optimizer], inputs)
+        once = (here * compute_j, here * memory_j, network_j)
     network_once = once[2]
     if end is not None:
         for done in (end.reduce, end.gather, end.tied, end.mirrored):
@@ -152,4 +163,5 @@ def step_energy(
         memory_j=parts["memory"],
         network_j=parts["network"],
         host_j=host,
+        offload_j=copies_j,
     )

@@ -24,10 +24,12 @@ from simulator.composition.data_parallel import (
     unit_exchanges,
 )
 from simulator.composition.energy import Energy, step_energy
+from simulator.composition.host_update import on_host
 from simulator.composition.layer_table import LayerTable
 from simulator.composition.memory import Memory, memory
-from simulator.composition.model_states import stage_parameters, stage_states
-from simulator.composition.offload import kept_by_micro_batch, offloads, pass_copies, update_copies
+from simulator.composition.model_states import stage_parameters
+from simulator.composition.offload import offloads
+from simulator.composition.offloaded_step import StepCopies, copies_of_passes, copies_of_step
 from simulator.composition.pipeline import StageLayers, exposed_p2p, stage_layers
 from simulator.composition.pipeline_step import decoding_time, scheduled_time
 from simulator.composition.shared_wires import (
@@ -37,8 +39,8 @@ from simulator.composition.shared_wires import (
     crowded_s,
     stage_traffic,
 )
-from simulator.composition.stage_kinds import StageKind, StageKinds, ends_apart, stage_kinds
-from simulator.composition.stages import PassCopies, StageTimes, no_copies, stage_times
+from simulator.composition.stage_kinds import StageKinds, ends_apart, stage_kinds
+from simulator.composition.stages import StageTimes, no_copies, stage_times
 from simulator.composition.utilisation import (
     TRAINING_PASSES,
     flop_utilisation,
@@ -80,6 +82,7 @@ class Step:
     micro_batches: FloatArray
     memory: Memory
     energy: Energy
+    copies: StepCopies
     stages: StageTimes
     kinds: StageKinds
     optimizer: BlockCost | None
@@ -254,7 +257,7 @@ def _closing(
         factored=(plan.optimizer == CODE["adafactor"]).astype(np.float64),
         weights_apart=(plan.optimizer > CODE["adamw"]) * (1.0 - narrow_weights),
     )
-    optimizer = cost_block("optimizer.step", graph, inputs)
+    optimizer = on_host(cost_block("optimizer.step", graph, inputs), inputs)
     orthogonal_s = _orthogonal(inputs, table, kinds)
     return _Closing(
         # The shared matrix is summed after the last micro-batch, when both ends have their part; so are both copies.
@@ -277,39 +280,6 @@ def _orthogonal(inputs: Inputs, table: LayerTable, kinds: StageKinds) -> FloatAr
         np.where(plan.zero_stage >= 1, sharers, 1.0) for sharers in (plan.zero_group, plan.expert_copies)
     )
     return layers * (table.layer_orthogonal_s / ranks + table.expert_orthogonal_s / holders)
-
-
-def _copies_of_passes(
-    inputs: Inputs, table: LayerTable, kinds: StageKinds, micro_batches: FloatArray, *, tied: bool
-) -> PassCopies:
-    """What offloaded tensors add to the passes of a stage."""
-
-    def copies(
-        kind: StageKind, forward_s: FloatArray, backward_s: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        return pass_copies(
-            inputs,
-            kept_by_micro_batch(table, kind),
-            stage_states(inputs, table, kind, kinds.copies, tied=tied),
-            kind.layers,
-            (forward_s, backward_s),
-            micro_batches,
-        )
-
-    return copies
-
-
-def _copies_of_update(
-    inputs: Inputs, table: LayerTable, kinds: StageKinds, optimizer_s: FloatArray, *, tied: bool
-) -> FloatArray:
-    """What offloaded states add to the update of the stage that has most of them [s]."""
-    added = [
-        update_copies(
-            inputs, stage_states(inputs, table, kind, kinds.copies, tied=tied), kind.layers, optimizer_s
-        )
-        for kind in kinds
-    ]
-    return np.maximum(np.maximum(added[0], added[1]), added[2])
 
 
 def _doubt(
@@ -442,7 +412,7 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
     units = unit_exchanges(table, inputs, group, tied=structure.layer.tied)
     tied = structure.layer.tied
     offloading = training and offloads(inputs)
-    copies = _copies_of_passes(inputs, table, kinds, micro_batches, tied=tied) if offloading else no_copies
+    copies = copies_of_passes(inputs, table, kinds, micro_batches, tied=tied) if offloading else no_copies
     stages = stage_times(table, inputs, kinds, units, training=training, copies=copies)
     slowest = stages.slowest_s()
     with at("time.pipeline_s"):
@@ -458,10 +428,10 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         if training
         else _Closing(reduce_s=ZERO, gather_s=ZERO, optimizer=None, optimizer_s=ZERO, end=None)
     )
-    offload_s = update_copies_s = ZERO
+    copied = StepCopies.nothing()
     if offloading:
-        update_copies_s = _copies_of_update(inputs, table, kinds, closing.optimizer_s, tied=tied)
-        offload_s = micro_batches * stages.at_slowest(stages.offload_s)
+        copied = copies_of_step(inputs, table, kinds, stages, micro_batches, closing.optimizer_s, tied=tied)
+    offload_s, update_copies_s = copied.passes_s, copied.update_s
     with at("step_time_s"):
         total = step_seconds(
             pipeline_s=pipeline.seconds,
@@ -508,7 +478,9 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
             optimizer=closing.optimizer,
             end=closing.end,
             messages_j=messages.energy_j,
+            copies_j=copied.energy_j,
         ),
+        copies=copied,
         stages=stages,
         kinds=kinds,
         optimizer=closing.optimizer,

@@ -11,7 +11,7 @@ from simulator.arrays.columns import Inputs
 from simulator.communication.exchanges import network_joules
 from simulator.composition.blocks import BlockCost
 from simulator.composition.data_parallel import EndOfStep, UnitExchanges
-from simulator.composition.layer_table import LayerTable, block_energy
+from simulator.composition.layer_table import LayerTable, block_energy, switching_energy
 from simulator.rules import at, rule
 
 FloatArray = NDArray[np.float64]
@@ -37,6 +37,15 @@ class Energy:
         """Sum of the causes [J]."""
         work = self.static_j + self.compute_j + self.memory_j + self.network_j
         return work + self.host_j + self.offload_j
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orthogonal:
+    """Muon's products of one step on one device: time [s], operations [FLOP] and bytes in memory [byte]."""
+
+    seconds: FloatArray
+    flop: FloatArray
+    moved_bytes: FloatArray
 
 
 @rule(
@@ -90,6 +99,7 @@ def step_energy(
     seconds: FloatArray,
     units: UnitExchanges,
     optimizer: BlockCost | None,
+    orthogonal: Orthogonal | None,
     end: EndOfStep | None,
     messages_j: FloatArray,
     copies_j: FloatArray = ZERO,
@@ -104,7 +114,7 @@ def step_energy(
         Step time [s].
     units : UnitExchanges
         Data-parallel exchanges inside layers.
-    optimizer, end : BlockCost, EndOfStep or None
+    optimizer, orthogonal, end : BlockCost, Orthogonal, EndOfStep or None
         What training does once per step.
     messages_j, copies_j : ndarray
         Energy of the messages between pipeline stages, and of offload's copies, all devices [J].
@@ -127,6 +137,11 @@ def step_energy(
         here = 1.0 - plan.update_on_host
         compute_j, memory_j, network_j = block_energy([optimizer], inputs)
         once = (here * compute_j, here * memory_j, network_j)
+    if orthogonal is not None:
+        # In the type that attention computes in.
+        compute_j = switching_energy(amount=orthogonal.flop, j_per_unit=device.attention_j_per_flop)
+        memory_j = switching_energy(amount=orthogonal.moved_bytes, j_per_unit=device.memory_j_per_byte)
+        once = (once[0] + compute_j, once[1] + memory_j, once[2])
     network_once = once[2]
     if end is not None:
         for done in (end.reduce, end.gather, end.tied, end.mirrored):

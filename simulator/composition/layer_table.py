@@ -91,6 +91,10 @@ class LayerTable:
     head_kept_bytes: FloatArray
     layer_orthogonal_s: FloatArray
     expert_orthogonal_s: FloatArray
+    layer_orthogonal_flop: FloatArray
+    expert_orthogonal_flop: FloatArray
+    layer_orthogonal_bytes: FloatArray
+    expert_orthogonal_bytes: FloatArray
     working_bytes: FloatArray
     head_working_bytes: FloatArray
     layer_compute_j: FloatArray
@@ -155,13 +159,21 @@ def _recomputing(inputs: Inputs) -> FloatArray:
     return np.where(share > 0, share, 1.0)
 
 
-def _orthogonal_seconds(blocks: Blocks, inputs: Inputs, *, experts: bool) -> FloatArray:
-    """Muon's products for one layer's matrices on one device [s], zero under other optimizers."""
+def _orthogonal(blocks: Blocks, inputs: Inputs) -> dict[str, FloatArray]:
+    """Columns of Muon's products for one layer's matrices on one device, zero under other optimizers."""
+    columns = {
+        f"{of}_orthogonal_{unit}": ZERO for of in ("layer", "expert") for unit in ("s", "flop", "bytes")
+    }
     chosen = inputs.plan.optimizer == CODE["muon"]
     if not np.any(chosen) or not blocks.backward:
-        return ZERO
-    graph = newton_schulz(blocks.forward_operators["layer"], experts=experts)
-    return chosen * cost_block("optimizer.newton_schulz", graph, inputs).seconds
+        return columns
+    for of in ("layer", "expert"):
+        graph = newton_schulz(blocks.forward_operators["layer"], experts=of == "expert")
+        cost = cost_block("optimizer.newton_schulz", graph, inputs)
+        columns[f"{of}_orthogonal_s"] = chosen * cost.seconds
+        columns[f"{of}_orthogonal_flop"] = chosen * sum((c.work.flop for c in cost.operators), ZERO)
+        columns[f"{of}_orthogonal_bytes"] = chosen * sum((c.work.moved_bytes for c in cost.operators), ZERO)
+    return columns
 
 
 def _weight_gradient_seconds(cost: BlockCost | None) -> FloatArray:
@@ -265,8 +277,7 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         layer_rebuilt_bytes=(kept["layer"].everything - layer_kept) / _recomputing(inputs),
         embedding_kept_bytes=kept["embedding"].everything,
         head_kept_bytes=kept["head"].everything,
-        layer_orthogonal_s=_orthogonal_seconds(blocks, inputs, experts=False),
-        expert_orthogonal_s=_orthogonal_seconds(blocks, inputs, experts=True),
+        **_orthogonal(blocks, inputs),
         working_bytes=kept["layer"].largest_working_set,
         head_working_bytes=kept["head"].largest_working_set,
         layer_compute_j=layer_j[0],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from simulator.composition.data_parallel import (
     replica_group,
     unit_exchanges,
 )
-from simulator.composition.energy import Energy, step_energy
+from simulator.composition.energy import Energy, Orthogonal, step_energy
 from simulator.composition.host_update import on_host
 from simulator.composition.layer_table import LayerTable
 from simulator.composition.memory import Memory, memory
@@ -87,7 +87,7 @@ class Step:
     kinds: StageKinds
     optimizer: BlockCost | None
     end: EndOfStep | None
-    orthogonal_s: FloatArray
+    orthogonal: Orthogonal | None
     end_reduce_s: FloatArray
     end_gather_s: FloatArray
     doubt: TimeDoubt
@@ -195,7 +195,7 @@ class _Closing:
     optimizer: BlockCost | None
     optimizer_s: FloatArray
     end: EndOfStep | None
-    orthogonal_s: FloatArray = field(default_factory=lambda: ZERO)
+    orthogonal: Orthogonal | None = None
 
 
 def _closing(
@@ -258,28 +258,33 @@ def _closing(
         weights_apart=(plan.optimizer > CODE["adamw"]) * (1.0 - narrow_weights),
     )
     optimizer = on_host(cost_block("optimizer.step", graph, inputs), inputs)
-    orthogonal_s = _orthogonal(inputs, table, kinds)
+    orthogonal = _orthogonal(inputs, table, kinds)
     return _Closing(
         # The shared matrix is summed after the last micro-batch, when both ends have their part; so are both copies.
         reduce_s=reduce_s + end.tied.seconds + end.mirrored.seconds,
         gather_s=gather_s,
         optimizer=optimizer,
-        optimizer_s=optimizer.seconds + orthogonal_s,
-        orthogonal_s=orthogonal_s,
+        optimizer_s=optimizer.seconds + (orthogonal.seconds if orthogonal is not None else ZERO),
+        orthogonal=orthogonal,
         end=end,
     )
 
 
-def _orthogonal(inputs: Inputs, table: LayerTable, kinds: StageKinds) -> FloatArray:
-    """Muon's products on the stage with most layers [s]: shards of the states deal whole matrices among their ranks."""
+def _orthogonal(inputs: Inputs, table: LayerTable, kinds: StageKinds) -> Orthogonal | None:
+    """Muon's products on the stage with most layers: shards of the states deal whole matrices among their ranks."""
     plan = inputs.plan
     if not np.any(table.layer_orthogonal_s + table.expert_orthogonal_s):
-        return ZERO
+        return None
     layers = np.maximum(np.maximum(kinds.first.layers, kinds.middle.layers), kinds.last.layers)
     ranks, holders = (
         np.where(plan.zero_stage >= 1, sharers, 1.0) for sharers in (plan.zero_group, plan.expert_copies)
     )
-    return layers * (table.layer_orthogonal_s / ranks + table.expert_orthogonal_s / holders)
+
+    def of_rank(unit: str) -> FloatArray:
+        layer, expert = (getattr(table, f"{of}_orthogonal_{unit}") for of in ("layer", "expert"))
+        return layers * (layer / ranks + expert / holders)
+
+    return Orthogonal(seconds=of_rank("s"), flop=of_rank("flop"), moved_bytes=of_rank("bytes"))
 
 
 def _doubt(
@@ -476,6 +481,7 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
             seconds=total,
             units=units,
             optimizer=closing.optimizer,
+            orthogonal=closing.orthogonal,
             end=closing.end,
             messages_j=messages.energy_j,
             copies_j=copied.energy_j,
@@ -485,7 +491,7 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         kinds=kinds,
         optimizer=closing.optimizer,
         end=closing.end,
-        orthogonal_s=closing.orthogonal_s,
+        orthogonal=closing.orthogonal,
         end_reduce_s=closing.reduce_s,
         end_gather_s=closing.gather_s,
         doubt=stretched(doubt, total - pipeline.bubble_s, total),

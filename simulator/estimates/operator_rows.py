@@ -140,12 +140,29 @@ def _slowest(detail: Detail) -> tuple[FloatArray, FloatArray, FloatArray]:
     return n, first, last
 
 
-def _orthogonal_rows(detail: Detail, prefix: str, evidence: FamilyEvidence | None) -> Iterator[Row]:
+def _orthogonal_rows(
+    detail: Detail, inputs: Inputs, prefix: str, dtypes: Mapping[str, str], evidence: FamilyEvidence | None
+) -> Iterator[Row]:
     """Products by which Muon orthogonalises updates, as one row."""
-    seconds = first_value(detail.step.orthogonal_s)
-    if seconds > 0:
-        name = f"{prefix}optimizer.newton_schulz"
-        yield _plain_row(name, "optimizer", "optimizer", "matmul", "compute", 1.0, seconds, seconds, evidence)
+    done = detail.step.orthogonal
+    if done is None:
+        return
+    seconds, flop, moved = (first_value(v) for v in (done.seconds, done.flop, done.moved_bytes))
+    device = inputs.device
+    streaming = moved / first_value(device.memory_bandwidth_bytes_per_s)
+    row = _plain_row(
+        f"{prefix}optimizer.newton_schulz",
+        "optimizer",
+        "optimizer",
+        "matmul",
+        "compute",
+        1.0,
+        seconds,
+        seconds,
+        evidence,
+    )
+    bound = "compute" if flop / first_value(device.attention_flop_per_s) > streaming else "memory"
+    yield {**row, "flop": flop, "bytes": moved, "bound": bound, "dtype": dtypes.get("attention", "")}
 
 
 def _row_on_host(row: Row, inputs: Inputs) -> Row:
@@ -273,7 +290,7 @@ def detail_rows(
         update = _block_rows(step.optimizer, f"{prefix}optimizer", weights, inputs, dtypes, evidence)
         there = first_value(inputs.plan.update_on_host) > 0
         rows += [_row_on_host(row, inputs) for row in update] if there else update
-        rows += _orthogonal_rows(detail, prefix, evidence.get("matmul"))
+        rows += _orthogonal_rows(detail, inputs, prefix, dtypes, evidence.get("matmul"))
     total_weight = float(weights.sum())
     if total_weight > 0:
         rows += _data_rows(

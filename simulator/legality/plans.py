@@ -32,7 +32,7 @@ class Combination:
     each pointwise step is a kernel of its own; ``unfused`` whether attention is several kernels; ``gated`` whether
     MLPs are;
     ``uneven_stages`` is a plan column that nothing else reads; ``stores`` has by tier for offload 1 where the system
-    declares it.
+    declares it, and "host_update" where it says what its processors and their memory do.
     """
 
     model: ModelColumns
@@ -370,6 +370,7 @@ def _training_keys(c: Combination) -> dict[str, BoolArray]:
         "fragmentation": p.fragmentation > 0,
         "free_gradients": p.free_gradients > 0,
         "gradient_bucket": ~np.isnan(p.gradient_bucket),
+        "optimizer_step": p.update_on_host > 0,
     }
 
 

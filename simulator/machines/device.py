@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from hardware_specs import (
     CalibrationSpec,
+    DriveSpec,
+    HostMemorySpec,
+    StoreSpec,
     SystemSpec,
     calibration_for,
     fabric_calibration_for,
@@ -200,6 +203,11 @@ def _evidence(machines: Machines) -> tuple[list[dict[str, FamilyEvidence]], Inde
     return found, machines.leaves.index * len(machines.precisions) + machines.precision_index
 
 
+def _default_energy(store: type[StoreSpec]) -> float:
+    """Energy of a byte where a system does not say it [J/byte]."""
+    return float(store.model_fields["energy_per_byte"].default.value)
+
+
 def device_columns(machines: Machines) -> DeviceColumns:
     """Columns of the accelerator.
 
@@ -238,6 +246,12 @@ def device_columns(machines: Machines) -> DeviceColumns:
         host_link_bytes_per_s=leaves.get("host_memory.bandwidth"),
         nvme_capacity_bytes=leaves.get("nvme.capacity") / leaves.get("accelerators_per_node"),
         nvme_link_bytes_per_s=leaves.get("nvme.bandwidth"),
+        # A store that only the scenario declares has the schema's energy.
+        host_j_per_byte=leaves.get("host_memory.energy_per_byte", _default_energy(HostMemorySpec)),
+        nvme_j_per_byte=leaves.get("nvme.energy_per_byte", _default_energy(DriveSpec)),
+        host_memory_bytes_per_s=leaves.get("host_memory.memory_bandwidth")
+        / leaves.get("accelerators_per_node"),
+        host_vector_flop_per_s=leaves.get("host_memory.vector_rate") / leaves.get("accelerators_per_node"),
         reserved_bytes=leaves.get("accelerator.reserved_memory"),
         sparse_speedup=leaves.get("accelerator.sparse_matmul_speedup"),
         power_limit_w=leaves.get("accelerator.power_limit"),

@@ -119,6 +119,20 @@ BROKEN = {
             plan__offload="weights:nvme",
         ),
     ],
+    "a host updates what it holds": [training(plan__optimizer_step="host")],
+    "a host that updates is described": [
+        training(
+            system={
+                "base": "mi300x-8",
+                "host_memory": {"capacity": "1 TB", "bandwidth": "50 GB/s"},
+            },
+            plan__offload="optimizer",
+            plan__optimizer_step="host",
+        )
+    ],
+    "muon updates on the device": [
+        training(plan__offload="optimizer", plan__optimizer_step="host", plan__optimizer="muon")
+    ],
     "offload is for training": [prefill(plan__offload="weights")],
     "layers that recompute have a way to": [training(plan__recompute_layers=2)],
     "named modules need recompute: modules": [
@@ -144,6 +158,7 @@ BROKEN = {
         prefill(plan__engine="deepspeed"),
         prefill(plan__fragmentation=0.1),
         prefill(plan__free_gradients=True),
+        prefill(plan__optimizer_step="host"),
         prefill(plan__recompute="modules", plan__recompute_modules="core_attn"),
         prefill(plan__gradient_bucket=10**7),
     ],

@@ -137,16 +137,20 @@ def split_pairs(
         Raises nothing.
     """
     plan = inputs.plan
-    wanted = plan.overlap_tensor_parallel * (plan.split_ring + plan.split_pipelined)
+    wanted = plan.overlap_tensor_parallel * np.maximum(plan.split_ring, plan.split_pipelined)
     wanted = wanted * (plan.tensor_parallel > 1)
     if not np.any(wanted):
         return {}
-    ring, pipelined = plan.split_ring > 0, plan.split_pipelined
-    parts = np.where(ring, plan.tensor_parallel, plan.tensor_chunks)
     share = inputs.fabric.inner.compute_share
     found = {}
     for i, k in _pairs(issues):
         exchange, product = issues[i].operator, issues[k].operator
+        # Where a plan has both, partial sums are pipelined.
+        ring = plan.split_ring > 0
+        if exchange.collective == "reduce_scatter":
+            ring = ring & (plan.split_pipelined == 0)
+        pipelined = np.where(ring, 0.0, 1.0)
+        parts = np.where(ring, plan.tensor_parallel, plan.tensor_chunks)
         with at(f"operators.{product.module}.{product.name}"):
             part_s = kernel_s(_part(product, parts))
         (message,) = exchange.reads

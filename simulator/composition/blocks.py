@@ -207,7 +207,7 @@ def cost_block(
         inputs.fabric.inner.compute_share,
         inputs.plan.overlap_expert_parallel,
         inputs.plan.overlap_shared_experts,
-        {i: (pair.chosen, pair.exposed_s) for i, pair in pairs.items()},
+        {i: (pair.chosen, pair.exposed_s, pair.compute_share) for i, pair in pairs.items()},
     )
     costs = [
         OperatorCost(

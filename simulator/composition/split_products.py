@@ -28,19 +28,26 @@ __all__ = ["SplitPair", "exposed_parts", "split_pairs"]
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 TOKENS = "tokens"
+# Copies between neighbours take one unit (user-buffer configurations of NeMo and Megatron-Bridge: num_sm 1 of a ring
+# exchange), sums in parts as many as a library's exchange does (24 there).
+RING_UNITS = 1.0
 # Seconds of one execution of a kernel, from its operator [s].
 KernelTime = Callable[[Operator], FloatArray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitPair:
-    """An exchange and its product in parts, where ``chosen``: their seconds, and what the exchange adds [s]."""
+    """An exchange and its product in parts, where ``chosen``: their seconds, and what the exchange adds [s].
+
+    ``compute_share`` is the part of the compute units that the exchange takes meanwhile [1].
+    """
 
     product: int
     chosen: BoolArray
     exchange_s: FloatArray
     product_s: FloatArray
     exposed_s: FloatArray
+    compute_share: FloatArray
 
 
 @rule(
@@ -137,16 +144,20 @@ def split_pairs(
         Raises nothing.
     """
     plan = inputs.plan
-    wanted = plan.overlap_tensor_parallel * (plan.split_ring + plan.split_pipelined)
+    wanted = plan.overlap_tensor_parallel * np.maximum(plan.split_ring, plan.split_pipelined)
     wanted = wanted * (plan.tensor_parallel > 1)
     if not np.any(wanted):
         return {}
-    ring, pipelined = plan.split_ring > 0, plan.split_pipelined
-    parts = np.where(ring, plan.tensor_parallel, plan.tensor_chunks)
     share = inputs.fabric.inner.compute_share
     found = {}
     for i, k in _pairs(issues):
         exchange, product = issues[i].operator, issues[k].operator
+        # Where a plan has both, partial sums are pipelined.
+        ring = plan.split_ring > 0
+        if exchange.collective == "reduce_scatter":
+            ring = ring & (plan.split_pipelined == 0)
+        pipelined = np.where(ring, 0.0, 1.0)
+        parts = np.where(ring, plan.tensor_parallel, plan.tensor_chunks)
         with at(f"operators.{product.module}.{product.name}"):
             part_s = kernel_s(_part(product, parts))
         (message,) = exchange.reads
@@ -160,7 +171,8 @@ def split_pairs(
             )
         sent_s = np.where(ring, parts - 1.0, parts) * each_s
         # What is hidden takes its share of the units from the parts of the product.
-        together_s = parts * part_s + exposed_s + share * (sent_s - exposed_s)
+        taken = np.where(ring, np.minimum(share, RING_UNITS / inputs.device.units), share)
+        together_s = parts * part_s + exposed_s + taken * (sent_s - exposed_s)
         runs = exchange.scale > 0
         better = together_s < durations[i] + durations[k]
         found[i] = SplitPair(
@@ -169,5 +181,6 @@ def split_pairs(
             exchange_s=sent_s,
             product_s=parts * part_s,
             exposed_s=exposed_s,
+            compute_share=taken,
         )
     return found

@@ -23,7 +23,7 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 ZERO: FloatArray = np.zeros(1)
 NOWHERE: BoolArray = np.zeros(1, dtype=bool)
-NOTHING_IN_PARTS: Mapping[int, tuple[BoolArray, FloatArray]] = {}
+NOTHING_IN_PARTS: Mapping[int, tuple[BoolArray, FloatArray, FloatArray]] = {}
 # The plain MLP of a layer with experts serves every token.
 SHARED_EXPERTS = "mlp"
 EXPERT_TIME = "time.expert_parallel_s"
@@ -75,7 +75,7 @@ def longest_path(
     displaced: FloatArray | float = 0.0,
     overlap_rows: FloatArray = ZERO,
     overlap_shared: FloatArray = ZERO,
-    in_parts: Mapping[int, tuple[BoolArray, FloatArray]] = NOTHING_IN_PARTS,
+    in_parts: Mapping[int, tuple[BoolArray, FloatArray, FloatArray]] = NOTHING_IN_PARTS,
 ) -> tuple[FloatArray, list[FloatArray]]:
     """Finish time of a block and what each operator adds to it.
 
@@ -96,7 +96,8 @@ def longest_path(
         1 where they run beside the shared experts of their own micro-batch [1]; another micro-batch hides more.
 
     in_parts : mapping of int to tuple
-        Exchanges that are cut with their product, by position: where they are, and what they then add [s].
+        Exchanges that are cut with their product, by position: where they are, what they then add [s], and the share
+        of the compute units that they take [1].
 
     Returns
     -------
@@ -148,7 +149,7 @@ def longest_path(
         for i in issue.after:
             ready = np.maximum(ready, finish[i])
         apart = np.maximum(overlap_rows, overlap_shared) if issue.operator.axis == "expert" else ZERO
-        cut, added = in_parts.get(position, (NOWHERE, ZERO))
+        cut, added, _ = in_parts.get(position, (NOWHERE, ZERO, ZERO))
         runs = (duration > 0) & (apart == 0) & ~cut
         # What is switched off neither waits for the stream nor occupies it.
         end = np.where(runs, np.maximum(network, ready) + duration, ready)
@@ -166,7 +167,9 @@ def longest_path(
         compute = compute + waiting
     # What was hidden still cost the kernels beside it their share of the device.
     for i in exchanges:
-        cost = displaced * np.maximum(durations[i] - exposed[i], 0.0)
+        cut, _, taken = in_parts.get(i, (NOWHERE, ZERO, ZERO))
+        share = np.where(cut, taken, displaced) if i in in_parts else displaced
+        cost = share * np.maximum(durations[i] - exposed[i], 0.0)
         exposed[i] = exposed[i] + cost
         compute = compute + cost
     return compute, exposed

@@ -266,7 +266,7 @@ def _sequence(c: Combination) -> BoolArray:
     "products are cut where they overlap",
     lambda c: Problem(
         path="plan.tensor_parallel_split",
-        value="ring" if c.plan.split_ring[0] > 0 else "pipelined",
+        value="_".join(word for word in ("ring", "pipelined") if getattr(c.plan, f"split_{word}")[0] > 0),
         rule="cuts products with the all-gathers and reduce-scatters that overlap_tensor_parallel hides and that "
         "sequence parallelism makes",
         fix="switch plan.overlap_tensor_parallel and plan.sequence_parallel on, or leave it out",

@@ -14,7 +14,7 @@ MAX_COUNT = 10**9
 AXES = ("tensor", "context", "expert", "data", "pipeline")
 ContextKind = Literal["ring", "all_gather", "ulysses"]
 ExpertDispatch = Literal["per_expert", "per_node"]
-TensorSplit = Literal["none", "ring", "pipelined"]
+TensorSplit = Literal["none", "ring", "pipelined", "ring_pipelined"]
 Schedule = Literal["1f1b", "gpipe", "zb_h1", "zb_h2", "zb_v", "dualpipe"]
 Optimizer = Literal["adam", "adamw", "adam_8bit", "adafactor", "sgd", "sgd_momentum", "muon"]
 Algorithm = Literal[
@@ -217,7 +217,8 @@ class Plan(_Keys):
     tensor_parallel_split: TensorSplit = Field(
         "none",
         description="products that overlap_tensor_parallel cuts with the exchange in front of them or behind: none, "
-        "into a part for each rank that pass in a ring, or into tensor_parallel_chunks pipelined parts",
+        "into a part for each rank that pass in a ring, into tensor_parallel_chunks pipelined parts, "
+        "or those behind all-gathers in a ring and those in front of reduce-scatters pipelined",
     )
     tensor_parallel_chunks: int = Field(
         4, ge=1, le=MAX_COUNT, description="parts of a product under tensor_parallel_split pipelined [1]"

@@ -201,6 +201,12 @@ def _words(chunk: RowValues, key: str, known: Collection[str]) -> FloatArray:
     return chunk.spread(np.array([sum(2.0**i for i, w in enumerate(known) if w in v) for v in words]), axis)
 
 
+def _names(chunk: RowValues, key: str, default: str, word: str) -> FloatArray:
+    """1 where the given word is one of those that a row's value joins by an underscore, else 0 [1]."""
+    values, axis = chunk.raw(key, default)
+    return chunk.spread(np.array([float(word in v.split("_")) for v in values]), axis)
+
+
 def axis_strides(chunk: RowValues, degrees: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     """Distance of neighbours on each axis, in devices: the product of the degrees of the axes inside it [1]."""
     orders, order_axis = chunk.raw("plan.placement", " ".join(AXES))
@@ -279,8 +285,8 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         overlap_grad_reduce=plan("overlap_grad_reduce"),
         overlap_param_gather=plan("overlap_param_gather"),
         overlap_tensor_parallel=plan("overlap_tensor_parallel"),
-        split_ring=_matches(chunk, "plan.tensor_parallel_split", "none", "ring"),
-        split_pipelined=_matches(chunk, "plan.tensor_parallel_split", "none", "pipelined"),
+        split_ring=_names(chunk, "plan.tensor_parallel_split", "none", "ring"),
+        split_pipelined=_names(chunk, "plan.tensor_parallel_split", "none", "pipelined"),
         tensor_chunks=plan("tensor_parallel_chunks"),
         overlap_expert_parallel=plan("overlap_expert_parallel") * (experts > 1),
         overlap_shared_experts=plan("overlap_shared_experts") * (experts > 1),

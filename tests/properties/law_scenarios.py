@@ -112,7 +112,7 @@ def scenarios(
         "kernel_fusion": "fused" if shape.experts else draw(st.sampled_from(("fused", "fused", "eager"))),
     }
     if plan["overlap_tensor_parallel"] and plan["sequence_parallel"]:
-        plan["tensor_parallel_split"] = draw(st.sampled_from(("none", "ring", "pipelined")))
+        plan["tensor_parallel_split"] = draw(st.sampled_from(("none", "ring", "pipelined", "ring_pipelined")))
         plan["tensor_parallel_chunks"] = draw(st.sampled_from((2, 4)))
     sequence = draw(st.sampled_from([s for s in SHORT_SEQUENCES if s <= shape.max_positions]))
     context = 1

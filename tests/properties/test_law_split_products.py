@@ -71,7 +71,10 @@ def test_a_pair_by_hand(split, parts):
     assert float(cut_product.busy_s[0]) == pytest.approx(parts * part_s, rel=1e-9)
     sent = float(cut_exchange.busy_s[0])
     each = sent / (parts - 1) if split == "ring" else sent / parts
-    share = partition_of(cut).inputs.fabric.inner.compute_share[0]
+    inputs = partition_of(cut).inputs
+    # A ring's copies take one unit.
+    share = 1 / inputs.device.units[0] if split == "ring" else inputs.fabric.inner.compute_share[0]
+    assert 0 < share < 0.3
     open_s = played(each, part_s, parts, split == "pipelined")
     assert float(cut_exchange.exposed_s[0]) == pytest.approx(open_s + share * (sent - open_s), rel=1e-9)
     together = parts * part_s + open_s + share * (sent - open_s)
@@ -85,7 +88,7 @@ def test_a_pair_by_hand(split, parts):
     st.sampled_from([2, 4, 8]),
     st.sampled_from([256, 2048, 16384]),
     st.sampled_from(["dgx-a100-80gb", "dgx-h100", "mi300x-8"]),
-    st.sampled_from(["ring", "pipelined"]),
+    st.sampled_from(["ring", "pipelined", "ring_pipelined"]),
     st.sampled_from(["none", "full"]),
 )
 def test_cut_products_are_never_slower_than_no_overlap(tensor, tokens, system, split, recompute):
@@ -95,6 +98,24 @@ def test_cut_products_are_never_slower_than_no_overlap(tensor, tokens, system, s
     on = simulate(changed(plan, plan=plan["plan"] | SPLIT | {"tensor_parallel_split": split}))
     assert on.step_time_s <= off.step_time_s * (1 + 1e-12)
     assert on.operators["exposed_s"].sum() == pytest.approx(on.step_time_s, rel=1e-9)
+
+
+def test_gathers_in_a_ring_and_sums_in_pipelined_parts():
+    """Transformer Engine's usual choice: each exchange is as in the plan of its own kind."""
+
+    def exchanges(split):
+        block = blocks_of(step(tensor_parallel_split=split, **SPLIT)).forward["layer"]
+        return {
+            c.operator.collective + c.operator.name: float(c.busy_s[0])
+            for c in block.operators
+            if c.operator.axis == "tensor" and c.operator.scale[0] > 0
+        }
+
+    ring, pipelined, both = (exchanges(s) for s in ("ring", "pipelined", "ring_pipelined"))
+    assert len(both) == 4
+    for name, seconds in both.items():
+        assert seconds == (ring if name.startswith("all_gather") else pipelined)[name]
+        assert ring[name] != pipelined[name]
 
 
 def test_few_rows_are_left_whole():
@@ -109,7 +130,7 @@ def test_a_sweep_of_cut_products_is_the_loop_of_scalars():
         "tensor_parallel": [1, 2, 4, 8],
         "sequence_parallel": [True, False],
         "overlap_tensor_parallel": [True, False],
-        "tensor_parallel_split": ["none", "ring", "pipelined"],
+        "tensor_parallel_split": ["none", "ring", "pipelined", "ring_pipelined"],
         "tensor_parallel_chunks": [2, 4],
         "recompute": ["none", "full"],
     }

@@ -77,7 +77,7 @@ class LlmsimError(Exception):
     Attributes
     ----------
     problems : tuple of Problem
-        The mistakes; ``str(error)`` prints one on each line, and ``hint`` on the last one.
+        The mistakes; ``str(error)`` prints one on each line, and ``hint`` behind a single one, else on a last line.
     hint : str
         As given.
     """
@@ -87,8 +87,14 @@ class LlmsimError(Exception):
             problems = [Problem(path="", value="", rule=problems)]
         self.problems: tuple[Problem, ...] = tuple(problems)
         self.hint = hint
-        lines = [*(str(problem) for problem in self.problems), *([hint] if hint else [])]
-        super().__init__("\n".join(lines))
+        lines = [str(problem) for problem in self.problems]
+        # One mistake is one message.
+        text = (
+            f"{lines[0]}; {hint}"
+            if hint and len(lines) == 1
+            else "\n".join([*lines, *([hint] if hint else [])])
+        )
+        super().__init__(text)
 
     def __reduce__(self) -> tuple[type[LlmsimError], tuple[tuple[Problem, ...], str]]:
         # worker processes send errors back by pickle, which would otherwise keep only the text

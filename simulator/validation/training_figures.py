@@ -17,8 +17,9 @@ import numpy as np
 import yaml
 
 from simulator.measured_tables.measured_table import Row, read_table
-from simulator.validation.fit_stack_rates import LEAST_HIDDEN, STACKS
+from simulator.validation.fit_stack_rates import LEAST_HIDDEN
 from simulator.validation.report import validate
+from simulator.validation.stack_runs import STACKS
 
 __all__ = ["GROUPS", "FigureGroup", "figures", "main"]
 
@@ -207,12 +208,20 @@ def _percent(value: float | None) -> str:
 def _constants() -> list[str]:
     """One line per stack: its constants, rows, and errors with all rows and with a model left out."""
     lines = []
+    by_device: dict[str, float] = {}
     for stack in STACKS:
         spec = yaml.safe_load((CALIBRATIONS / f"{stack.name}.yaml").read_text(encoding="utf-8"))
-        rates = ", ".join(f"{kind} {rate['value']:g}" for kind, rate in spec["rates"].items())
+        constants = [f"{kind} {rate['value']:g}" for kind, rate in spec["rates"].items()]
+        if "host" in spec:
+            constants.append(f"host {1e6 * spec['host']['between_s']:.0f} us")
+        rates = ", ".join(constants)
         errors = [_percent(spec["error"].get(name)) for name in ("before", "fitted", "left_out")]
         lines.append(f"| `{stack.name}` | {rates} | {spec['rows']} | {' | '.join(errors)} |")
-    return lines
+        by_device.update(
+            {name: error for name, error in spec["error"].items() if name.startswith("left_out_")}
+        )
+    parts = ", ".join(f"{name.removeprefix('left_out_')} {_percent(by_device[name])}" for name in by_device)
+    return [*lines, "", f"Left out, by part where stacks share a constant: {parts}."] if parts else lines
 
 
 def text_of(found: Sequence[Mapping[str, Any]]) -> str:

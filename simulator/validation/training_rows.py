@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simulator.measured_tables.measured_table import Cell, Row
@@ -51,6 +51,13 @@ def _parameters(row: Row, model: ModelSpec | None) -> float | None:
     return None if stated is None else stated * BILLION
 
 
+def _calibration(name: str, notes: Sequence[Mapping[str, Any]]) -> str:
+    """Calibration of a framework's stack, or of its mode that the notes name."""
+    for note in notes:
+        name = note.get("calibrations", {}).get(name, name)
+    return name
+
+
 def _not_modelled(reader: RowReader) -> None:
     """Reasons that no field can mend."""
     row = reader.row
@@ -88,7 +95,7 @@ def training_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
     _not_modelled(reader)
     keys = machine_keys(reader)
     if framework is not None and keys.get("system") in framework.calibrations:
-        keys["system.calibration"] = framework.calibrations[keys["system"]]
+        keys["system.calibration"] = _calibration(framework.calibrations[keys["system"]], notes)
     keys.update(degrees(reader))
     keys.update(stage_layers(reader, framework, keys))
     sequence = reader.need_count("seq_len")

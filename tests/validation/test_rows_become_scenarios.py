@@ -40,6 +40,18 @@ def test_scenario_of_an_fsdp_row(tmp_path: Path) -> None:
     assert default.scenario["plan.precision"] == "bf16"
 
 
+def test_a_mode_of_a_framework_has_a_calibration_of_its_own(tmp_path: Path) -> None:
+    rows = [{**FSDP_ROW, "id": f"lf-{mode}", "notes": f"mp_mode={mode}"} for mode in ("PURE", "DEFAULT")]
+    rows.append({**rows[0], "id": "lf-h100", "accelerator": "h100_sxm_80gb", "interconnect": ""})
+    named = [entry.case.scenario["system.calibration"] for entry in scored(tmp_path, *rows).scores]
+    assert named == ["a100-sxm-fsdp-pure", "a100-sxm-fsdp", "h100-sxm-fsdp"]
+
+
+def test_checkpoints_of_fsdp_stop_at_the_last_tensor_that_is_needed(tmp_path: Path) -> None:
+    case = scored(tmp_path, {**FSDP_ROW, "recompute": "full"}).scores[0].case
+    assert case.scenario["plan.recompute"] == "needed" and not case.scenario.get("plan.recompute_keeps")
+
+
 def test_all_rows_together_equal_simulate_of_each(tmp_path: Path) -> None:
     rows = [
         MEGATRON_ROW,

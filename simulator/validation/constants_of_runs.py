@@ -17,6 +17,7 @@ __all__ = ["FittedRates", "Runs", "coordinate", "fit_family", "fit_rates"]
 # What stands for kernels alone.
 NEUTRAL: Mapping[Constant, float] = {"matmul": 1.0, "attention": 1.0, "compute": 1.0, "host": 0.0}
 HOST_UNIT_S = 1e-4
+FEW_CONSTANTS = 2
 
 
 def coordinate(kind: Constant, value: FloatArray) -> FloatArray:
@@ -99,7 +100,11 @@ class _Family:
                 np.mean(np.concatenate([np.abs(self.ratio(n, x)[chosen]) for n, chosen in enumerate(keep)]))
             )
 
-        starts = [np.array(start) for start in product(*(axis[1::2] for axis in self.axes))]
+        places = [axis[1::2] for axis in self.axes]
+        if len(places) > FEW_CONSTANTS:  # along the diagonal: all combinations would be many
+            starts = [np.array([place[min(n, len(place) - 1)] for place in places]) for n in range(3)]
+        else:
+            starts = [np.array(start) for start in product(*places)]
         best = min((minimize(loss, s, method="Nelder-Mead") for s in starts), key=lambda f: float(f.fun))
         out: FloatArray = np.clip(best.x, low, high)
         return out

@@ -31,7 +31,6 @@ MODELS = (
     "llama-2-7b",
     "llama-2-70b",
     "llama-3.1-8b",
-    "llama-4-maverick",
     "megatron-22b",
     "mistral-7b",
     "mixtral-8x7b",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from blocks_of import blocks_of, training
+from blocks_of import blocks_of, partition_of, training
 from hypothesis import given
 from hypothesis import strategies as st
 from law_scenarios import changed, laws
 
 from simulator import simulate, sweep
 from simulator.composition.evaluate import decode_contexts
+from simulator.composition.layer_table import layer_table
 from workloads.attention import AttentionShape, attended_pairs, keys_in_cache, keys_seen_last
 from workloads.catalog import load_model
 from workloads.layer_kinds import KINDS, spec_layers
@@ -91,7 +92,7 @@ def test_a_stack_is_the_sum_of_its_layers(limit, tokens, every, experts, sinks, 
         model |= {"global_attention_every": every, "global_rotary": not sinks}
     scenario = training(model, tensor=tensor, length=512, recompute=recompute, context_parallel=context)
     scenario["devices"] = tensor * context * expert
-    scenario["plan"] |= {"expert_parallel": expert, "optimizer": "muon"}
+    scenario["plan"] |= {"expert_parallel": expert, "optimizer": "muon", "zero_stage": 1}
     scenario["task"]["global_batch_size"] = scenario["devices"]
     e = simulate(scenario)
     found, expected = numbers(e), unrolled(model, scenario)
@@ -333,3 +334,47 @@ def test_a_sweep_over_kinds_is_the_loop_of_its_rows():
                 data = {**alone.to_dict(), **alone.memory}
                 data["step_time_high_s"] = data["interval"]["step_time_s"]["high"]
                 assert frame[column][i] == pytest.approx(data[column], rel=1e-12), (i, column)
+
+
+def test_the_same_kernels_err_alike_in_layers_of_all_kinds():
+    """Deviations are averaged, not their squares; the shared part is a mean as well."""
+
+    def table(keys):
+        partition = partition_of(training({**SHAPES, **keys}, length=2048))
+        return layer_table(partition.structure, partition.inputs)[0]
+
+    mixed, dense, experts = (table(keys) for keys in ({**EXPERTS, "experts_every": 3}, {}, EXPERTS))
+    for column, power in (("layer_variance_s2", 0.5), ("layer_shared_s", 1.0)):
+        parts = [float(getattr(t, column)[0]) ** power for t in (mixed, dense, experts)]
+        assert parts[1] < parts[2]
+        assert parts[0] == pytest.approx((4 * parts[1] + 2 * parts[2]) / 6, rel=1e-12), column
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("global_attention_every", [2, 3, None]),
+        ("sliding_window", [64, 128]),
+        ("experts_every", [1, 3]),
+        ("global_rotary", [True, False]),
+    ],
+)
+def test_a_number_of_the_pattern_is_an_axis(key, values):
+    """By its dotted key, switches and keys that may be null among them."""
+    model = {**SHAPES, **EXPERTS, "sliding_window": 100, "global_attention_every": 2}
+    task = {"kind": "training", "sequence_length": 256, "global_batch_size": 8}
+    scenario = {"model": model, "task": task, "system": "dgx-h100", "devices": 8}
+    frame = sweep({**scenario, f"model.{key}": values})
+    for value, found in zip(values, frame["step_time_s"], strict=True):
+        alone = simulate({**scenario, "model": {**model, key: value}})
+        assert found == pytest.approx(alone.step_time_s, rel=1e-12), value
+
+
+def test_a_pattern_that_contradicts_its_model_is_left_out():
+    frame = sweep(
+        {
+            "model": {**SHAPES, **EXPERTS}, "model.experts_every": [1, 2, 99], "system": "dgx-h100", "devices": 8,
+            "task": {"kind": "training", "sequence_length": 256, "global_batch_size": 8},
+        }
+    )  # fmt: skip
+    assert list(frame["model.experts_every"]) == [1, 2]

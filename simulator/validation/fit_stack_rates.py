@@ -53,8 +53,9 @@ class StackRuns:
         Rates that are fitted.
     without : tuple of str
         Ids of rows that are left away, and why stands in ``reason``.
-    narrow, compiled_casts : bool
-        Whether 8-bit runs are fitted too, and whether a compiler writes the passes in front of their products.
+    narrow, compiled_casts, experts : bool
+        Whether 8-bit runs are fitted too, whether a compiler writes the passes in front of their products, and whether
+        models with experts are fitted too.
     """
 
     name: str
@@ -67,6 +68,7 @@ class StackRuns:
     reason: str = ""
     narrow: bool = False
     compiled_casts: bool = False
+    experts: bool = False
 
 
 _FSDP = "PyTorch FSDP by llm-foundry and Composer, torch 1.13 to 2.x, Triton flash attention"
@@ -141,6 +143,16 @@ STACKS = (
         devices=("a100_sxm_80gb",),
         rates=("compute",),
     ),
+    # The kernels below ran on one GPU of the node, the runs on all eight.
+    StackRuns(
+        name="b200-sxm-megatron-runs",
+        like="b200-sxm-megatron",
+        stack="Megatron-LM of 2026 in bf16, all GPUs of a node at work",
+        prefix="simu-b200-",
+        devices=("b200_sxm_180gb",),
+        rates=("compute",),
+        experts=True,
+    ),
     StackRuns(
         name="tpu-v6e-maxtext",
         like="tpu-v5",
@@ -187,7 +199,7 @@ def _cases(path: Path, of: StackRuns) -> list[Case]:
             mine
             and wide
             and row.name not in of.without
-            and not row.number_of("experts")
+            and (of.experts or not row.number_of("experts"))
             and (of.narrow or "8" not in row.text("precision").removeprefix("bf16"))
         ):
             chosen.append(training_case(row, {}))

@@ -55,11 +55,14 @@ class EfficiencyMachine:
         Its rows.
     streams : mapping of str to tuple of str
         Kernel families by the column ``op`` of the one row that states their bandwidth.
+    fabric : str
+        Name of the fabric calibration from its collectives (:mod:`simulator.fitting.efficiency_fabrics`).
     """
 
     name: str
     table: EfficiencyTable
     streams: Mapping[str, tuple[KernelFamily, ...]]
+    fabric: str
 
 
 EFFICIENCY_MACHINES = (
@@ -75,6 +78,7 @@ EFFICIENCY_MACHINES = (
             "membw_ce_fusion": ("softmax",),
             "membw_permute_fwd": ("moe_dispatch",),
         },
+        fabric="nvswitch-b200-megatron",
     ),
 )
 
@@ -169,6 +173,7 @@ def efficiency_files(folder: Tables, bases: Mapping[str, Families] | None = None
                 measured_on=(machine.table.accelerator,),
                 tasks=TRAINING,
                 stack=machine.table.stack,
+                fabric=machine.fabric,
                 kernels=_joined(base, _families(folder, machine, base)),
             )
         )

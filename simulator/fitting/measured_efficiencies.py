@@ -26,15 +26,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "CollectiveRate",
     "EfficiencyTable",
     "attention_efficiencies",
+    "collective_rate",
     "grouped_efficiencies",
     "product_efficiencies",
     "streaming_efficiency",
 ]
 
 BYTES = {"bf16": 2.0, "fp16": 2.0, "fp32": 4.0}
-FLOP_PER_SECOND, BYTES_PER_SECOND = 1e12, 1e9  # of the units TFLOPS and GB/s
+# Of the units TFLOPS and GB/s: the source multiplies its bandwidths by 2^30 (SimuMax, simumax/core/config.py).
+FLOP_PER_SECOND, BYTES_PER_SECOND = 1e12, 2.0**30
 FORWARD_PRODUCTS, BACKWARD_PRODUCTS = 2.0, 5.0
 MICRO = 1e-6
 WEIGHT_GRADIENT = "bwd_grad_w"
@@ -254,6 +257,69 @@ def attention_efficiencies(folder: Tables, table: EfficiencyTable, *, latent: bo
     group = [f"{w['head_num']}/{w['kv_head_num']}/{w['qk_head_dim']}" for w in words]
     family = "mla_prefill" if latent else "attention_prefill"
     return _samples(family, frame, inputs, square, table, prefill_class(length), group)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectiveRate:
+    """A collective of n ranks as a table states it.
+
+    Attributes
+    ----------
+    bytes_per_s : float
+        :math:`w` in the time :math:`s S (1 + o/n)/w + s l (n + o)` of a message of :math:`S` bytes [byte/s].
+    latency_s : float
+        :math:`l` [s].
+    scale, offset : float
+        :math:`s, o`: 2 and -1 of an all-reduce, 1 and -1 of the others [1].
+    """
+
+    bytes_per_s: float
+    latency_s: float
+    scale: float
+    offset: float
+
+    def seconds(self, message_bytes: float, ranks: float) -> float:
+        """Time of one collective [s]; raises ZeroDivisionError for no rank."""
+        steps = ranks + self.offset
+        return self.scale * (message_bytes * steps / ranks / self.bytes_per_s + self.latency_s * steps)
+
+
+def collective_rate(folder: Tables, table: EfficiencyTable, operation: str) -> CollectiveRate:
+    """What a collective reaches between the accelerators of a node.
+
+    Parameters
+    ----------
+    folder : Path or mapping
+        Where the tables are.
+    table : EfficiencyTable
+        Whose row.
+    operation : str
+        Column ``op``, such as "all_gather"; of several equal rows the first.
+
+    Returns
+    -------
+    CollectiveRate
+        The latency is that of each exchange: the source multiplies it by their number
+        (SimuMax, simumax/core/config.py).
+
+    Raises
+    ------
+    FileNotFoundError
+        If the table is missing.
+    ValueError
+        If it has no such row, or the row's notes do not state latency, scale and offset.
+    """
+    frame = _rows(folder, table, operation)
+    found = re.search(r"latency_us=([\d.]+) scale=(\d+) offset=(-?\d+)", str(frame.notes.iloc[0]))
+    if found is None:
+        raise ValueError(f"the {operation} row of {table.source} states no latency_us, scale and offset")
+    latency, scale, offset = (float(text) for text in found.groups())
+    return CollectiveRate(
+        bytes_per_s=float(frame.value.iloc[0]) * BYTES_PER_SECOND,
+        latency_s=latency * MICRO,
+        scale=scale,
+        offset=offset,
+    )
 
 
 def streaming_efficiency(folder: Tables, table: EfficiencyTable, operation: str) -> tuple[float, float]:

@@ -32,6 +32,7 @@ class CalibrationFile:
     stack: str
     kernels: Families
     measured_on: Sequence[str] = ()
+    fabric: str = ""
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain mapping in the schema's keys, in a fixed order."""
@@ -43,6 +44,7 @@ class CalibrationFile:
             "tasks": list(self.tasks),
             "stack": self.stack,
             "date": CALIBRATION_DATE,
+            **({"fabric": self.fabric} if self.fabric else {}),
             "kernels": {
                 **{
                     family: _by_dtype(self.kernels[family])

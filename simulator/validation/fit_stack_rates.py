@@ -50,7 +50,7 @@ def _cases(path: Path, of: StackRuns) -> list[Case]:
             and of.notes in row.text("notes")
             and of.quality in row.text("quality")
             and row.name not in of.without
-            and not row.number_of("experts")
+            and (of.experts or not row.number_of("experts"))
             and (of.narrow or "8" not in row.text("precision").removeprefix("bf16"))
         ):
             chosen.append(training_case(row, {}))

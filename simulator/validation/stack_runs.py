@@ -33,8 +33,9 @@ class StackRuns:
         What its rows say in their notes, and their quality; blank for all.
     without : tuple of str
         Ids of rows that are left away, and why stands in ``reason``.
-    narrow, compiled_casts : bool
-        Whether 8-bit runs are fitted too, and whether a compiler writes the passes in front of their products.
+    narrow, compiled_casts, experts : bool
+        Whether 8-bit runs are fitted too, whether a compiler writes the passes in front of their products, and whether
+        models with experts are fitted too.
     """
 
     name: str
@@ -51,6 +52,7 @@ class StackRuns:
     reason: str = ""
     narrow: bool = False
     compiled_casts: bool = False
+    experts: bool = False
 
     @property
     def constants(self) -> tuple[Constant, ...]:
@@ -139,6 +141,16 @@ STACKS = (
         prefix="titan-",
         devices=("a100_sxm_80gb",),
         rates=("compute",),
+    ),
+    # The kernels below ran on one GPU of the node, the runs on all eight.
+    StackRuns(
+        name="b200-sxm-megatron-runs",
+        like="b200-sxm-megatron",
+        stack="Megatron-LM of 2026 in bf16, all GPUs of a node at work",
+        prefix="simu-b200-",
+        devices=("b200_sxm_180gb",),
+        rates=("compute",),
+        experts=True,
     ),
     StackRuns(
         name="tpu-v6e-maxtext",

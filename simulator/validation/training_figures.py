@@ -32,6 +32,7 @@ ASSUMED: Mapping[str, str] = {
 }
 # Kernels that were measured on the very machine of a group's runs.
 MACHINE_KERNELS: Mapping[str, str] = {"calibration": "b200-sxm-megatron"}
+MACHINE_RUNS: Mapping[str, str] = {"calibration": "b200-sxm-megatron-runs"}
 # Spellings of one recipe in releases of Megatron-Bridge: the table takes each for a series of its own.
 SAME_RECIPE: Mapping[str, str] = {"fp8-cs": "fp8", "fp8-mx": "mxfp8"}
 CALIBRATIONS = Path(__file__).parents[2] / "hardware_specs" / "calibrations"
@@ -106,6 +107,12 @@ GROUPS = (
         prefix="simu-b200-",
         asked=0.04,
         assume=MACHINE_KERNELS,
+    ),
+    FigureGroup(
+        name="Megatron on one B200 node, calibrated, and one rate fitted to these runs",
+        prefix="simu-b200-",
+        asked=None,
+        assume=MACHINE_RUNS,
     ),
     FigureGroup(name="Megatron of the papers, A100", prefix="meg-sel22-|meg-sc21-", asked=0.03, holds=_clean),
     FigureGroup(name="FSDP, 7B and more, A100 40 GB", prefix="lf-", asked=0.05, holds=_of("a100_sxm_40gb")),
@@ -286,8 +293,8 @@ def text_of(found: Sequence[Mapping[str, Any]]) -> str:
         "absolute error of the step time, or of peak memory, over the open rows; *stated* counts rows that state it.",
         f"Rows of Megatron-Bridge are scored with {assumed}.",
         "*newest*: the latest release of each model, devices, length and recipe; releases spell a recipe in two ways",
-        "(fp8 and fp8-cs, mxfp8 and fp8-mx), which the table takes for two series. *calibrated*: with",
-        "`--assume calibration=b200-sxm-megatron`, whose products, attention and streams are those of that machine",
+        "(fp8 and fp8-cs, mxfp8 and fp8-mx), which the table takes for two series. *calibrated*:",
+        "`--assume calibration=b200-sxm-megatron`: products, attention, streams and collectives of that machine",
         "(micro.csv), no run fitted; *blind*: with none of them.",
         "",
         "| rows | asked | now | bias | scored | stated |",

@@ -8,17 +8,35 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from hardware_specs import calibration_for, load_accelerator, load_calibration
+from hardware_specs import (
+    calibration_for,
+    fabric_calibration_for,
+    load_accelerator,
+    load_calibration,
+    load_fabric_calibration,
+    load_system,
+    to_mapping,
+)
+from simulator.communication.collectives import exchange
+from simulator.communication.direct_messages import all_to_all
+from simulator.communication.placement import place
+from simulator.fitting.efficiency_fabrics import efficiency_fabric
 from simulator.fitting.efficiency_files import EFFICIENCY_MACHINES, efficiency_files
 from simulator.fitting.measured_efficiencies import (
     EfficiencyTable,
     attention_efficiencies,
+    collective_rate,
     grouped_efficiencies,
     product_efficiencies,
     streaming_efficiency,
 )
 from simulator.fitting.samples import predict_samples
+from simulator.machines.device import Machines
+from simulator.machines.fabric import fabric_columns
+from simulator.machines.hardware_leaves import HardwareLeaves
+from simulator.scenarios.precision import RECIPES
 
 pytest.importorskip("scipy", reason="fitting needs the calibrate extra")
 
@@ -99,7 +117,7 @@ def test_attention_by_hand():
 
 def test_streams_by_hand():
     rows = tables(
-        row("membw_default", value=3850.0, notes="fitted; latency_us=30"),
+        row("membw_default", value=3850.0 * 1e9 / 2**30, notes="fitted; latency_us=30"),
         row("membw_ce", value=9e9, notes="latency_us=5"),
     )
     assert streaming_efficiency(rows, TABLE, "membw_default") == pytest.approx((0.5, 30e-6))
@@ -108,6 +126,72 @@ def test_streams_by_hand():
         streaming_efficiency(rows, TABLE, "membw_permute")
     with pytest.raises(ValueError, match="states no latency_us"):
         streaming_efficiency(tables(row("membw_default")), TABLE, "membw_default")
+
+
+def collective(op, value, notes):
+    return {**row(op, value=value * 1e9 / 2**30, notes=notes), "source": EFFICIENCY_MACHINES[0].table.source}
+
+
+COLLECTIVES = [
+    collective("all_gather", 600.0, "latency_us=9 scale=1 offset=-1"),
+    collective("reduce_scatter", 750.0, "latency_us=7 scale=1 offset=-1"),
+    collective("all2all", 450.0, "latency_us=5 scale=1 offset=-1"),
+    collective("all_reduce", 700.0, "latency_us=4 scale=2 offset=-1"),
+]
+
+
+def test_collectives_by_hand():
+    """A latency for each of the seven exchanges of eight ranks, and the bytes of seven eighths of the message."""
+    rate = collective_rate(tables(*COLLECTIVES), EFFICIENCY_MACHINES[0].table, "all_gather")
+    assert rate.seconds(80e6, 8) == pytest.approx(70e6 / 600e9 + 7 * 9e-6)
+    assert rate.seconds(80e6, 1) == 0.0
+    whole = collective_rate(tables(*COLLECTIVES), EFFICIENCY_MACHINES[0].table, "all_reduce")
+    assert whole.seconds(80e6, 8) == pytest.approx(2 * (70e6 / 700e9 + 7 * 4e-6))
+    bare = tables({**COLLECTIVES[0], "notes": ""})
+    with pytest.raises(ValueError, match="states no latency_us, scale and offset"):
+        collective_rate(bare, EFFICIENCY_MACHINES[0].table, "all_gather")
+
+
+@pytest.mark.parametrize(
+    ("operation", "name", "tolerance"),
+    [("all_gather", "all_gather", 0.13), ("all_to_all", "all2all", 1e-3), ("all_reduce", "all_reduce", 1e-3)],
+)
+def test_a_fabric_from_stated_rates_gives_them_back(tmp_path, operation, name, tolerance):
+    """Through the engine, on the catalog's node; a ring is the mean of two rows that differ by 25 %."""
+    machine = EFFICIENCY_MACHINES[0]
+    fits = efficiency_fabric(tables(*COLLECTIVES), machine)
+    tier = {key: fit.model_dump(mode="json", exclude_defaults=True) for key, fit in fits.items()}
+    fabric = {**to_mapping(load_fabric_calibration(machine.fabric)), "scale_up": tier, "name": "made-up"}
+    written = tmp_path / "made-up.yaml"
+    written.write_text(yaml.safe_dump(fabric), encoding="utf-8")
+    system = {**to_mapping(load_system("dgx-b200")), "fabric_calibration": str(written)}
+    leaves = HardwareLeaves(systems=[load_system(system)], index=np.zeros(1, dtype=np.intp))
+    machines = Machines(
+        leaves=leaves, precisions=[RECIPES["bf16"]], precision_index=np.zeros(1, dtype=np.intp)
+    )
+    eight, message = np.full(1, 8.0), np.full(1, 80e6)
+    columns = fabric_columns(machines, eight)
+    group = place(eight, np.ones(1), eight, columns)
+    done = (
+        all_to_all(message, group, columns)
+        if operation == "all_to_all"
+        else exchange(operation, message, group, columns)
+    )
+    found = float(done.seconds[0])
+    stated = collective_rate(tables(*COLLECTIVES), machine.table, name).seconds(80e6, 8)
+    assert found == pytest.approx(stated, rel=tolerance)
+
+
+def test_a_calibration_brings_the_fabric_of_its_machine():
+    plain = load_system("dgx-b200")
+    named = plain.model_copy(update={"calibration": "b200-sxm-megatron"})
+    both = named.model_copy(update={"fabric_calibration": "default"})
+    assert fabric_calibration_for(plain).name == "nvswitch-blackwell-training"
+    assert fabric_calibration_for(named).name == "nvswitch-b200-megatron"
+    assert fabric_calibration_for(both).name == "default"
+    # The rates of whole runs stand on the same kernels and the same fabric.
+    runs = plain.model_copy(update={"calibration": "b200-sxm-megatron-runs"})
+    assert fabric_calibration_for(runs).name == "nvswitch-b200-megatron"
 
 
 def made_up():
@@ -129,7 +213,7 @@ def made_up():
                     shape = f"batch=1,seq_len={length},{layout}"
                     rows.append(row(op, shape, 2 * 0.5 * PEAK / 1e12))
     for operation in EFFICIENCY_MACHINES[0].streams:
-        rows.append(row(operation, value=0.6 * BANDWIDTH / 1e9, notes="latency_us=20"))
+        rows.append(row(operation, value=0.6 * BANDWIDTH / 2**30, notes="latency_us=20"))
     return {"micro": pd.DataFrame(rows).assign(source=source)}
 
 
@@ -154,6 +238,13 @@ def test_the_shipped_one_names_its_data_and_serves_by_name_only():
         fit = shipped.kernels.own(family)["bf16"]
         assert fit.basis == "measured" and "SimuMax" in fit.source and fit.rows >= 20
         assert any(name.endswith("_left_out") for name in fit.error), family
+
+
+@measured
+def test_its_fabric_is_reproduced():
+    shipped = load_fabric_calibration("nvswitch-b200-megatron").scale_up
+    for name, fit in efficiency_fabric(MEASUREMENTS, EFFICIENCY_MACHINES[0]).items():
+        assert getattr(shipped, name) == fit, name
 
 
 @measured

@@ -26,7 +26,13 @@ FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
 ENDS = ("embedding", "head")
 # Columns of a layer that keep their names.
-OWN_NAMES = ("expert_parameters", "expert_weight_bytes", "expert_orthogonal_s", "working_bytes")
+OF_ORTHOGONAL = ("orthogonal_s", "orthogonal_flop", "orthogonal_bytes")
+OWN_NAMES = (
+    "expert_parameters",
+    "expert_weight_bytes",
+    *(f"expert_{name}" for name in OF_ORTHOGONAL),
+    "working_bytes",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +97,12 @@ class LayerTable:
     layer_orthogonal_s: FloatArray
     front_orthogonal_s: FloatArray
     expert_orthogonal_s: FloatArray
+    layer_orthogonal_flop: FloatArray
+    front_orthogonal_flop: FloatArray
+    expert_orthogonal_flop: FloatArray
+    layer_orthogonal_bytes: FloatArray
+    front_orthogonal_bytes: FloatArray
+    expert_orthogonal_bytes: FloatArray
     working_bytes: FloatArray
     head_working_bytes: FloatArray
     layer_compute_j: FloatArray
@@ -151,7 +163,7 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         embedding_context_s=ZERO,
         embedding_parameters=held["embedding"].count,
         front_parameters=ZERO,
-        front_orthogonal_s=ZERO,
+        **{f"front_{name}": ZERO for name in OF_ORTHOGONAL},
         head_norm_parameters=held["head"].count - held["head_matrix"].count,
         head_matrix_parameters=held["head_matrix"].count,
         embedding_weight_bytes=held["embedding"].stored_bytes,
@@ -193,7 +205,7 @@ def _with_layers_in_front(table: LayerTable, front: Mapping[str, FloatArray]) ->
             for name in ("compute_j", "memory_j", "network_j")
         },
         front_parameters=front["parameters"],
-        front_orthogonal_s=front["orthogonal_s"],
+        **{f"front_{name}": front[name] for name in OF_ORTHOGONAL},
         layer_rebuilt_bytes=np.maximum(table.layer_rebuilt_bytes, front["rebuilt_bytes"]),
         working_bytes=np.maximum(table.working_bytes, front["working_bytes"]),
     )

@@ -27,7 +27,7 @@ from simulator.machines.device import as_executed, calibration_of, compute_dtype
 from simulator.rules import Recorder, at, recording
 from simulator.scenarios.scenario import Scenario
 from simulator.spaces.partition import Partition, Splitter
-from simulator.spaces.refusals import refusals
+from simulator.spaces.refusals import refusals, way_out
 from simulator.spaces.space import Space, space_from
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def single_partition(space: Space) -> Partition:
     splitter = Splitter(space)
     split = splitter.split(np.zeros(1, dtype=np.int64))
     if not split.partitions:
-        raise ScenarioError(refusals(splitter, 0))
+        raise ScenarioError(refusals(splitter, 0), way_out(space))
     return split.partitions[0]
 
 

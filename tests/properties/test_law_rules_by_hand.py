@@ -497,6 +497,7 @@ CASES = [
     ("distinct_places", {"topk": 2, "experts": 8, "pool": 8, "places": 4}, 13 / 7),
     # 2 of the 4 experts of two nodes: a node is missed by one pair of 6
     ("distinct_places", {"topk": 2, "experts": 8, "pool": 4, "places": 4}, 10 / 6),
+    ("dispatched_bytes", {"tokens_bytes": 8, "places_hit": 3, "places_of_domain": 4}, 18),
     ("exposed_rows", {"exchange_s": 5, "kernels_s": 3}, 2),
     ("exposed_rows", {"exchange_s": 2, "kernels_s": 3}, 0),
     # 36 pairs of 8 causal tokens; of 4 ranks the last has 7 + 8

@@ -66,8 +66,8 @@ def distinct_places(
     symbol="V",
     formula="M D (1 - 1/s)",
     unit="B",
-    source="DeepSeek-AI, arXiv:2412.19437, section 3.2.2: a token goes to each node once and is forwarded there; of the "
-    "s places of a domain one has it already",
+    source="DeepSeek-AI, arXiv:2412.19437, section 3.2.2: a token goes to each node once and is forwarded there; of "
+    "the s places of a domain one has it already",
 )
 def dispatched_bytes(
     *, tokens_bytes: FloatArray, places_hit: FloatArray, places_of_domain: FloatArray

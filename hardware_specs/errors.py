@@ -77,7 +77,7 @@ class LlmsimError(Exception):
     Attributes
     ----------
     problems : tuple of Problem
-        The mistakes; ``str(error)`` prints one on each line, and ``hint`` on the last one.
+        The mistakes; ``str(error)`` prints one on each line, and ``hint`` behind the last.
     hint : str
         As given.
     """
@@ -87,8 +87,9 @@ class LlmsimError(Exception):
             problems = [Problem(path="", value="", rule=problems)]
         self.problems: tuple[Problem, ...] = tuple(problems)
         self.hint = hint
-        lines = [*(str(problem) for problem in self.problems), *([hint] if hint else [])]
-        super().__init__("\n".join(lines))
+        # A line is a mistake: what leads out of all of them is at the end of the last one.
+        text = "\n".join(str(problem) for problem in self.problems)
+        super().__init__(f"{text}; {hint}" if hint else text)
 
     def __reduce__(self) -> tuple[type[LlmsimError], tuple[tuple[Problem, ...], str]]:
         # worker processes send errors back by pickle, which would otherwise keep only the text

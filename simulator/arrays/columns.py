@@ -92,6 +92,7 @@ class PlanColumns:
     where ``recompute_named`` is 1;
     ``schedule`` is a code (:data:`SCHEDULES` of `simulator.pipelines`), ``optimizer`` too (:data:`OPTIMIZERS` of
     `simulator.per_device`); ``first_stage_layers`` and ``last_stage_layers`` are NaN where the plan does not say them.
+    ``update_on_host`` is 1 where the host's processors update the parameters.
     ``offload`` has by owner the code of a tier (:data:`TIERS` of `simulator.scenarios`), 0 on the device.
     ``collective_algorithm`` is a code (:data:`ALGORITHMS` of `simulator.communication`), 0 where the fastest one is
     taken.
@@ -156,6 +157,7 @@ class PlanColumns:
     context_stride: FloatArray
     data_stride: FloatArray
     pipeline_stride: FloatArray
+    update_on_host: FloatArray
     offload: Mapping[str, FloatArray]
 
 
@@ -187,11 +189,12 @@ class PrecisionColumns:
 class DeviceColumns:
     """One accelerator: peaks of the compute types in use, memory, power, energy, kernel coefficients.
 
-    Host memory and NVMe: the device's share of a node's capacity [byte] and one way of its link [byte/s], NaN where the
-    system declares none. ``units`` compute units [1] at ``clock_hz`` [Hz]; ``between_s`` the host's time between
-    operators of eager code [s]; ``kernels`` holds by kernel family its coefficients by name [SI], ``doubts`` the
-    relative standard deviations of its times by size class, and the "common" part of them [1], ``fitted_ranges`` the
-    least and largest sizes that were fitted [1].
+    Host memory and NVMe: the device's share of a node's capacity [byte], one way of its link [byte/s] and the energy of
+    a byte that passes it [J/byte]; the device's share of the host's memory bandwidth [byte/s] and of its processors
+    [FLOP/s]; NaN where the system declares none. ``units`` compute units [1] at ``clock_hz`` [Hz]; ``between_s`` the
+    host's time between operators of eager code [s]; ``kernels`` holds by kernel family its coefficients by name [SI],
+    ``doubts`` the relative standard deviations of its times by size class, and the "common" part of them [1],
+    ``fitted_ranges`` the least and largest sizes that were fitted [1].
     """
 
     units: FloatArray
@@ -205,6 +208,10 @@ class DeviceColumns:
     host_link_bytes_per_s: FloatArray
     nvme_capacity_bytes: FloatArray
     nvme_link_bytes_per_s: FloatArray
+    host_j_per_byte: FloatArray
+    nvme_j_per_byte: FloatArray
+    host_memory_bytes_per_s: FloatArray
+    host_vector_flop_per_s: FloatArray
     reserved_bytes: FloatArray
     sparse_speedup: FloatArray
     power_limit_w: FloatArray

@@ -372,7 +372,9 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
 
     def finished(graph: Graph) -> Graph:
         sharded = shard(graph, degrees)
-        return with_quantise_passes(sharded, inputs.precision.quantised) if structure.quantised else sharded
+        if not structure.quantised:
+            return sharded
+        return with_quantise_passes(sharded, inputs.precision.quantised, grouped=training)
 
     sharded = {name: finished(graph) for name, graph in whole.items()}
     done = Blocks(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays.columns import Inputs
 from simulator.composition.activations import micro_batches_in_flight
+from simulator.composition.host_update import owned_states
 from simulator.composition.layer_table import LayerTable
 from simulator.composition.memory_overheads import (
     bucket_copy_bytes,
@@ -190,7 +191,8 @@ def _training(
             owners["buffers"] = owners["buffers"] + bucket_copy_bytes(inputs, parameters)
         if np.any(plan.deepspeed):
             owners["buffers"] = owners["buffers"] + engine_bytes(inputs, parameters, in_flight)
-    found = _moved(inputs, table, stage, owners, owners["activations"] - rebuilt)
+    kept = owners["activations"] - rebuilt
+    found = _moved(inputs, table, stage, copies, owners, kept, tied=tied)
     with at("memory.buffers_bytes"):
         found.owners["buffers"] = found.owners["buffers"] + fragmented(
             held_bytes=sum(found.owners.values(), ZERO), fragmentation=plan.fragmentation
@@ -199,17 +201,35 @@ def _training(
 
 
 def _moved(
-    inputs: Inputs, table: LayerTable, stage: StageKind, owners: dict[str, FloatArray], kept: FloatArray
+    inputs: Inputs,
+    table: LayerTable,
+    stage: StageKind,
+    copies: FloatArray,
+    owners: dict[str, FloatArray],
+    kept: FloatArray,
+    *,
+    tied: bool,
 ) -> Stored:
-    """What stays on the device and what is offloaded; of activations only what is ``kept`` for the backward pass."""
+    """What stays on the device and what is offloaded; of activations only what is ``kept`` for the backward pass.
+
+    A host that updates holds gradients for it.
+    """
     if not offloads(inputs):
         return Stored(owners=owners, host=ZERO, nvme=ZERO)
     share = np.minimum(LAYERS_HERE / np.maximum(stage.layers, 1.0), 1.0)
     movable = {o: Movable(total=owners[o], staging=share * owners[o]) for o in MODEL_STATES}
+    # States that the host updates do not pass through the device.
+    states = movable["optimizer"]
+    movable["optimizer"] = replace(states, staging=(1.0 - inputs.plan.update_on_host) * states.staging)
     movable["activations"] = Movable(
         total=kept, staging=np.minimum(LAYERS_HERE * table.layer_kept_bytes, kept)
     )
-    return stored(inputs, owners, movable)
+    found = stored(inputs, owners, movable)
+    there = inputs.plan.update_on_host * (inputs.plan.offload["gradients"] == 0)
+    if not np.any(there):
+        return found
+    owned = owned_states(inputs, table, stage, copies, tied=tied)
+    return replace(found, host=found.host + there * owned["gradients"])
 
 
 def _inference(inputs: Inputs, table: LayerTable, stage: StageKind, *, tied: bool) -> Stored:

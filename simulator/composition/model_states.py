@@ -116,9 +116,9 @@ def stage_states(
     owners = _sharded_states(inputs, held, held_bytes, plan.zero_group, copies)
     wider = inputs.precision.optimizer_ends - inputs.precision.optimizer
     if np.any(wider > 0):
-        of_ends = first * table.embedding_parameters + np.maximum(last - first, 0.0 if tied else last) * (
-            table.head_matrix_parameters
-        )
+        of_ends = first * (table.embedding_parameters - table.front_parameters) + np.maximum(
+            last - first, 0.0 if tied else last
+        ) * (table.head_matrix_parameters)
         shards = np.where(plan.zero_stage >= 1, plan.zero_group * copies, 1.0)
         owners["optimizer"] = owners["optimizer"] + copies * of_ends * wider / shards
     if not np.any(experts):

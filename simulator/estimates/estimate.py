@@ -20,6 +20,7 @@ from simulator.certainty.intervals import COVERAGE, bounds
 from simulator.composition.evaluate import ENERGIES, TIMES, Detail, Totals, evaluate
 from simulator.composition.memory import OWNERS, STAGES
 from simulator.estimates.feasibility import reasons, smallest_change
+from simulator.estimates.kind_notes import kind_notes
 from simulator.estimates.operator_rows import detail_rows
 from simulator.estimates.resolved import resolved_scenario
 from simulator.machines.device import as_executed, calibration_of, compute_dtype
@@ -209,7 +210,7 @@ def _notes(partition: Partition, totals: Totals, evidence: Mapping[str, FamilyEv
         out.append(
             f"uneven stages: {first_value(layers):g} layers on average, the extra ones on stages in the middle first"
         )
-    return out
+    return out + kind_notes(partition.models[0], first_value(partition.inputs.plan.pipeline_parallel))
 
 
 def _calibration_notes(system: SystemSpec, evidence: Mapping[str, FamilyEvidence]) -> list[str]:

@@ -32,7 +32,7 @@ class Combination:
     each pointwise step is a kernel of its own; ``unfused`` whether attention is several kernels; ``gated`` whether
     MLPs are;
     ``uneven_stages`` is a plan column that nothing else reads; ``stores`` has by tier for offload 1 where the system
-    declares it.
+    declares it, and "host_update" where it says what its processors and their memory do.
     """
 
     model: ModelColumns
@@ -222,16 +222,26 @@ def _inner(c: Combination) -> FloatArray:
     lambda c: Problem(
         path="plan.tensor_parallel",
         value=one_of(c.plan.tensor_parallel),
-        rule=f"must divide the {one_of(_inner(c))} columns of {'an expert' if c.model.experts[0] else 'the MLP'}",
-        fix=f"use {divisors(float(_inner(c)[0]))}",
+        rule=f"must divide the {one_of(_undivided(c))} columns of "
+        + ("an expert" if c.model.experts[0] and _undivided(c)[0] == _inner(c)[0] else "the MLP"),
+        fix=f"use {divisors(float(_undivided(c)[0]))}",
     ),
 )
 def _ffn(c: Combination) -> BoolArray:
     m, p = c.model, c.plan
     parts = np.where(m.experts > 0, p.expert_tensor_parallel, p.tensor_parallel)
-    beside = np.where((m.first_dense > 0) | (m.experts_every > 1), m.ffn, 0.0)
-    plain = (np.mod(m.shared_ffn, p.tensor_parallel) != 0) | (np.mod(beside, p.tensor_parallel) != 0)
+    plain = (np.mod(m.shared_ffn, p.tensor_parallel) != 0) | (np.mod(_beside(c), p.tensor_parallel) != 0)
     return (np.mod(_inner(c), parts) != 0) | plain
+
+
+def _beside(c: Combination) -> FloatArray:
+    """Inner width of the MLP of layers without experts where others have some, else 0."""
+    return np.where((c.model.first_dense > 0) | (c.model.experts_every > 1), c.model.ffn, 0.0)
+
+
+def _undivided(c: Combination) -> FloatArray:
+    """The width that tensor ranks do not divide: of layers without experts if it is theirs, else the inner one."""
+    return np.where(np.mod(_beside(c), c.plan.tensor_parallel) != 0, c.model.ffn, _inner(c))
 
 
 @legality_rule(
@@ -358,8 +368,9 @@ def _training_keys(c: Combination) -> dict[str, BoolArray]:
         "loss": (p.loss_copies > 0) | (p.loss_compiled > 0),
         "engine": p.deepspeed > 0,
         "fragmentation": p.fragmentation > 0,
-        "gradient_bucket": ~np.isnan(p.gradient_bucket),
         "free_gradients": p.free_gradients > 0,
+        "gradient_bucket": ~np.isnan(p.gradient_bucket),
+        "optimizer_step": p.update_on_host > 0,
     }
 
 

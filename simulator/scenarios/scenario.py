@@ -267,6 +267,10 @@ class Plan(_Keys):
         description="weights, gradients, optimizer or activations kept on the host (optimizer) or on drives "
         "(optimizer:nvme); a mapping of owner to tier does too",
     )
+    optimizer_step: Literal["device", "host"] = Field(
+        "device",
+        description="who updates the parameters: the accelerators, or the host's processors, next to offloaded states",
+    )
     precision: str | dict[str, str] = Field(
         "bf16", description="a recipe, or types by tensor and operator class"
     )

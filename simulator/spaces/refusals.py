@@ -65,8 +65,11 @@ def refusals(splitter: Splitter, row: int) -> list[Problem]:
 
 
 def way_out(space: Space) -> str:
-    """The nearest legal plans to the first row of a space in one line; empty where none is near. Raises nothing."""
-    found = nearest_plans(space)
+    """The nearest legal plans to the first row of a space in one line; empty where none is near. Raises nothing.
+
+    Nor is any named where the user has conditions: what they leave out need not be illegal, nor what is near let in.
+    """
+    found = [] if space.where else nearest_plans(space)
     if not found:
         return ""
     numbered = "; ".join(f"({number}) {plan}" for number, plan in enumerate(found, start=1))

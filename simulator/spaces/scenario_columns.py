@@ -304,5 +304,6 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         context_stride=strides["context"],
         data_stride=strides["data"],
         pipeline_stride=strides["pipeline"],
+        update_on_host=_matches(chunk, "plan.optimizer_step", "device", "host"),
         offload=_offload(chunk),
     )

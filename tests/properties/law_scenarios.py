@@ -25,6 +25,7 @@ def laws(n: int) -> settings:
 
 
 MODELS = (
+    "gpt-oss-20b",
     "gpt2-xl",
     "gpt3-175b",
     "llama-2-7b",

@@ -59,7 +59,9 @@ BROKEN = {
         | {"plan": {"tensor_parallel": 12, "pipeline_parallel": 2}}
     ],
     "tensor divides ffn": [
-        training(model="qwen2.5-7b", plan__tensor_parallel=7, plan__pipeline_parallel=1, devices=7)
+        training(model="qwen2.5-7b", plan__tensor_parallel=7, plan__pipeline_parallel=1, devices=7),
+        # The layers without experts have an MLP of their own width.
+        mixture(model={"base": "llama-4-scout", "experts_every": 2, "ffn": 16385}, plan__tensor_parallel=2),
     ],
     "tensor divides sequence": [training(plan__sequence_parallel=True, task__sequence_length=1023)],
     "layers divide into stages": [
@@ -117,6 +119,20 @@ BROKEN = {
             plan__offload="weights:nvme",
         ),
     ],
+    "a host updates what it holds": [training(plan__optimizer_step="host")],
+    "a host that updates is described": [
+        training(
+            system={
+                "base": "mi300x-8",
+                "host_memory": {"capacity": "1 TB", "bandwidth": "50 GB/s"},
+            },
+            plan__offload="optimizer",
+            plan__optimizer_step="host",
+        )
+    ],
+    "muon updates on the device": [
+        training(plan__offload="optimizer", plan__optimizer_step="host", plan__optimizer="muon")
+    ],
     "offload is for training": [prefill(plan__offload="weights")],
     "layers that recompute have a way to": [training(plan__recompute_layers=2)],
     "named modules need recompute: modules": [
@@ -141,9 +157,10 @@ BROKEN = {
         prefill(plan__loss="compiled"),
         prefill(plan__engine="deepspeed"),
         prefill(plan__fragmentation=0.1),
-        prefill(plan__gradient_bucket=10**7),
         prefill(plan__free_gradients=True),
+        prefill(plan__optimizer_step="host"),
         prefill(plan__recompute="modules", plan__recompute_modules="core_attn"),
+        prefill(plan__gradient_bucket=10**7),
     ],
     "kept results need recompute: needed": [training(plan__recompute_keeps="gate")],
     "sharing ranks divide the replicas": [training(devices=32, plan__zero_stage=1, plan__zero_group=3)],
@@ -163,7 +180,11 @@ BROKEN = {
         training(plan__precision="w4a16"),
         training(plan__compression=[{"name": "sparsity_2_4"}]),
     ],
-    "device has the compute type": [training(plan__precision="fp8")],
+    "device has the compute type": [
+        training(plan__precision="fp8"),
+        # Hopper's units take fp8, but no scale per block.
+        training(plan__precision="mxfp8", system="dgx-h100"),
+    ],
     "positions cover the sequence": [training(task__sequence_length=4096)],
     "experts run in grouped kernels": [
         prefill(model="mixtral-8x7b", plan__kernel_fusion="eager", plan__attention_kernel="unfused")

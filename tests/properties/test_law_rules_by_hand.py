@@ -64,6 +64,7 @@ TRANSFER = {
 KEPT = {
     "everything_bytes": 100, "dropped_bytes": 0, "input_bytes": 8, "named_bytes": 5, "recompute_all": 0,
 }  # fmt: skip
+HOST_PASS = {"moved_bytes": 28e9, "host_memory_bytes_per_s": 100e9, "host_flop_per_s": 1e12}
 OUTPUTS = {"in_flight": 2, "tokens": 10, "hidden": 8, "activation_bytes": 2}
 FLIGHT = {"stage": 0, "pipeline_parallel": 4, "virtual_pipeline": 1, "micro_batches": 16}
 MODEL = {"n_layers": 10, "heads": 8, "head_dim": 64, "attended_tokens": 100}
@@ -434,6 +435,20 @@ CASES = [
     # 8 GB in beside 4 GB out at 2 GB/s; nothing to copy needs no link
     ("copy_time", {"into_bytes": 8e9, "out_bytes": 4e9, "link_bytes_per_s": 2e9}, 4),
     ("copy_time", {"into_bytes": 0, "out_bytes": 0, "link_bytes_per_s": np.nan}, 0),
+    # 2 GB at 215 pJ/B and 1 GB at 3 nJ/B
+    (
+        "copy_energy",
+        {
+            "host_copied_bytes": 2e9,
+            "nvme_copied_bytes": 1e9,
+            "host_j_per_byte": 215e-12,
+            "nvme_j_per_byte": 3e-9,
+        },
+        3.43,
+    ),
+    # 28 bytes and 12 FLOP of each of 1e9 parameters: 0.28 s of memory, 0.012 s of processors; the other way round
+    ("host_pass_time", {**HOST_PASS, "flop": 12e9}, 0.28),
+    ("host_pass_time", {**HOST_PASS, "flop": 12e11}, 1.2),
     # a master copy of 4 bytes, moments of 4; 2 x 1.001953125; rows and columns of a matrix with 8 rows: 2 x 4 / 8
     ("optimizer_state_bytes", STATES, 12),
     ("optimizer_state_bytes", {**STATES, "optimizer": 2}, 6.00390625),

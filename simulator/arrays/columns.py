@@ -107,6 +107,7 @@ class PlanColumns:
     ring: FloatArray
     gathered: FloatArray
     ulysses: FloatArray
+    zigzag: FloatArray
     gradient_ranks: FloatArray
     expert_parallel: FloatArray
     expert_tensor_parallel: FloatArray

@@ -105,6 +105,11 @@ class Plan(_Keys):
         "ring",
         description="keys and values pass in a ring beside attention, are gathered, or heads are split instead",
     )
+    context_zigzag: bool = Field(
+        True,
+        description="each context rank has a chunk of the sequence's first half and its mirror image, or one part: "
+        "under a causal mask the last rank then has most to attend to",
+    )
     expert_parallel: int = Field(
         1,
         ge=1,

@@ -251,6 +251,7 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         ring=ring.astype(np.float64),
         gathered=gathered.astype(np.float64),
         ulysses=ulysses.astype(np.float64),
+        zigzag=plan("context_zigzag"),
         gradient_ranks=data * context,
         expert_parallel=experts,
         expert_tensor_parallel=parts,

@@ -512,8 +512,25 @@ CASES = [
     ("distinct_places", {"topk": 2, "experts": 8, "pool": 8, "places": 4}, 13 / 7),
     # 2 of the 4 experts of two nodes: a node is missed by one pair of 6
     ("distinct_places", {"topk": 2, "experts": 8, "pool": 4, "places": 4}, 10 / 6),
+    ("dispatched_bytes", {"tokens_bytes": 8, "places_hit": 3, "places_of_domain": 4}, 18),
     ("exposed_rows", {"exchange_s": 5, "kernels_s": 3}, 2),
     ("exposed_rows", {"exchange_s": 2, "kernels_s": 3}, 0),
+    # 36 pairs of 8 causal tokens; of 4 ranks the last has 7 + 8
+    (
+        "fullest_over_mean",
+        {"pairs": 36, "last_pairs": 15, "context_parallel": 4, "masked": 1, "zigzag": 0},
+        5 / 3,
+    ),
+    (
+        "fullest_over_mean",
+        {"pairs": 36, "last_pairs": 15, "context_parallel": 4, "masked": 1, "zigzag": 1},
+        1,
+    ),
+    (
+        "fullest_over_mean",
+        {"pairs": 64, "last_pairs": 16, "context_parallel": 4, "masked": 0, "zigzag": 0},
+        1,
+    ),
     # four ranks: a sixteenth of the pairs in each of four kernels, a quarter, or all of them for fewer heads
     ("pairs_per_kernel", {"pairs": 160, "context_parallel": 4, "ring": 1, "gathered": 0}, 10),
     ("pairs_per_kernel", {"pairs": 160, "context_parallel": 4, "ring": 0, "gathered": 1}, 40),

@@ -31,7 +31,9 @@ def column(values: ArrayLike) -> FloatArray:
 class ModelColumns:
     """Sizes of the model [1].
 
-    ``window`` is infinite without a sliding window, sizes of experts and of latents are 0 without any.
+    ``window`` and ``chunk`` are infinite without a sliding window or chunks, sizes of experts and of latents are 0
+    without any. Every ``global_every``-th layer sees all keys (infinite: none does that others do not), every
+    ``experts_every``-th behind the ``first_dense`` ones has experts, every ``both_every``-th both.
     """
 
     n_layers: FloatArray
@@ -42,6 +44,9 @@ class ModelColumns:
     moe_ffn: FloatArray
     shared_ffn: FloatArray
     first_dense: FloatArray
+    experts_every: FloatArray
+    global_every: FloatArray
+    both_every: FloatArray
     query_rank: FloatArray
     kv_rank: FloatArray
     rope_dim: FloatArray
@@ -53,6 +58,7 @@ class ModelColumns:
     kv_heads: FloatArray
     head_dim: FloatArray
     window: FloatArray
+    chunk: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Blocks of a model on one device: embedding, one layer, head; each forward and backward, timed.
+"""Blocks of a model on one device: embedding, one layer of each kind, head; each forward and backward, timed.
 
 Everything here depends on few columns (sizes, tensor degree, micro-batch, precision, recompute, device), so
 a sweep evaluates it once per distinct combination.
@@ -7,7 +7,7 @@ a sweep evaluates it once per distinct combination.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -29,7 +29,7 @@ from simulator.per_device.tensor_exchanges import TensorExchanges
 from simulator.rules import at
 from workloads.attention import AttentionShape
 from workloads.backward_pass import backward
-from workloads.decoder_graph import LayerSizes, decoder_layer
+from workloads.decoder_graph import LayerSizes, layer_of_kind
 from workloads.embedding_and_head import embedding, head
 from workloads.operator_graph import Graph, Operator, operators
 from workloads.quantise import with_quantise_passes
@@ -45,8 +45,6 @@ FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
 ONE: FloatArray = np.ones(1)
 ATTENTION = "attention"
-# A layer in front of those with experts.
-DENSE_LAYER = "dense_layer"
 Item = TypeVar("Item")
 
 
@@ -83,12 +81,17 @@ class BlockCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocks:
-    """All blocks of a partition; the backward ones are None in inference. Graphs are the sharded ones."""
+    """All blocks of a partition by name, layers by that of their kind; graphs are the sharded ones.
+
+    ``backward`` is empty in inference. ``parameters`` has the output matrix as "head_matrix" too, ``experts`` what the
+    experts of a layer hold of its parameters.
+    """
 
     forward: dict[str, BlockCost]
     backward: dict[str, BlockCost]
     forward_operators: dict[str, list[Operator]]
     parameters: dict[str, Parameters]
+    experts: dict[str, Parameters]
 
 
 def _peak(device: DeviceColumns, operator: Operator) -> FloatArray:
@@ -256,11 +259,12 @@ def layer_sizes(inputs: Inputs) -> LayerSizes:
             kv_heads=model.kv_heads,
             head_dim=model.head_dim,
             window=model.window,
+            chunk=model.chunk,
         ),
     )
 
 
-def _expert_ranks(inputs: Inputs) -> ExpertRanks:
+def _expert_ranks(inputs: Inputs, *, training: bool) -> ExpertRanks:
     """How experts are split: with sequence parallelism each tensor rank routes its own tokens, if rows leave it."""
     plan = inputs.plan
     shards = plan.sequence_parallel * plan.experts_apart * (plan.tensor_parallel > 1)
@@ -270,6 +274,7 @@ def _expert_ranks(inputs: Inputs) -> ExpertRanks:
         imbalance=plan.expert_imbalance,
         takes_shards=shards,
         gathers_rows=shards * (plan.expert_tensor_parallel > 1),
+        sorts=training * (plan.expert_parallel > 1) * (inputs.model.experts > plan.expert_parallel) * ONE,
     )
 
 
@@ -325,19 +330,17 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         If an operator kind has no counting or backward rule.
     """
     sizes, plan, exchanges = layer_sizes(inputs), inputs.plan, TensorExchanges(inputs)
+    training = structure.layer.computation == "training"
     degrees = ShardDegrees(
         tensor=plan.tensor_parallel,
         kv_heads=inputs.model.kv_heads,
         sequence=plan.sequence_parallel,
-        experts=_expert_ranks(inputs) if structure.layer.experts else None,
+        experts=_expert_ranks(inputs, training=training) if structure.layer.experts else None,
         context=ContextRanks(
             ranks=plan.context_parallel, ring=plan.ring, gathered=plan.gathered, ulysses=plan.ulysses
         ),
     )
-    layers = {"layer": decoder_layer(structure.layer, sizes)}
-    if structure.layer.first_dense:
-        plain = replace(structure.layer, experts=False, shared_experts=False)
-        layers[DENSE_LAYER] = decoder_layer(plain, sizes)
+    layers = {kind.name: layer_of_kind(structure.layer, sizes, kind) for kind in structure.layer.kinds}
     for rewrite in structure.rewrites:
         layers = {name: rewrite(layer) for name, layer in layers.items()}
     whole = {
@@ -358,10 +361,12 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         parameters={
             **{n: parameters_of(operators(g), inputs.precision) for n, g in sharded.items()},
             "head_matrix": parameters_of(operators(sharded["head"]), inputs.precision, named="head_weight"),
-            "experts": parameters_of(operators(sharded["layer"]), inputs.precision, labelled="experts"),
+        },
+        experts={
+            n: parameters_of(operators(sharded[n]), inputs.precision, labelled="experts") for n in layers
         },
     )
-    if structure.layer.computation == "training":
+    if training:
         # Eager code hands the first micro-batch's gradients over; frameworks that fuse have a buffer for them.
         several = inputs.task.batch > plan.data_parallel * plan.micro_batch_size
         accumulates = several.astype(np.float64) if structure.layer.eager else ONE

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from simulator.arrays.columns import Inputs, first_value
 from simulator.composition.activations import kept_by_module
-from simulator.composition.blocks import DENSE_LAYER, Blocks, chosen_modules, kept_by_name
+from simulator.composition.blocks import Blocks, chosen_modules, kept_by_name
+from simulator.composition.kind_columns import layers_of_stage
 from simulator.composition.layer_table import LayerTable
 from simulator.composition.memory import (
     Memory,
@@ -23,6 +24,7 @@ from simulator.composition.model_states import stage_parameters
 from simulator.composition.stage_kinds import StageKind, StageKinds
 from simulator.per_device.structure import Structure
 from simulator.rules import unnoted
+from workloads.layer_kinds import layers_in_front
 
 __all__ = ["memory_parts"]
 
@@ -42,22 +44,21 @@ def _activations(
     plan = inputs.plan
     named = kept_by_name(structure, inputs) if np.any(plan.recompute_needed) else {}
 
-    def of_layer(name: str) -> dict[str, FloatArray]:
-        return kept_by_module(
-            blocks.forward_operators[name],
+    here = held * (plan.offload["activations"] == 0)
+    parts: dict[str, FloatArray] = {}
+    front = table.embedding_kept_bytes
+    for kind in structure.layer.kinds:
+        of_layer = kept_by_module(
+            blocks.forward_operators[kind.name],
             inputs.precision,
             modules=chosen_modules(plan),
             named=named,
             recompute_all=plan.recompute_all,
         )
-
-    here = held * (plan.offload["activations"] == 0)
-    parts = {module: here * stage.layers * size for module, size in of_layer("layer").items()}
-    front = table.embedding_kept_bytes
-    if structure.layer.first_dense:
-        dense = inputs.model.first_dense * sum(of_layer(DENSE_LAYER).values(), np.zeros(1))
-        parts["dense layers in front"] = here * stage.embedding * dense
-        front = front - dense
+        layers = layers_of_stage(kind, stage.layers, stage.embedding, inputs.model)
+        for module, size in of_layer.items():
+            parts[module] = parts.get(module, np.zeros(1)) + here * layers * size
+        front = front - layers_in_front(kind, inputs.model) * sum(of_layer.values(), np.zeros(1))
     parts["embedding"] = here * stage.embedding * front
     layer, head = rebuilt_bytes(inputs, table, stage)
     parts["layer that runs again" if layer[0] > head[0] else "head and logits"] = np.maximum(layer, head)

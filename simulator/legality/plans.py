@@ -229,7 +229,7 @@ def _inner(c: Combination) -> FloatArray:
 def _ffn(c: Combination) -> BoolArray:
     m, p = c.model, c.plan
     parts = np.where(m.experts > 0, p.expert_tensor_parallel, p.tensor_parallel)
-    beside = np.where(m.first_dense > 0, m.ffn, 0.0)
+    beside = np.where((m.first_dense > 0) | (m.experts_every > 1), m.ffn, 0.0)
     plain = (np.mod(m.shared_ffn, p.tensor_parallel) != 0) | (np.mod(beside, p.tensor_parallel) != 0)
     return (np.mod(_inner(c), parts) != 0) | plain
 

@@ -18,6 +18,7 @@ from simulator.scenarios.scenario import AXES, ContextKind, Plan
 from simulator.spaces.row_values import RowValues
 from simulator.spaces.variants import Graphical
 from workloads.decoder_graph import LayerStructure, Pass
+from workloads.layer_kinds import both_every, kinds_of
 from workloads.model_spec import ModelSpec
 from workloads.rematerialisation import KEPT_WORDS, MODULES
 
@@ -70,7 +71,10 @@ def layer_structure(model: ModelSpec, graphical: Graphical) -> LayerStructure:
         head_transform=model.head_transform,
         experts=model.experts > 0,
         shared_experts=model.shared_experts > 0,
-        first_dense=model.first_dense_layers > 0,
+        kinds=tuple(kinds_of(model)),
+        global_rotary=model.global_rotary,
+        sinks=model.attention_sinks,
+        router_bias=model.router_bias,
         latent=model.kv_lora_rank > 0,
         latent_query=model.q_lora_rank > 0,
         eager=graphical.eager,
@@ -84,9 +88,11 @@ def model_columns(models: Sequence[ModelSpec], index: IndexArray, layers_kept: f
     def spread(name: str) -> FloatArray:
         return np.array([float(getattr(m, name)) for m in models])[index]
 
-    window = np.array([np.inf if m.sliding_window is None else float(m.sliding_window) for m in models])[
-        index
-    ]
+    def limit(name: str) -> FloatArray:
+        given = [getattr(m, name) for m in models]
+        return np.array([np.inf if value is None else float(value) for value in given])[index]
+
+    both = [both_every(m.global_attention_every, m.experts_every) for m in models]
     return ModelColumns(
         n_layers=np.maximum(np.round(spread("n_layers") * layers_kept), 1.0),
         hidden=spread("hidden"),
@@ -96,6 +102,9 @@ def model_columns(models: Sequence[ModelSpec], index: IndexArray, layers_kept: f
         moe_ffn=spread("moe_ffn"),
         shared_ffn=spread("shared_ffn"),
         first_dense=spread("first_dense_layers"),
+        experts_every=spread("experts_every"),
+        global_every=limit("global_attention_every"),
+        both_every=np.array(both)[index],
         query_rank=spread("q_lora_rank"),
         kv_rank=spread("kv_lora_rank"),
         rope_dim=spread("rope_head_dim"),
@@ -106,7 +115,8 @@ def model_columns(models: Sequence[ModelSpec], index: IndexArray, layers_kept: f
         heads=spread("heads"),
         kv_heads=spread("kv_heads"),
         head_dim=spread("head_dim"),
-        window=window,
+        window=limit("sliding_window"),
+        chunk=limit("attention_chunk"),
     )
 
 

@@ -81,6 +81,7 @@ def test_a_module_runs_its_own_operators_again():
     assert again(named(STEP, ["layernorm"])) == {"attention_norm", "mlp_norm"}
     assert again(named(STEP, ["mlp"])) == {"mlp_up", "mlp_activation", "mlp_down"}
     routed = {f"experts_{n}" for n in ("dispatch", "up", "activation", "down", "combine")}
+    routed |= {"experts_dispatch.rows.sort", "experts_combine.rows.sort"}
     router, shared = {"router", "router_topk"}, {"mlp_up", "mlp_activation", "mlp_down"}
     assert again(named(EVERYTHING, ["moe"])) == {*routed, *router, *shared, "shared_experts_add"}
     assert again(named(EVERYTHING, ["shared_experts"])) == shared

@@ -39,6 +39,7 @@ def test_parts_sum_to_their_owner(scenario):
         {"offload": "activations weights", "fragmentation": 0.1},
         {"engine": "deepspeed", "fragmentation": 0.2, "loss": "plain"},
         {"schedule": "gpipe"},
+        {"loss": "chunked", "recompute": "full"},
     ],
 )
 def test_parts_sum_under_every_kind_of_keeping(plan):
@@ -81,3 +82,29 @@ def test_memory_over_time_peaks_at_the_estimate(schedule, plan):
     first = [p for p in passes if p["stage"] == 0]
     warm = [p["memory_bytes"] for p in first[:4]]
     assert warm == sorted(warm)
+
+
+def test_a_loss_in_chunks_holds_no_logits():
+    """One stage of Llama 3.1 8B, full recompute: input of the head and gradients in place of logits in 32 bits."""
+    one = changed(
+        STEP,
+        plan__tensor_parallel=1,
+        plan__sequence_parallel=False,
+        plan__pipeline_parallel=1,
+        plan__recompute="full",
+        task__sequence_length=16384,
+    )
+    whole, chunks = (simulate(changed(one, plan__loss=loss)) for loss in ("in_place", "chunked"))
+    tokens, hidden, vocab = 16384, 4096, 128256
+    # The head's input and that of its norm; in chunks the gradients of input and matrix too.
+    kept = {"in_place": 2 * 2 * tokens * hidden + 4 * tokens * vocab}
+    kept["chunked"] = 2 * 2 * tokens * hidden + 2 * (tokens + vocab) * hidden
+    assert whole.memory_parts["activations"]["head and logits"] == kept["in_place"]
+    layer = chunks.memory_parts["activations"].get("layer that runs again", kept["chunked"])
+    assert max(layer, kept["chunked"]) == pytest.approx(
+        chunks.memory["activations_bytes"]
+        - chunks.memory_parts["activations"]["layer input"]
+        - chunks.memory_parts["activations"]["embedding"]
+    )
+    assert chunks.memory["peak_bytes"] < whole.memory["peak_bytes"] - 4 * tokens * vocab
+    assert chunks.step_time_s == whole.step_time_s

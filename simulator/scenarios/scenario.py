@@ -188,7 +188,7 @@ class Plan(_Keys):
     loss: Literal["in_place", "plain", "compiled", "chunked"] = Field(
         "in_place",
         description="copies of the logits: one in 32 bits that the gradient overwrites, one for each step of the loss "
-        "(plain PyTorch), none in 32 bits (one compiled kernel), or none whole (head and loss of some tokens at a time)",
+        "(plain PyTorch), none in 32 bits (one compiled kernel), or none whole (some tokens at a time)",
     )
     fragmentation: float = Field(
         0.0, ge=0, le=1, description="memory that the allocator holds beyond what is in use, over that [1]"

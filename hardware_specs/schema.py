@@ -37,7 +37,7 @@ __all__ = [
     "dense_peak_flop_per_s",
 ]
 
-DType = Literal["fp64", "tf32", "fp32", "bf16", "fp16", "fp8", "int8", "fp4"]
+DType = Literal["fp64", "tf32", "fp32", "bf16", "fp16", "fp8", "mxfp8", "int8", "fp4"]
 Topology = Literal[
     "switch",
     "fully_connected",

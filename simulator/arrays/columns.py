@@ -81,8 +81,10 @@ class PlanColumns:
 
     ``ring``, ``gathered`` and ``ulysses`` say how context ranks meet in attention, all 0 on one of them.
     ``gradient_ranks`` hold the same parameters: replicas times context ranks; ``zero_group`` of them share a sharded
-    copy. ``expert_copies`` are the ranks that hold the same part of the same experts; ``experts_apart`` is 1 where
-    these are not the ``gradient_ranks``. Strides are the distance, in devices, of neighbours on an axis;
+    copy; ``gradient_bucket`` is NaN where each layer is one. ``expert_copies`` are the ranks that hold the same part
+    of the same experts; ``experts_apart`` is 1 where these are not the ``gradient_ranks``; ``expert_capacity`` is NaN
+    where no row is dropped, ``expert_node_limit`` where any node will do. Strides are the distance, in devices, of
+    neighbours on an axis;
     ``recompute_layers`` of a stage recompute, NaN where all do: the recompute switches are then that share.
     ``recompute_share`` is that share, 1 where all do.
     ``recompute_kept`` is the sum of 2^i over the words of :data:`KEPT_WORDS` of `workloads.rematerialisation` that are
@@ -109,6 +111,10 @@ class PlanColumns:
     expert_parallel: FloatArray
     expert_tensor_parallel: FloatArray
     expert_imbalance: FloatArray
+    expert_capacity: FloatArray
+    expert_padding: FloatArray
+    expert_node_limit: FloatArray
+    dispatch_by_node: FloatArray
     expert_copies: FloatArray
     experts_apart: FloatArray
     schedule: FloatArray
@@ -118,6 +124,9 @@ class PlanColumns:
     micro_batch_size: FloatArray
     zero_stage: FloatArray
     zero_group: FloatArray
+    reshard_after_forward: FloatArray
+    prefetch_layers: FloatArray
+    gradient_bucket: FloatArray
     sequence_parallel: FloatArray
     recompute_core: FloatArray
     recompute_all: FloatArray
@@ -130,7 +139,11 @@ class PlanColumns:
     overlap_grad_reduce: FloatArray
     overlap_param_gather: FloatArray
     overlap_tensor_parallel: FloatArray
+    split_ring: FloatArray
+    split_pipelined: FloatArray
+    tensor_chunks: FloatArray
     overlap_expert_parallel: FloatArray
+    overlap_shared_experts: FloatArray
     overlap_pipeline_p2p: FloatArray
     overlap_offload: FloatArray
     free_gradients: FloatArray

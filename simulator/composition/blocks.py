@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from simulator.arrays.columns import DeviceColumns, Inputs, PlanColumns
 from simulator.certainty.doubt import Doubt, exchange_doubt, kernel_doubt
 from simulator.certainty.fitted_ranges import outside_fit
+from simulator.composition.split_products import split_pairs
 from simulator.composition.streams import issue_order, longest_path
 from simulator.kernels.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
 from simulator.kernels.dispatch import dispatched_time
 from simulator.kernels.models import KERNEL_MODELS
 from simulator.per_device.context_parallel import ContextRanks
-from simulator.per_device.expert_parallel import ExpertRanks
+from simulator.per_device.expert_parallel import ExpertRanks, rows_over_mean
 from simulator.per_device.layer_exchange import layer_exchange
 from simulator.per_device.sharding import ShardDegrees, shard
 from simulator.per_device.structure import Structure
@@ -191,12 +192,22 @@ def cost_block(
             times.append(operator_time(op, work, inputs, exchanges))
         counted.append(_scaled(work, op.scale))
     busy = [t.seconds * issue.operator.scale for t, issue in zip(times, issues, strict=True)]
+
+    def kernel_s(op: Operator) -> FloatArray:
+        return operator_time(op, count(op, inputs.precision), inputs, exchanges).seconds * op.scale
+
+    pairs = split_pairs(issues, busy, inputs, exchanges, kernel_s)
+    for i, pair in pairs.items():
+        busy[i] = np.where(pair.chosen, pair.exchange_s, busy[i])
+        busy[pair.product] = np.where(pair.chosen, pair.product_s, busy[pair.product])
     total, exposed = longest_path(
         issues,
         busy,
         inputs.plan.overlap_tensor_parallel,
         inputs.fabric.inner.compute_share,
         inputs.plan.overlap_expert_parallel,
+        inputs.plan.overlap_shared_experts,
+        {i: (pair.chosen, pair.exposed_s, pair.compute_share) for i, pair in pairs.items()},
     )
     costs = [
         OperatorCost(
@@ -268,10 +279,16 @@ def _expert_ranks(inputs: Inputs, *, training: bool) -> ExpertRanks:
     """How experts are split: with sequence parallelism each tensor rank routes its own tokens, if rows leave it."""
     plan = inputs.plan
     shards = plan.sequence_parallel * plan.experts_apart * (plan.tensor_parallel > 1)
+    with at("operators.layer.experts_dispatch"):
+        fullest = rows_over_mean(
+            expert_imbalance=plan.expert_imbalance,
+            expert_capacity=plan.expert_capacity,
+            expert_padding=plan.expert_padding,
+        )
     return ExpertRanks(
         ranks=plan.expert_parallel,
         parts=plan.expert_tensor_parallel,
-        imbalance=plan.expert_imbalance,
+        imbalance=fullest,
         takes_shards=shards,
         gathers_rows=shards * (plan.expert_tensor_parallel > 1),
         sorts=training * (plan.expert_parallel > 1) * (inputs.model.experts > plan.expert_parallel) * ONE,
@@ -351,7 +368,9 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
 
     def finished(graph: Graph) -> Graph:
         sharded = shard(graph, degrees)
-        return with_quantise_passes(sharded, inputs.precision.quantised) if structure.quantised else sharded
+        if not structure.quantised:
+            return sharded
+        return with_quantise_passes(sharded, inputs.precision.quantised, grouped=training)
 
     sharded = {name: finished(graph) for name, graph in whole.items()}
     done = Blocks(

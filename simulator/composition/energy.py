@@ -79,7 +79,7 @@ def work_energy(
     return micro_batches * ranks * (n_layers * layer_j + ends_j) + per_step_j
 
 
-def _unit_network_j(units: UnitExchanges, inputs: Inputs, n_passes: float) -> FloatArray:
+def _unit_network_j(units: UnitExchanges, inputs: Inputs, trains: bool) -> FloatArray:
     """Network energy of in-layer exchanges, one micro-batch, one rank, whole model [J]."""
     layer, embedding, head = units
     fabric, total = inputs.fabric, ZERO
@@ -88,8 +88,8 @@ def _unit_network_j(units: UnitExchanges, inputs: Inputs, n_passes: float) -> Fl
         (embedding, np.ones(1)),
         (head, np.ones(1)),
     ):
-        for done, passes in ((unit.gather, n_passes), (unit.reduce, 1.0)):
-            total = total + count * passes * network_joules(done, fabric)
+        for done in (unit.gather, *((unit.again, unit.reduce) if trains else ())):
+            total = total + count * network_joules(done, fabric)
     return total
 
 
@@ -147,7 +147,7 @@ def step_energy(
     if end is not None:
         for done in (end.reduce, end.gather, end.tied, end.mirrored):
             network_once = network_joules(done, fabric, network_once)
-    in_layers = _unit_network_j(units, inputs, 2.0 if optimizer is not None else 1.0)
+    in_layers = _unit_network_j(units, inputs, optimizer is not None)
     parts = {}
     for name, layer_j, ends_j, step_j in (
         ("compute", table.layer_compute_j, table.ends_compute_j, once[0]),

@@ -60,17 +60,22 @@ def _recomputing(inputs: Inputs) -> FloatArray:
 
 
 def _orthogonal(layer: Sequence[Operator], inputs: Inputs, *, trains: bool) -> dict[str, FloatArray]:
-    """Muon's products for one layer's matrices on one device, zero under other optimizers."""
-    columns = {f"{of}orthogonal_{unit}": ZERO for of in ("", "expert_") for unit in ("s", "flop", "bytes")}
+    """Time [s], FLOP and bytes of Muon's products for one layer's matrices on one device, apart for experts.
+
+    Zero under other optimizers.
+    """
     chosen = inputs.plan.optimizer == CODE["muon"]
-    if not np.any(chosen) or not trains:
-        return columns
+    columns: dict[str, FloatArray] = {}
     for of in ("", "expert_"):
-        graph = newton_schulz(layer, experts=of == "expert_")
-        cost = cost_block("optimizer.newton_schulz", graph, inputs)
-        columns[f"{of}orthogonal_s"] = chosen * cost.seconds
-        columns[f"{of}orthogonal_flop"] = chosen * sum((c.work.flop for c in cost.operators), ZERO)
-        columns[f"{of}orthogonal_bytes"] = chosen * sum((c.work.moved_bytes for c in cost.operators), ZERO)
+        names = [f"{of}orthogonal_{unit}" for unit in ("s", "flop", "bytes")]
+        values = [ZERO, ZERO, ZERO]
+        if trains and np.any(chosen):
+            graph = newton_schulz(layer, experts=bool(of))
+            cost = cost_block("optimizer.newton_schulz", graph, inputs)
+            flop = sum((c.work.flop for c in cost.operators), ZERO)
+            moved = sum((c.work.moved_bytes for c in cost.operators), ZERO)
+            values = [chosen * x for x in (cost.seconds, flop, moved)]
+        columns.update(zip(names, values, strict=True))
     return columns
 
 

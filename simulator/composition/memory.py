@@ -12,6 +12,7 @@ from simulator.composition.activations import micro_batches_in_flight
 from simulator.composition.host_update import owned_states
 from simulator.composition.layer_table import LayerTable
 from simulator.composition.memory_overheads import (
+    bucket_copy_bytes,
     engine_bytes,
     fragmented,
     head_kept_bytes,
@@ -22,6 +23,7 @@ from simulator.composition.model_states import (
     stage_states,
     stage_weight_bytes,
     state_bytes,
+    unsharded_bytes,
 )
 from simulator.composition.offload import LAYERS_HERE, Movable, Stored, offloads, stored
 from simulator.composition.stage_kinds import StageKind, StageKinds
@@ -124,20 +126,6 @@ def _cache(inputs: Inputs, stage: StageKind) -> FloatArray:
     )
 
 
-def unsharded_bytes(inputs: Inputs, table: LayerTable, stage: StageKind) -> FloatArray:
-    """What ZeRO-2 and 3 hold unsharded for a moment: two layers, or the larger embedding or head [byte].
-
-    The layer that computes and the one that is prefetched both have their weights whole (ZeRO-3, FSDP). Raises nothing.
-    """
-    plan, gradient = inputs.plan, inputs.precision.gradients
-    weights, gradients = (plan.zero_stage >= 3) * 1.0, (plan.zero_stage >= 2) * gradient
-    layer = weights * table.layer_pair_weight_bytes + gradients * table.layer_greatest_parameters
-    embedding = weights * table.embedding_weight_bytes + gradients * table.embedding_parameters
-    head = weights * table.head_matrix_weight_bytes + gradients * table.head_matrix_parameters
-    largest = np.maximum(layer, np.maximum(stage.embedding * embedding, stage.head * head))
-    return np.where(np.maximum(plan.zero_group, plan.expert_copies * plan.experts_apart) > 1, largest, 0.0)
-
-
 def rebuilt_bytes(inputs: Inputs, table: LayerTable, stage: StageKind) -> tuple[FloatArray, FloatArray]:
     """What a layer that runs again makes, and what the head keeps [byte]: one of them lives at a time.
 
@@ -201,11 +189,16 @@ def training_stage(
         )
     owners["kv_cache"] = ZERO
     with at("memory.buffers_bytes"):
-        owners["buffers"] = unsharded_bytes(inputs, table, stage) + working_bytes(inputs, table, stage)
-        if np.any(plan.deepspeed):
+        unsharded = unsharded_bytes(inputs, table, stage, tied=tied)
+        owners["buffers"] = unsharded + working_bytes(inputs, table, stage)
+        bucketed = not np.all(np.isnan(plan.gradient_bucket))
+        if bucketed or np.any(plan.deepspeed):
             parameters = stage_parameters(
                 table, stage.layers, first=stage.embedding, last=stage.head, tied=tied
             )
+        if bucketed:
+            owners["buffers"] = owners["buffers"] + bucket_copy_bytes(inputs, parameters)
+        if np.any(plan.deepspeed):
             owners["buffers"] = owners["buffers"] + engine_bytes(inputs, parameters, held)
     kept = owners["activations"] - rebuilt
     found = _moved(inputs, table, stage, copies, owners, kept, tied=tied)

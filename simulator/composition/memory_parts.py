@@ -16,11 +16,10 @@ from simulator.composition.memory import (
     Memory,
     in_flight,
     rebuilt_bytes,
-    unsharded_bytes,
     working_bytes,
 )
-from simulator.composition.memory_overheads import engine_bytes
-from simulator.composition.model_states import stage_parameters
+from simulator.composition.memory_overheads import bucket_copy_bytes, engine_bytes
+from simulator.composition.model_states import stage_parameters, unsharded_bytes
 from simulator.composition.stage_kinds import StageKind, StageKinds
 from simulator.per_device.structure import Structure
 from simulator.rules import unnoted
@@ -71,11 +70,13 @@ def _buffers(
     """Buffers by what they are for; what offload passes through is the rest [byte]."""
     plan = inputs.plan
     parts = {
-        "unsharded layers": unsharded_bytes(inputs, table, stage),
+        "unsharded layers": unsharded_bytes(inputs, table, stage, tied=tied),
         "largest working set": working_bytes(inputs, table, stage),
     }
+    parameters = stage_parameters(table, stage.layers, first=stage.embedding, last=stage.head, tied=tied)
+    if not np.all(np.isnan(plan.gradient_bucket)):
+        parts["gradient bucket"] = bucket_copy_bytes(inputs, parameters)
     if np.any(plan.deepspeed):
-        parameters = stage_parameters(table, stage.layers, first=stage.embedding, last=stage.head, tied=tied)
         parts["engine"] = engine_bytes(inputs, parameters, held)
     used = found.peak_bytes - found.owners["reserved"]
     parts["fragmentation"] = used * plan.fragmentation / (1.0 + plan.fragmentation)

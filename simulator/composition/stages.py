@@ -104,23 +104,20 @@ Chain = tuple[FloatArray, FloatArray, FloatArray]
 
 def _chains(table: LayerTable, inputs: Inputs, layer: InLayer) -> tuple[Chain, Chain]:
     """Chains of layers with their exchanges, forward and backward."""
-    plan = inputs.plan
-    switches = {"overlap_gather": plan.overlap_param_gather, "overlap_reduce": plan.overlap_grad_reduce}
-    gather, reduce = layer.gather.seconds, layer.reduce.seconds
+    plan, ahead = inputs.plan, prefetched(inputs)
+    switches = {"overlap_gather": ahead, "overlap_reduce": plan.overlap_grad_reduce}
+    gather, again, reduce = layer.gather.seconds, layer.again.seconds, layer.reduce.seconds
     forward_s, backward_s = table.layer_forward_s, table.layer_backward_s
     queues = [ZERO, ZERO]
     if np.any(gather) or np.any(reduce):
         own, hidden = layer_wires(table), hidden_wires(layer, inputs)
-        beside = (gather * plan.overlap_param_gather, reduce * plan.overlap_grad_reduce)
-        queues = [
-            wire_queue(beside[0], hidden[0], own[0]),
-            wire_queue(beside[0] + beside[1], hidden[1], own[1]),
-        ]
+        beside = again * ahead + reduce * plan.overlap_grad_reduce
+        queues = [wire_queue(gather * ahead, hidden[0], own[0]), wire_queue(beside, hidden[1], own[1])]
         forward_s = forward_s + wire_wait(own[0], hidden[0], forward_s)
         backward_s = backward_s + wire_wait(own[1], hidden[1], backward_s)
     return (
         layer_chain(forward_s, gather, ZERO, queue_s=queues[0], **switches),
-        layer_chain(backward_s, gather, reduce, queue_s=queues[1], **switches),
+        layer_chain(backward_s, again, reduce, queue_s=queues[1], **switches),
     )
 
 
@@ -134,9 +131,17 @@ def layer_wires(table: LayerTable) -> tuple[Wires, Wires]:
 
 def hidden_wires(layer: InLayer, inputs: Inputs) -> tuple[Wires, Wires]:
     """How long the exchanges of a layer's parameters and gradients do beside its kernels, forward and backward [s]."""
-    plan, fabric = inputs.plan, inputs.fabric
-    gather = exchange_wires(layer.gather, fabric).times(plan.overlap_param_gather)
-    return gather, gather + exchange_wires(layer.reduce, fabric).times(plan.overlap_grad_reduce)
+    fabric, ahead = inputs.fabric, prefetched(inputs)
+    gather, again = (exchange_wires(done, fabric).times(ahead) for done in (layer.gather, layer.again))
+    return gather, again + exchange_wires(layer.reduce, fabric).times(inputs.plan.overlap_grad_reduce)
+
+
+def prefetched(inputs: Inputs) -> FloatArray:
+    """1 where weights of a layer are gathered beside the layer in front of it [1].
+
+    One layer ahead is enough: layers are alike and exchanges follow each other on one stream. Raises nothing.
+    """
+    return inputs.plan.overlap_param_gather * (inputs.plan.prefetch_layers > 0)
 
 
 def _exposed(
@@ -177,15 +182,13 @@ def _ends(table: LayerTable, inputs: Inputs, units: UnitExchanges) -> _Ends:
     its passes, and the embedding's backward pass needs none.
     """
     layer, embedding, head = units
-    plan, share = inputs.plan, inputs.fabric.inner.compute_share
-    busy_s = (
-        plan.overlap_param_gather * layer.gather.seconds + plan.overlap_grad_reduce * layer.reduce.seconds
-    )
+    plan, ahead, share = inputs.plan, prefetched(inputs), inputs.fabric.inner.compute_share
+    busy_s = ahead * layer.again.seconds + plan.overlap_grad_reduce * layer.reduce.seconds
     free_s = np.maximum(table.layer_backward_s - busy_s, 0.0)
     return _Ends(
         embedding_forward=embedding.gather.seconds,
         embedding_backward=embedding.reduce.seconds,
-        head_forward=_beside(head.gather.seconds, table.layer_forward_s, plan.overlap_param_gather, share),
+        head_forward=_beside(head.gather.seconds, table.layer_forward_s, ahead, share),
         head_backward=_beside(head.reduce.seconds, free_s, plan.overlap_grad_reduce, share),
     )
 
@@ -239,13 +242,14 @@ def stage_times(
     """
     layer, split = units[0], bool(np.any(follows(inputs.plan, *SPLIT)))
     chains, gather_s = _chains(table, inputs, layer), layer.gather.seconds
+    backward_exchange_s = layer.again.seconds + layer.reduce.seconds
     ends = _ends(table, inputs, units)
     rows: list[tuple[FloatArray, ...]] = []
     for kind in (*kinds, kinds.lighter):
         n_layers, first, last = kind.layers, kind.embedding, kind.head
         data_forward = _exposed(n_layers, chains[0], table.layer_forward_s, gather_s, inputs)
         data_backward = (
-            _exposed(n_layers, chains[1], table.layer_backward_s, gather_s + layer.reduce.seconds, inputs)
+            _exposed(n_layers, chains[1], table.layer_backward_s, backward_exchange_s, inputs)
             if training
             else ZERO
         )

@@ -18,6 +18,7 @@ from simulator.composition.data_parallel import (
     EndOfStep,
     Replicas,
     apart,
+    buckets_of,
     end_of_step,
     exposed_exchange,
     replica_group,
@@ -227,13 +228,14 @@ def _closing(
         copies=kinds.copies,
     )
     windows_s = [stages.least(stages.forward_s), stages.least(stages.backward_s)]
+    buckets = buckets_of(held + experts, kinds.first.layers, inputs)
     beside = closing_sharing(table, stages, message, windows_s, (end.gather, end.reduce), inputs)
     with at("time.data_parallel_s.gradients"):
         reduce_s = exposed_exchange(
             exchange_s=end.reduce.seconds,
             # The stage with least to hide behind decides; the slowest one may change places with another, and jump.
             window_s=windows_s[1],
-            buckets=kinds.first.layers,
+            buckets=buckets,
             overlap=plan.overlap_grad_reduce,
             compute_share=inputs.fabric.inner.compute_share,
             **beside[1],
@@ -242,7 +244,7 @@ def _closing(
         gather_s = exposed_exchange(
             exchange_s=end.gather.seconds,
             window_s=windows_s[0],
-            buckets=kinds.first.layers,
+            buckets=buckets,
             overlap=plan.overlap_param_gather,
             compute_share=inputs.fabric.inner.compute_share,
             **beside[0],
@@ -277,14 +279,17 @@ def _orthogonal(inputs: Inputs, table: LayerTable, kinds: StageKinds) -> Orthogo
     plan = inputs.plan
     if not np.any(table.layer_orthogonal_s + table.expert_orthogonal_s):
         return None
-    layers = np.maximum(np.maximum(kinds.first.layers, kinds.middle.layers), kinds.last.layers)
     ranks, holders = (
         np.where(plan.zero_stage >= 1, sharers, 1.0) for sharers in (plan.zero_group, plan.expert_copies)
     )
 
     def of_rank(unit: str) -> FloatArray:
-        layer, expert = (getattr(table, f"{of}_orthogonal_{unit}") for of in ("layer", "expert"))
-        return layers * (layer / ranks + expert / holders)
+        layer, expert, front = (
+            getattr(table, f"{of}_orthogonal_{unit}") for of in ("layer", "expert", "front")
+        )
+        of_layer = layer / ranks + expert / holders
+        first, middle, last = (kind.layers * of_layer + kind.embedding * front / ranks for kind in kinds)
+        return np.maximum(np.maximum(first, middle), last)
 
     return Orthogonal(seconds=of_rank("s"), flop=of_rank("flop"), moved_bytes=of_rank("bytes"))
 

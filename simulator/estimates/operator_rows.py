@@ -202,9 +202,9 @@ def _data_rows(
     if in_layers > 0:
         layer, embedding, head = unit_exchanges(detail.table, inputs, replica_group(inputs), tied=detail.tied)
         # A layer's weights are gathered for each pass; those of the ends serve both.
-        gathers = (2.0 if detail.blocks.backward else 1.0, 1.0, 1.0)
-        units = zip((layer, embedding, head), gathers, strict=True)
-        once = [unit.gather.seconds * times + unit.reduce.seconds for unit, times in units]
+        again_s = layer.again.seconds if detail.blocks.backward else np.zeros(1)
+        once = [unit.gather.seconds + unit.reduce.seconds for unit in (layer, embedding, head)]
+        once[0] = once[0] + again_s
         busy = micro_batches * (first_value(once[0]) * n_layers + first_value(once[1]) + first_value(once[2]))
         yield _plain_row(
             "parameters.exchange",

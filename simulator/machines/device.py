@@ -175,11 +175,14 @@ def _kernels(machines: Machines) -> dict[str, dict[str, FloatArray]]:
 
 
 def _between(machines: Machines) -> FloatArray:
-    """Time of the host between operators of eager code [s]; 0 where a queue, a graph or a fidelity hides it."""
-    if not machines.eager or machines.fidelity != "calibrated":
+    """Time of the host between operators [s]; 0 where a queue, a graph or a fidelity hides it."""
+    if machines.fidelity != "calibrated":
         return np.zeros(1)
     hosts = [calibration_of(system, machines.task).host for system in machines.leaves.systems]
-    return np.array([0.0 if host is None else host.between_s for host in hosts])[machines.leaves.index]
+    seconds = [
+        host.between_s if host is not None and (machines.eager or host.waits) else 0.0 for host in hosts
+    ]
+    return np.array(seconds)[machines.leaves.index] if any(seconds) else np.zeros(1)
 
 
 def _evidence(machines: Machines) -> tuple[list[dict[str, FamilyEvidence]], IndexArray]:

@@ -164,8 +164,6 @@ def precision(reader: RowReader, notes: Notes) -> tuple[str | dict[str, str], st
     if "skip" in entry:
         reader.skip(f"precision {text!r}: {entry['skip']}")
         return "bf16", str(entry["dtype"])
-    if "assumed" in entry:
-        reader.assumed["precision"] = str(entry["assumed"])
     shards = spelling("zero_stage", reader.row.text("zero_stage")) or {}
     return _types(RECIPES[entry["recipe"]], notes, shards.get("weights")), str(entry["dtype"])
 

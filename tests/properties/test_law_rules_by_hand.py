@@ -481,6 +481,42 @@ CASES = [
         },
         75,
     ),  # fmt: skip
+    # four parts: three hops of 5 s beside products of 3 s; pipelined, the first exchange is in the open too
+    (
+        "exposed_parts",
+        {"part_exchange_s": 5, "part_product_s": 3, "parts": 4, "pipelined": 0},
+        6,
+    ),
+    (
+        "exposed_parts",
+        {"part_exchange_s": 2, "part_product_s": 3, "parts": 4, "pipelined": 1},
+        2,
+    ),
+    # the layer that computes and two ahead, of three at most; all of them where they are kept
+    ("unsharded_layers", {"layers": 8, "prefetch_layers": 2, "reshard_after_forward": 1}, 3),
+    ("unsharded_layers", {"layers": 2, "prefetch_layers": 2, "reshard_after_forward": 1}, 2),
+    ("unsharded_layers", {"layers": 8, "prefetch_layers": 2, "reshard_after_forward": 0}, 8),
+    ("gradient_buckets", {"parameters": 100, "bucket_elements": 40}, 2.5),
+    ("gradient_buckets", {"parameters": 10, "bucket_elements": 40}, 1),
+    # 40 of 100 gradients of 4 bytes, sent in 2
+    (
+        "bucket_copy",
+        {"parameters": 100, "bucket_elements": 40, "gradient_bytes": 4, "communication_bytes": 2},
+        80,
+    ),
+    (
+        "bucket_copy",
+        {"parameters": 100, "bucket_elements": 40, "gradient_bytes": 4, "communication_bytes": 4},
+        0,
+    ),
+    ("rows_over_mean", {"expert_imbalance": 1.5, "expert_capacity": np.nan, "expert_padding": 0}, 1.5),
+    ("rows_over_mean", {"expert_imbalance": 1.5, "expert_capacity": 1.25, "expert_padding": 0}, 1.25),
+    ("rows_over_mean", {"expert_imbalance": 1.1, "expert_capacity": 1.25, "expert_padding": 0}, 1.1),
+    ("rows_over_mean", {"expert_imbalance": 1.1, "expert_capacity": 1.25, "expert_padding": 1}, 1.25),
+    # 2 of 8 experts on 4 nodes of 2: 15 of 28 pairs miss a node, so 4 x 13/28 nodes are hit
+    ("distinct_places", {"topk": 2, "experts": 8, "pool": 8, "places": 4}, 13 / 7),
+    # 2 of the 4 experts of two nodes: a node is missed by one pair of 6
+    ("distinct_places", {"topk": 2, "experts": 8, "pool": 4, "places": 4}, 10 / 6),
     ("exposed_rows", {"exchange_s": 5, "kernels_s": 3}, 2),
     ("exposed_rows", {"exchange_s": 2, "kernels_s": 3}, 0),
     # four ranks: a sixteenth of the pairs in each of four kernels, a quarter, or all of them for fewer heads

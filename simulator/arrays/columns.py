@@ -151,6 +151,7 @@ class PlanColumns:
     deepspeed: FloatArray
     loss_copies: FloatArray
     loss_compiled: FloatArray
+    loss_chunked: FloatArray
     fragmentation: FloatArray
     collective_algorithm: FloatArray
     tensor_stride: FloatArray

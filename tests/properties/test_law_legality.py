@@ -155,6 +155,7 @@ BROKEN = {
         prefill(plan__optimizer="sgd"),
         prefill(plan__loss="plain"),
         prefill(plan__loss="compiled"),
+        prefill(plan__loss="chunked"),
         prefill(plan__engine="deepspeed"),
         prefill(plan__fragmentation=0.1),
         prefill(plan__free_gradients=True),

@@ -64,6 +64,7 @@ TRANSFER = {
 KEPT = {
     "everything_bytes": 100, "dropped_bytes": 0, "input_bytes": 8, "named_bytes": 5, "recompute_all": 0,
 }  # fmt: skip
+CHUNKS = {"tokens": 1000, "vocab": 101, "hidden": 8, "tensor_parallel": 4, "activation_bytes": 2}
 HOST_PASS = {"moved_bytes": 28e9, "host_memory_bytes_per_s": 100e9, "host_flop_per_s": 1e12}
 OUTPUTS = {"in_flight": 2, "tokens": 10, "hidden": 8, "activation_bytes": 2}
 FLIGHT = {"stage": 0, "pipeline_parallel": 4, "virtual_pipeline": 1, "micro_batches": 16}
@@ -356,6 +357,10 @@ CASES = [
     # 2 copies x 4 B x 10 tokens x 26 of 101 words
     ("loss_temporaries", {"copies": 2, "tokens": 10, "vocab": 101, "tensor_parallel": 4}, 2080),
     ("narrow_logits", {"tokens": 10, "vocab": 101, "tensor_parallel": 4, "activation_bytes": 2}, 520),
+    # 1000 tokens in 101 / 8 = 13 parts: 77, so chunks of 128; of no more tokens than there are
+    ("chunked_logits", CHUNKS, 128 * 26 * 2),
+    ("chunked_logits", {**CHUNKS, "vocab": 8, "tokens": 100}, 100 * 2 * 2),
+    ("chunked_gradients", CHUNKS, (1000 + 26) * 8 * 2),
     # 1000 x (2 + 4) / 4 + 100 x 2
     (
         "flat_copies",

@@ -81,7 +81,9 @@ class PlanColumns:
     ``recompute_kept`` is the sum of 2^i over the words of :data:`KEPT_WORDS` of `workloads.rematerialisation` that are
     kept where ``recompute_needed`` is 1;
     ``schedule`` is a code (:data:`SCHEDULES` of `simulator.pipelines`), ``optimizer`` too (:data:`OPTIMIZERS` of
-    `simulator.per_device`); ``first_stage_layers`` and ``last_stage_layers`` are NaN where the plan does not say them.
+    `simulator.per_device`); ``first_stage_layers`` and ``last_stage_layers`` are NaN where the plan does not say them;
+    ``stage_layers`` has the layers of every chunk of the model by its place from the embedding (as text), NaN where a
+    plan does not say them or has fewer, and is empty where none says any.
     ``offload`` has by owner the code of a tier (:data:`TIERS` of `simulator.scenarios`), 0 on the device.
     ``collective_algorithm`` is a code (:data:`ALGORITHMS` of `simulator.communication`), 0 where the fastest one is
     taken.
@@ -132,6 +134,7 @@ class PlanColumns:
     data_stride: FloatArray
     pipeline_stride: FloatArray
     offload: Mapping[str, FloatArray]
+    stage_layers: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from simulator.arrays.columns import DeviceColumns, Inputs
 from simulator.certainty.doubt import Doubt, exchange_doubt, kernel_doubt
 from simulator.certainty.fitted_ranges import outside_fit
-from simulator.composition.streams import issue_order, longest_path
+from simulator.composition.streams import Issue, issue_order, longest_path
 from simulator.kernels.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
 from simulator.kernels.dispatch import dispatched_time
 from simulator.kernels.models import KERNEL_MODELS
@@ -65,11 +65,13 @@ class BlockCost:
 
     ``variance_s2`` sums the squares of what each operator errs by on its own [s^2], ``shared_s`` what they err by
     together [s], both as standard deviations; ``extrapolated`` counts the kernels of sizes that nobody measured [1].
+    ``weight_gradients_s`` is what operators that compute nothing but gradients of weights add to its time [s].
     """
 
     name: str
     operators: Sequence[OperatorCost]
     seconds: FloatArray
+    weight_gradients_s: FloatArray
     variance_s2: FloatArray
     shared_s: FloatArray
     extrapolated: FloatArray
@@ -145,6 +147,33 @@ def _scaled(work: Work, scale: FloatArray) -> Work:
     )
 
 
+def _finished(
+    issues: Sequence[Issue], durations: Sequence[FloatArray], inputs: Inputs
+) -> tuple[FloatArray, list[FloatArray]]:
+    """Time of a block and what each operator adds to it, under the plan's overlap [s]."""
+    return longest_path(
+        issues,
+        durations,
+        inputs.plan.overlap_tensor_parallel,
+        inputs.fabric.inner.compute_share,
+        inputs.plan.overlap_expert_parallel,
+    )
+
+
+def _added_by_weight_gradients(
+    issues: Sequence[Issue], busy: Sequence[FloatArray], total: FloatArray, inputs: Inputs
+) -> FloatArray:
+    """What gradients of weights add to a block [s]: exchanges that they hide are in the open without them."""
+    late = [issue.operator.weight_gradient for issue in issues]
+    if not any(late):
+        return ZERO
+    plan = inputs.plan
+    if not (np.any(plan.overlap_tensor_parallel) or np.any(plan.overlap_expert_parallel)):
+        return sum((s for s, put_off in zip(busy, late, strict=True) if put_off), ZERO)
+    rest = [np.zeros_like(s) if put_off else s for s, put_off in zip(busy, late, strict=True)]
+    return np.maximum(total - _finished(issues, rest, inputs)[0], 0.0)
+
+
 def cost_block(
     name: str, graph: Graph, inputs: Inputs, exchanges: TensorExchanges | None = None
 ) -> BlockCost:
@@ -182,13 +211,7 @@ def cost_block(
             times.append(operator_time(op, work, inputs, exchanges))
         counted.append(_scaled(work, op.scale))
     busy = [t.seconds * issue.operator.scale for t, issue in zip(times, issues, strict=True)]
-    total, exposed = longest_path(
-        issues,
-        busy,
-        inputs.plan.overlap_tensor_parallel,
-        inputs.fabric.inner.compute_share,
-        inputs.plan.overlap_expert_parallel,
-    )
+    total, exposed = _finished(issues, busy, inputs)
     costs = [
         OperatorCost(
             operator=issue.operator,
@@ -205,6 +228,7 @@ def cost_block(
         name=name,
         operators=costs,
         seconds=total,
+        weight_gradients_s=_added_by_weight_gradients(issues, busy, total, inputs),
         variance_s2=sum(((c.exposed_s * own) ** 2 for c, (own, _) in doubted), ZERO),
         shared_s=sum((c.exposed_s * shared for c, (_, shared) in doubted), ZERO),
         extrapolated=sum(

@@ -163,13 +163,6 @@ def _orthogonal_seconds(blocks: Blocks, inputs: Inputs, *, experts: bool) -> Flo
     return chosen * cost_block("optimizer.newton_schulz", graph, inputs).seconds
 
 
-def _weight_gradient_seconds(cost: BlockCost | None) -> FloatArray:
-    """What operators that compute nothing but gradients of weights add to a backward pass [s]."""
-    if cost is None:
-        return ZERO
-    return sum((c.exposed_s for c in cost.operators if c.operator.weight_gradient), ZERO)
-
-
 def _block_wires(block: BlockCost, inputs: Inputs) -> Wires:
     """How long the exchanges of a block occupy the wires, no longer than they take and the block does [s]."""
     inner, across, busy = ZERO, [ZERO] * len(inputs.fabric.across), ZERO
@@ -233,7 +226,10 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         embedding_backward_s=seconds("embedding"),
         head_forward_s=forward["head"].seconds,
         head_backward_s=seconds("head"),
-        **{f"{n}_weight_gradients_s": _weight_gradient_seconds(backward.get(n)) for n in BLOCKS},
+        **{
+            f"{n}_weight_gradients_s": backward[n].weight_gradients_s if n in backward else ZERO
+            for n in BLOCKS
+        },
         layer_exchange_s=_exchange_seconds("tensor", *both["layer"]),
         embedding_exchange_s=_exchange_seconds("tensor", *both["embedding"]),
         head_exchange_s=_exchange_seconds("tensor", *both["head"]),
@@ -321,7 +317,7 @@ def _with_dense_layers(table: LayerTable, blocks: Blocks, structure: Structure, 
         embedding_forward_s=table.embedding_forward_s + n * passes[0].seconds,
         embedding_backward_s=table.embedding_backward_s + n * backward_s,
         embedding_weight_gradients_s=table.embedding_weight_gradients_s
-        + n * _weight_gradient_seconds(passes[1] if len(passes) > 1 else None),
+        + n * (passes[1].weight_gradients_s if len(passes) > 1 else ZERO),
         embedding_exchange_s=table.embedding_exchange_s + n * _exchange_seconds("tensor", *passes),
         embedding_context_s=n * _exchange_seconds("context", *passes),
         # The same kernel errs alike in every layer.

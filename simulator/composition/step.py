@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from simulator.composition.blocks import BlockCost, cost_block
 from simulator.composition.data_parallel import (
     EndOfStep,
     Replicas,
+    UnitExchanges,
     apart,
     end_of_step,
     exposed_exchange,
@@ -133,6 +135,11 @@ def layers_by_stage(inputs: Inputs) -> StageLayers:
     )
 
 
+def kinds_of_stage(inputs: Inputs) -> StageKinds:
+    """What each kind of stage holds under the plan; raises nothing."""
+    return stage_kinds(layers_by_stage(inputs), inputs.plan, inputs.model.first_dense)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineMessages:
     """Point-to-point traffic of a step: what it adds [s], its energy over all devices [J], one message's wires [s]."""
@@ -206,12 +213,13 @@ def _closing(
     tied: bool,
 ) -> _Closing:
     plan = inputs.plan
-    first, middle, last = (
-        kinds.copies * stage_parameters(table, k.layers, first=k.embedding, last=k.head, tied=tied)
-        for k in kinds
+    held = stages.most(
+        tuple(
+            kinds.copies * stage_parameters(table, k.layers, first=k.embedding, last=k.head, tied=tied)
+            for k in kinds
+        )
     )
-    held = np.maximum(np.maximum(first, middle), last)
-    most = np.maximum(np.maximum(kinds.first.layers, kinds.middle.layers), kinds.last.layers)
+    most = stages.most(kinds.by_stage("layers"))
     held, experts = apart(held, kinds.copies * most * table.expert_parameters, inputs)
     end = end_of_step(
         inputs,
@@ -272,7 +280,7 @@ def _orthogonal(inputs: Inputs, table: LayerTable, kinds: StageKinds) -> FloatAr
     plan = inputs.plan
     if not np.any(table.layer_orthogonal_s + table.expert_orthogonal_s):
         return ZERO
-    layers = np.maximum(np.maximum(kinds.first.layers, kinds.middle.layers), kinds.last.layers)
+    layers = reduce(np.maximum, kinds.by_stage("layers"))
     ranks, holders = (
         np.where(plan.zero_stage >= 1, sharers, 1.0) for sharers in (plan.zero_group, plan.expert_copies)
     )
@@ -309,7 +317,7 @@ def _copies_of_update(
         )
         for kind in kinds
     ]
-    return np.maximum(np.maximum(added[0], added[1]), added[2])
+    return reduce(np.maximum, added)
 
 
 def _doubt(
@@ -409,6 +417,18 @@ def _utilisation(
     return mfu, hfu
 
 
+def times_of(
+    kinds: StageKinds, structure: Structure, inputs: Inputs, table: LayerTable, units: UnitExchanges
+) -> StageTimes:
+    """Passes of one micro-batch on some kinds of stage, copies to other tiers included [s]; raises nothing."""
+    training, tied = structure.layer.computation == "training", structure.layer.tied
+    copies: PassCopies = no_copies
+    if training and offloads(inputs):
+        micro_batches = micro_batches_per_replica(inputs)
+        copies = _copies_of_passes(inputs, table, kinds, micro_batches, tied=tied)
+    return stage_times(table, inputs, kinds, units, training=training, copies=copies)
+
+
 def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
     """Compose one step of every row.
 
@@ -433,14 +453,12 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
     """
     plan, task = inputs.plan, inputs.task
     training = structure.layer.computation == "training"
-    kinds = stage_kinds(layers_by_stage(inputs), plan)
+    kinds = kinds_of_stage(inputs)
     micro_batches = micro_batches_per_replica(inputs)
     group = replica_group(inputs)
-    units = unit_exchanges(table, inputs, group, tied=structure.layer.tied)
     tied = structure.layer.tied
-    offloading = training and offloads(inputs)
-    copies = _copies_of_passes(inputs, table, kinds, micro_batches, tied=tied) if offloading else no_copies
-    stages = stage_times(table, inputs, kinds, units, training=training, copies=copies)
+    units = unit_exchanges(table, inputs, group, tied=tied)
+    stages = times_of(kinds, structure, inputs, table, units)
     slowest = stages.slowest_s()
     with at("time.pipeline_s"):
         if structure.layer.computation == "decode":
@@ -456,7 +474,7 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         else _Closing(reduce_s=ZERO, gather_s=ZERO, optimizer=None, optimizer_s=ZERO, end=None)
     )
     offload_s = update_copies_s = ZERO
-    if offloading:
+    if training and offloads(inputs):
         update_copies_s = _copies_of_update(inputs, table, kinds, closing.optimizer_s, tied=tied)
         offload_s = micro_batches * stages.at_slowest(stages.offload_s)
     with at("step_time_s"):

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 import simulator.legality.context
 import simulator.legality.experts
 import simulator.legality.offload
-import simulator.legality.pipelines  # noqa: F401  all register rules of legality
+import simulator.legality.pipelines
+import simulator.legality.stage_layers  # noqa: F401  all register rules of legality
 from hardware_specs import SystemSpec
 from hardware_specs.fabric_rules import GRIDS
 from simulator.arrays.axis_tables import Factor, Level, Rows, UndecidedError

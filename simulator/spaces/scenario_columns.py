@@ -14,7 +14,7 @@ from simulator.per_device.optimizers import OPTIMIZERS
 from simulator.pipelines.schedules import SCHEDULES
 from simulator.scenarios.offload import OFFLOADED, TIERS, offload_tiers
 from simulator.scenarios.precision import DTYPE_BYTES, Precision, operand_dtypes
-from simulator.scenarios.scenario import AXES, ContextKind, Plan
+from simulator.scenarios.scenario import AXES, ContextKind, Plan, layers_given
 from simulator.spaces.row_values import RowValues
 from simulator.spaces.variants import Graphical
 from workloads.decoder_graph import LayerStructure, Pass
@@ -186,6 +186,18 @@ def _kept_words(chunk: RowValues) -> FloatArray:
     )
 
 
+def _layers_by_hand(chunk: RowValues) -> dict[str, FloatArray]:
+    """Layers of every chunk of the model by place from the embedding, empty where no plan gives them [1]."""
+    values, axis = chunk.raw("plan.stage_layers", "")
+    counts = [layers_given(value) for value in values]
+    return {
+        str(place): chunk.spread(
+            np.array([float(c[place]) if place < len(c) else np.nan for c in counts]), axis
+        )
+        for place in range(max(map(len, counts)))
+    }
+
+
 def axis_strides(chunk: RowValues, degrees: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     """Distance of neighbours on each axis, in devices: the product of the degrees of the axes inside it [1]."""
     orders, order_axis = chunk.raw("plan.placement", " ".join(AXES))
@@ -267,4 +279,5 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         data_stride=strides["data"],
         pipeline_stride=strides["pipeline"],
         offload=_offload(chunk),
+        stage_layers=_layers_by_hand(chunk),
     )

@@ -33,6 +33,18 @@ FASTER = (
 )
 
 
+# Room above the worst of 400 random plans.
+GAPS = {
+    "1f1b": (-0.001, 0.03),
+    "interleaved": (-0.2, 0.03),
+    "gpipe": (0.0, 0.0),
+    "zb_h1": (-0.005, 0.05),
+    "zb_h2": (-0.02, 0.05),
+    "zb_v": (-0.1, 0.03),
+    "dualpipe": (-0.08, 0.08),
+}
+
+
 @st.composite
 def pipelines(draw, schedules=SCHEDULES, offloads=("none",), by_hand=True):
     """A pipeline under any schedule, with layers by hand or without, exchanges and copies."""
@@ -93,7 +105,9 @@ def test_kinds_of_stage_hold_the_layers_that_a_plan_gives(scenario):
     kinds = kinds_of_stage(inputs)
     held = sum(first_value(k.number) * first_value(k.layers) for k in (*kinds, kinds.lighter))
     assert held == sum(given_layers)
-    assert sum(first_value(k.number) for k in (*kinds, kinds.lighter)) == scenario["plan"]["pipeline_parallel"]
+    assert (
+        sum(first_value(k.number) for k in (*kinds, kinds.lighter)) == scenario["plan"]["pipeline_parallel"]
+    )
     # Stages with as many layers are one kind: of eight stages of 1 to 5 layers at most six in the middle differ.
     places, stages = np.array(given_layers), scenario["plan"]["pipeline_parallel"]
     if scenario["plan"]["virtual_pipeline"] == 1 and scenario["plan"]["schedule"] != "dualpipe":
@@ -164,7 +178,8 @@ def test_more_layers_in_front_keep_more():
 def test_the_step_of_layers_by_hand_is_near_its_replay(scenario):
     """Chunks of 1 to 5 layers in any order: the pipeline's time against the passes of the timeline.
 
-    GPipe is exact. Elsewhere a worst case in 2,000: see the limits.
+    GPipe is exact. Of 400 plans the worst: 1F1B 0.7 % long, interleaved 12 % short (chunks of very different length stall
+    each other), ZB-H1 2.1 % long, ZB-H2 2.9, ZB-V 4.6 % short, DualPipe 4.2 % short and 3.2 % long.
     """
     plan = scenario["plan"] | {"zero_stage": 0}
     scenario = {**scenario, "plan": plan}
@@ -178,9 +193,7 @@ def test_the_step_of_layers_by_hand_is_near_its_replay(scenario):
     later = plan["schedule"] in ("zb_h2", "zb_v")
     played = max(end - began if later else end for began, end in spans.values())
     gap = inside / played - 1.0
-    GAPS.setdefault((plan["schedule"], plan["virtual_pipeline"]), []).append(gap)
-    if plan["schedule"] == "gpipe":
-        assert gap == pytest.approx(0.0, abs=1e-9)
-
-
-GAPS = {}
+    shortest, longest = GAPS[
+        "interleaved" if plan["schedule"] == "1f1b" and plan["virtual_pipeline"] > 1 else plan["schedule"]
+    ]
+    assert shortest - 1e-9 < gap < longest + 1e-9

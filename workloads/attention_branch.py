@@ -116,10 +116,13 @@ def add_attention(
                 name="kv_append", kind="pointwise", module="attention", reads=(keys, values), writes=(added,)
             )
         )
+    sinks = (plain_weight("attention_sinks", dim("heads", shape.heads)),) if structure.sinks else ()
     if structure.computation == "decode":
-        context = add_decode_attention(build, shape, tokens, query)
+        context = add_decode_attention(build, shape, tokens, query, sinks)
     elif structure.flash_attention:
-        context = add_flash_attention(build, shape, tokens, query, keys, values, causal=structure.causal)
+        context = add_flash_attention(
+            build, shape, tokens, query, keys, values, causal=structure.causal, sinks=sinks
+        )
     else:
         context = add_unfused_attention(
             build,
@@ -131,6 +134,7 @@ def add_attention(
             dropout=structure.dropout,
             eager=structure.eager,
             causal=structure.causal,
+            sinks=sinks,
         )
     return _add_way_back(build, structure, sizes, context)
 

@@ -312,16 +312,9 @@ def _readers(forward: Graph) -> dict[str, list[str]]:
     return readers
 
 
-def _add_recompute(
-    build: GraphBuilder,
-    forward: Graph,
-    recompute_core: FloatArray,
-    recompute_all: FloatArray,
-    shares: Mapping[str, FloatArray],
-) -> None:
+def _add_recompute(build: GraphBuilder, forward: Graph, shares: Mapping[str, FloatArray]) -> None:
     for op in operators(forward):
-        scale = (recompute_core if op.module == "attention_core" else recompute_all) * op.scale
-        scale = scale * shares.get(op.name, ONE)
+        scale = shares[op.name] * op.scale
         if np.any(scale):
             build.add(renamed(op, name=f"recompute.{op.name}", phase="recompute", scale=scale))
 
@@ -344,8 +337,6 @@ def _sum_contributions(build: GraphBuilder, tensor: Tensor, readers: list[str], 
 def backward(
     forward: Graph,
     *,
-    recompute_core: FloatArray | None = None,
-    recompute_all: FloatArray | None = None,
     run_again: Mapping[str, FloatArray] | None = None,
     accumulates: FloatArray = ONE,
 ) -> Graph:
@@ -355,11 +346,9 @@ def backward(
     ----------
     forward : networkx.DiGraph
         As :func:`workloads.decoder_graph.decoder_layer` returns it.
-    recompute_core, recompute_all : ndarray, shape (n,) or (1,)
-        1 where the attention core (scores to context), and where everything else, runs again [1]. Without
-        them nothing is computed again (embedding and head).
     run_again : mapping of str to ndarray, optional
-        Share of each operator that runs again where these switches are 1, by its name [1]; absent: all of it.
+        Share of each operator that runs again, by its name, each of shape (n,) or (1,) [1]. Absent: nothing is
+        computed again (embedding and head).
     accumulates : ndarray, shape (n,) or (1,)
         1 where gradients of weights are added to those of the micro-batches before, 0 where they are handed over [1].
 
@@ -372,6 +361,8 @@ def backward(
     ------
     NotImplementedError
         If an operator kind has no backward rule.
+    KeyError
+        If ``run_again`` lacks an operator.
     """
     readers = _readers(forward)
     sequence = operators(forward)
@@ -380,8 +371,14 @@ def backward(
     # Gradients of the graph's results arrive in the layout in which those are handed on.
     arriving = (gradient(t) for t in forward.graph.get("outputs", {}).values())
     build = GraphBuilder(inputs=(*forward.graph["inputs"].values(), *stored.values(), *arriving))
-    if recompute_core is not None and recompute_all is not None:
-        _add_recompute(build, forward, recompute_core, recompute_all, run_again or {})
+    if run_again is not None:
+        _add_recompute(build, forward, run_again)
+        # What runs again without its reader leaves its result in the layout in which that took it.
+        taken: dict[str, Tensor] = {}
+        for op in sequence:
+            for tensor in op.reads:
+                taken.setdefault(tensor.name, tensor)
+        build.graph.graph["outputs"] = taken
     for op in reversed(sequence):
         if op.kind not in BACKWARD_RULES:
             raise NotImplementedError(f"operator kind {op.kind} ({op.name}) has no backward rule")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from workloads.attention_branch import add_attention
 from workloads.experts import add_experts
+from workloads.layer_kinds import LayerKind
 from workloads.layer_parts import (
     LayerSizes,
     LayerStructure,
@@ -16,7 +17,12 @@ from workloads.layer_parts import (
 from workloads.mlp import add_mlp
 from workloads.operator_graph import Graph, GraphBuilder, Tensor, dim
 
-__all__ = ["LayerSizes", "LayerStructure", "Logits", "Pass", "decoder_layer"]
+__all__ = ["LayerSizes", "LayerStructure", "Logits", "Pass", "decoder_layer", "layer_of_kind"]
+
+
+def layer_of_kind(structure: LayerStructure, sizes: LayerSizes, kind: LayerKind) -> Graph:
+    """:func:`decoder_layer` of one kind of a stack's layers; its arguments, and ValueError as there."""
+    return decoder_layer(structure.of_kind(kind), sizes.of_kind(kind))
 
 
 def decoder_layer(structure: LayerStructure, sizes: LayerSizes) -> Graph:

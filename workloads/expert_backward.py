@@ -12,7 +12,7 @@ __all__: list[str] = []
 def _grouped_matmul(op: Operator, gradient_of: GradientOf) -> list[Operator]:
     """For each expert dX = dY W^T and dW = X^T dY; the rows of an expert are what its dW sums over."""
     (source,) = operands_of(op)
-    (weights,) = (t for t in op.reads if t.kind in WEIGHT_KINDS)
+    weights, *biases = (t for t in op.reads if t.kind in WEIGHT_KINDS)
     arriving, e = tuple(as_operand(t) for t in arriving_gradients(op)), op.extents
     routing = {role: e[role] for role in ("tokens", "topk", "experts")}
     data = Operator(
@@ -44,7 +44,17 @@ def _grouped_matmul(op: Operator, gradient_of: GradientOf) -> list[Operator]:
         reads=(matrix, total),
         writes=(total,),
     )
-    return [data, weight, add]
+    sums = [
+        Operator(
+            name=f"{op.name}.bgrad",
+            kind="pointwise",
+            module=op.module,
+            reads=arriving_gradients(op),
+            writes=(Tensor(f"d_{bias.name}", "gradients", bias.extents),),
+        )
+        for bias in biases
+    ]
+    return [data, weight, add, *sums]
 
 
 @backward_rule("moe_dispatch")

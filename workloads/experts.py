@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import workloads.expert_backward  # noqa: F401  registers the backward rules of the operators below
-from workloads.layer_parts import LayerSizes, LayerStructure, add_matmul, token_layouts
+from workloads.layer_parts import LayerSizes, LayerStructure, add_matmul, plain_weight, token_layouts
 from workloads.mlp import add_mlp
 from workloads.operator_graph import Extent, GraphBuilder, Operator, Tensor, dim
 
@@ -25,7 +25,7 @@ def _routed(tokens: Extent, sizes: LayerSizes) -> Extent:
     return dim("routed", tokens[0].size * sizes.topk)
 
 
-def _add_router(build: GraphBuilder, sizes: LayerSizes, normed: Tensor) -> Tensor:
+def _add_router(build: GraphBuilder, structure: LayerStructure, sizes: LayerSizes, normed: Tensor) -> Tensor:
     """Add the choice of experts: a narrow product and the largest few of a softmax, on a rank's own tokens."""
     _, shard = token_layouts(sizes)
     # The router is not split over ranks; its label says so.
@@ -40,7 +40,7 @@ def _add_router(build: GraphBuilder, sizes: LayerSizes, normed: Tensor) -> Tenso
         m=shard,
         n=experts,
         k=dim("hidden", sizes.hidden),
-        bias=False,
+        bias=structure.router_bias,
         writes=(logits,),
         wide=True,
     )
@@ -58,10 +58,19 @@ def _add_router(build: GraphBuilder, sizes: LayerSizes, normed: Tensor) -> Tenso
 
 
 def _add_product(
-    build: GraphBuilder, name: str, sizes: LayerSizes, source: Tensor, out: Tensor, *, n: Extent, k: Extent
+    build: GraphBuilder,
+    name: str,
+    sizes: LayerSizes,
+    source: Tensor,
+    out: Tensor,
+    *,
+    n: Extent,
+    k: Extent,
+    bias: bool,
 ) -> None:
     tokens, _ = token_layouts(sizes)
     rows, experts = _routed(tokens, sizes), dim("experts", sizes.experts)
+    biases = (plain_weight(f"{name}_bias", experts, n),) if bias else ()
     build.add(
         Operator(
             name=name,
@@ -79,6 +88,7 @@ def _add_product(
             reads=(
                 Tensor(source.name, "operand", (rows, k)),
                 Tensor(f"{name}_weight", "weights", (experts, k, n)),
+                *biases,
             ),
             writes=(out,),
             saved=(source,),
@@ -114,7 +124,7 @@ def add_experts(build: GraphBuilder, structure: LayerStructure, sizes: LayerSize
     hidden, ffn, rows = dim("hidden", sizes.hidden), dim("expert_ffn", sizes.moe_ffn), _routed(tokens, sizes)
     taken = dim("expert_tokens", tokens[0].size)
     wide = (*ffn, *ffn) if structure.gated_mlp else ffn
-    gates = _add_router(build, sizes, normed)
+    gates = _add_router(build, structure, sizes, normed)
     sorted_rows = Tensor("expert_rows", "activations", (rows, hidden))
     up = Tensor("experts_up_out", "activations", (rows, wide))
     activated = Tensor("experts_activated", "activations", (rows, ffn))
@@ -131,7 +141,8 @@ def add_experts(build: GraphBuilder, structure: LayerStructure, sizes: LayerSize
             writes=(sorted_rows,),
         )
     )
-    _add_product(build, "experts_up", sizes, sorted_rows, up, n=wide, k=hidden)
+    bias = structure.mlp_bias
+    _add_product(build, "experts_up", sizes, sorted_rows, up, n=wide, k=hidden, bias=bias)
     build.add(
         Operator(
             name="experts_activation",
@@ -143,7 +154,7 @@ def add_experts(build: GraphBuilder, structure: LayerStructure, sizes: LayerSize
             saved=(up,),
         )
     )
-    _add_product(build, "experts_down", sizes, activated, down, n=hidden, k=ffn)
+    _add_product(build, "experts_down", sizes, activated, down, n=hidden, k=ffn, bias=bias)
     build.add(
         Operator(
             name="experts_combine",

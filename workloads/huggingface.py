@@ -12,7 +12,7 @@ from typing import Any
 
 from hardware_specs.errors import Problem, SpecError, near_names, shorten
 from workloads.config_reader import ConfigReader
-from workloads.huggingface_families import FAMILIES
+from workloads.huggingface_families import FAMILIES, Family
 from workloads.model_rules import consistency_problems
 from workloads.model_spec import ModelSpec
 
@@ -87,15 +87,16 @@ def spec_from_config(config: Mapping[str, Any], *, name: str = "", prefix: str =
     Key meanings and defaults follow the configuration classes of transformers 4
     (https://huggingface.co/docs/transformers). ``dropout`` is the largest of the file's probabilities.
     """
+    given = config.get("_name_or_path")
+    config, prefix = _text_part(config, prefix)
     reader = ConfigReader(config, prefix)
     family = _family(config, prefix)
-    _refuse_foreign(reader, experts=FAMILIES[family].experts)
+    _refuse_foreign(reader, FAMILIES[family])
     FAMILIES[family].read(reader)
     _check_class(reader, family)
     reader.problems += consistency_problems(reader.values, reader.wrong, reader.path_of)
     if reader.problems:
         raise SpecError(reader.problems)
-    given = config.get("_name_or_path")
     title = given.rstrip("/").rpartition("/")[2] if isinstance(given, str) else ""
     fields = {
         "name": shorten(title or name or family),
@@ -140,10 +141,20 @@ def _looks_like(config: Mapping[str, Any]) -> str:
     return ", ".join(f"{what}, by its key {key}" for what, key in found.items())
 
 
-def _refuse_foreign(reader: ConfigReader, *, experts: bool) -> None:
+def _text_part(config: Mapping[str, Any], prefix: str) -> tuple[Mapping[str, Any], str]:
+    """The part of a model of text and images that is about text; the encoder of images is left out."""
+    text = config.get("text_config")
+    if config.get("model_type") != "llama4" or not isinstance(text, Mapping):
+        return config, prefix
+    return {"model_type": "llama4_text", **text}, f"{prefix}text_config."
+
+
+def _refuse_foreign(reader: ConfigReader, family: Family) -> None:
     for key, value in reader.config.items():
         what = next((what for part, what in _FOREIGN.items() if part in key.lower()), None)
-        if what is None or not value or (experts and what == _EXPERTS and key not in _SHARED_EXPERTS):
+        if what is None or not value or key in family.knows:
+            continue
+        if family.experts and what == _EXPERTS and key not in _SHARED_EXPERTS:
             continue
         if key == "quantization_config":
             fix = "take the file of the unquantised model, and set plan.precision"

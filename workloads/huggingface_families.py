@@ -6,11 +6,13 @@ Defaults for keys that a file leaves out are those of the configuration classes 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from workloads.config_reader import REQUIRED, ConfigReader
+from workloads.huggingface_mixed import read_gpt_oss, read_llama4
 from workloads.huggingface_mpt import read_mpt
+from workloads.layer_patterns import read_layer_types
 
 __all__ = ["FAMILIES", "Family"]
 
@@ -29,11 +31,24 @@ _PLAIN_LAYER = {"gated_mlp": False, "norm": "layer", "norm_bias": True}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """One architecture: the class that `architectures` names, the reader of its keys, and whether it has experts."""
+    """One architecture.
+
+    Attributes
+    ----------
+    model_class : str
+        The class that `architectures` names.
+    read : callable
+        The reader of its keys.
+    experts : bool
+        Whether it has experts.
+    knows : tuple of str
+        Keys that it understands and other families have no place for.
+    """
 
     model_class: str
     read: Callable[[ConfigReader], None]
     experts: bool = False
+    knows: tuple[str, ...] = ()
 
 
 def _llama(reader: ConfigReader) -> None:
@@ -44,7 +59,7 @@ def _llama(reader: ConfigReader) -> None:
         "attention_out_bias": attention_bias,
         "mlp_bias": reader.flag("mlp_bias", False),
     }
-    _window_by_layer(reader, windowed=False)
+    read_layer_types(reader, "sliding_attention", "")
 
 
 def _mistral(reader: ConfigReader) -> None:
@@ -52,7 +67,7 @@ def _mistral(reader: ConfigReader) -> None:
     # absent means 4096 in MistralConfig; null means none
     window = 4096 if "sliding_window" not in reader.config else None
     reader.count("sliding_window", "sliding_window", default=window)
-    _window_by_layer(reader)
+    read_layer_types(reader, "sliding_attention", "sliding_window")
 
 
 def _qwen2(reader: ConfigReader) -> None:
@@ -71,7 +86,7 @@ def _qwen3(reader: ConfigReader) -> None:
 def _mixtral(reader: ConfigReader) -> None:
     _llama_shapes(reader)
     reader.count("sliding_window", "sliding_window", default=None)
-    _window_by_layer(reader)
+    read_layer_types(reader, "sliding_attention", "sliding_window")
     reader.count("experts", "num_local_experts", default=8)
     reader.count("topk", "num_experts_per_tok", default=2)
 
@@ -81,9 +96,11 @@ def _qwen3_moe(reader: ConfigReader) -> None:
     reader.count("experts", "num_experts", default=128)
     reader.count("topk", "num_experts_per_tok", default=8)
     reader.count("moe_ffn", "moe_intermediate_size")
-    if reader.config.get("decoder_sparse_step", 1) != 1 or reader.config.get("mlp_only_layers"):
-        key = "mlp_only_layers" if reader.config.get("mlp_only_layers") else "decoder_sparse_step"
-        reader.fail(key, "layers with and without experts in one model are not known here")
+    reader.count("experts_every", "decoder_sparse_step", default=1)
+    if reader.config.get("mlp_only_layers"):
+        reader.fail(
+            "mlp_only_layers", "of layers with and without experts, only every n-th with them is known here"
+        )
 
 
 def _gpt2(reader: ConfigReader) -> None:
@@ -137,7 +154,11 @@ def _bloom(reader: ConfigReader) -> None:
 
 
 def _llama_shapes(
-    reader: ConfigReader, *, kv_optional: bool = False, head_dim_default: int | None = None
+    reader: ConfigReader,
+    *,
+    kv_optional: bool = False,
+    head_dim_default: int | None = None,
+    activations: Mapping[str, str] = _ACTIVATIONS,
 ) -> None:
     """Keys that all descendants of Llama share: gated MLP, RMS norm, rotary positions, no biases."""
     reader.count("hidden", "hidden_size")
@@ -150,19 +171,19 @@ def _llama_shapes(
     reader.count("ffn", "intermediate_size")
     reader.count("max_positions", "max_position_embeddings")
     reader.count("vocab", "vocab_size")
-    reader.choice("activation", "hidden_act", "silu", _ACTIVATIONS)
+    reader.choice("activation", "hidden_act", next(iter(activations)), activations)
     reader.dropout("attention_dropout", default=0.0)
     reader.values |= {"gated_mlp": True, "norm": "rms", "positions": "rotary"}
     reader.values["tied_embeddings"] = reader.flag("tie_word_embeddings", False)
 
 
 def _qwen_window(reader: ConfigReader) -> None:
-    """A window applies to the layers from `max_window_layers` on; the spec knows all layers or none."""
+    """A window applies to the layers from `max_window_layers` on; without a list the spec knows all layers or none."""
     if not reader.flag("use_sliding_window", False):
         return
     reader.count("sliding_window", "sliding_window", default=4096)
     if reader.config.get("layer_types") is not None:
-        _window_by_layer(reader)
+        read_layer_types(reader, "sliding_attention", "sliding_window")
         return
     n_layers, first = reader.values.get("n_layers"), reader.config.get("max_window_layers", 28)
     if isinstance(first, bool) or not isinstance(first, int) or first < 0:
@@ -173,16 +194,16 @@ def _qwen_window(reader: ConfigReader) -> None:
         reader.fail("max_window_layers", "layers with and without a window in one model are not known here")
 
 
-def _window_by_layer(reader: ConfigReader, *, windowed: bool = True) -> None:
-    """Newer files list the kind of each layer; here all layers are of one kind."""
-    kinds = reader.config.get("layer_types")
-    if kinds is None:
-        return
-    found = {kind for kind in kinds if isinstance(kind, str)} if isinstance(kinds, list) else set()
-    if found == {"full_attention"}:
-        reader.values["sliding_window"] = None
-    elif not windowed or found != {"sliding_attention"}:
-        reader.fail("layer_types", "layers of different or unknown kinds are not known here")
+def _nemotron(reader: ConfigReader) -> None:
+    """Llama's keys, with two matrices in the MLP and norms with a bias; part of each head is turned."""
+    _llama_shapes(reader, kv_optional=True, activations={"relu2": "relu2"})
+    bias = reader.flag("attention_bias", False)
+    reader.values |= {
+        "qkv_bias": bias,
+        "attention_out_bias": bias,
+        "mlp_bias": reader.flag("mlp_bias", False),
+    }
+    reader.values |= {"gated_mlp": False, "norm": "layer", "norm_bias": True}
 
 
 FAMILIES: dict[str, Family] = {
@@ -192,6 +213,19 @@ FAMILIES: dict[str, Family] = {
     "qwen3": Family(model_class="Qwen3ForCausalLM", read=_qwen3),
     "mixtral": Family(model_class="MixtralForCausalLM", read=_mixtral, experts=True),
     "qwen3_moe": Family(model_class="Qwen3MoeForCausalLM", read=_qwen3_moe, experts=True),
+    "gpt_oss": Family(
+        model_class="GptOssForCausalLM", read=read_gpt_oss, experts=True, knows=("quantization_config",)
+    ),
+    "llama4": Family(
+        model_class="Llama4ForConditionalGeneration",
+        read=read_llama4,
+        experts=True,
+        knows=("attention_chunk_size",),
+    ),
+    "llama4_text": Family(
+        model_class="Llama4ForCausalLM", read=read_llama4, experts=True, knows=("attention_chunk_size",)
+    ),
+    "nemotron": Family(model_class="NemotronForCausalLM", read=_nemotron),
     "gpt2": Family(model_class="GPT2LMHeadModel", read=_gpt2),
     "mpt": Family(model_class="MPTForCausalLM", read=read_mpt),
     "opt": Family(model_class="OPTForCausalLM", read=_opt),

@@ -7,13 +7,14 @@ in one layout and read in the other, sharding inserts the exchange.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from workloads.attention import AttentionShape
 from workloads.eager_steps import add_dropout, add_rms_norm_steps, add_step
+from workloads.layer_kinds import LAYER, LayerKind
 from workloads.operator_graph import Extent, FloatArray, GraphBuilder, Operator, Tensor, dim
 
 Pass = Literal["training", "prefill", "decode"]
@@ -36,8 +37,10 @@ class LayerStructure:
         Further features of the architecture, see `ModelSpec`.
     experts, shared_experts : bool
         Whether the MLP is a choice of experts, and whether some of them serve every token.
-    first_dense : bool
-        Whether layers with the one MLP come in front of those with experts.
+    kinds : tuple of LayerKind
+        Kinds of layers in the stack.
+    global_rotary, sinks, router_bias : bool
+        Further features of the architecture, see `ModelSpec`.
     latent, latent_query : bool
         Multi-head latent attention, and whether its query has a latent too.
     eager : bool
@@ -71,11 +74,24 @@ class LayerStructure:
     head_transform: bool = False
     experts: bool = False
     shared_experts: bool = False
-    first_dense: bool = False
+    kinds: tuple[LayerKind, ...] = (LAYER,)
+    global_rotary: bool = True
+    sinks: bool = False
+    router_bias: bool = False
     latent: bool = False
     latent_query: bool = False
     eager: bool = False
     logits: Logits = "last"
+
+    def of_kind(self, kind: LayerKind) -> LayerStructure:
+        """What one layer of a kind is made of."""
+        return replace(
+            self,
+            kinds=(kind,),
+            experts=self.experts and not kind.dense,
+            shared_experts=self.shared_experts and not kind.dense,
+            rotary=self.rotary and (self.global_rotary or not kind.sees_all),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +116,10 @@ class LayerSizes:
     kv_rank: FloatArray = field(default_factory=lambda: np.zeros(1))
     rope_dim: FloatArray = field(default_factory=lambda: np.zeros(1))
     value_dim: FloatArray = field(default_factory=lambda: np.zeros(1))
+
+    def of_kind(self, kind: LayerKind) -> LayerSizes:
+        """The sizes as a layer of a kind has them."""
+        return replace(self, attention=self.attention.seeing_all()) if kind.sees_all else self
 
 
 def token_layouts(sizes: LayerSizes) -> tuple[Extent, Extent]:

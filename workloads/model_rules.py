@@ -61,9 +61,9 @@ def consistency_problems(
     if sound("positions") and positions != "learned" and is_count(values.get("position_offset")):
         rule = "counts rows of a learned position table, and there is none"
         problems.append(problem("position_offset", rule, "leave it out, or set positions to learned"))
-    if sound("causal", "sliding_window") and values.get("causal") is False and values.get("sliding_window"):
-        rule = "is a window over the tokens before, and an encoder's tokens see each other"
-        problems.append(problem("sliding_window", rule, "leave it out, or set causal to true"))
+    for key, rule, fix in _attention_problems(values):
+        if sound(key):
+            problems.append(problem(key, rule, fix))
     for key, rule, fix in _expert_problems(values):
         if sound(key, "experts"):
             problems.append(problem(key, rule, fix))
@@ -71,6 +71,28 @@ def consistency_problems(
         if sound(key, "kv_lora_rank", "head_dim"):
             problems.append(problem(key, rule, fix))
     return problems
+
+
+def _attention_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Key, rule and way out of each mistake about who sees which keys."""
+    window, chunk = values.get("sliding_window"), values.get("attention_chunk")
+    every = values.get("global_attention_every")
+    for key, what, given in (("sliding_window", "window", window), ("attention_chunk", "chunk", chunk)):
+        if values.get("causal") is False and given:
+            rule = f"is a {what} over the tokens before, and an encoder's tokens see each other"
+            yield key, rule, "leave it out, or set causal to true"
+    if is_count(window) and is_count(chunk):
+        yield "attention_chunk", f"excludes the sliding_window of {window} tokens", "leave one of them out"
+    if is_count(every) and not (window or chunk):
+        rule = "says which layers see all keys, and all of them do"
+        yield "global_attention_every", rule, "leave it out, or set sliding_window or attention_chunk"
+    if values.get("global_rotary") is False:
+        if every is None:
+            fix = "leave it out, or set global_attention_every"
+            yield "global_rotary", "is about layers that see more keys than others, and there are none", fix
+        elif values.get("positions", "rotary") != "rotary":
+            rule = "is about rotary positions, and the model has others"
+            yield "global_rotary", rule, "leave it out, or set positions to rotary"
 
 
 def _latent_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -86,7 +108,7 @@ def _latent_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]
     if not is_count(rope) or (is_count(width) and rope >= width):
         fix = "set rope_head_dim, and head_dim to the sum of both parts of a key"
         yield "kv_lora_rank", f"needs a rope_head_dim below the head_dim {width}", fix
-    for key in ("qk_norm", "qkv_bias", "separate_qkv"):
+    for key in ("qk_norm", "qkv_bias", "separate_qkv", "attention_sinks"):
         if values.get(key) is True:
             yield key, "is not known beside latent attention", "set it to false"
     if values.get("positions", "rotary") != "rotary":
@@ -100,6 +122,10 @@ def _expert_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]
         for key in ("topk", "moe_ffn", "shared_experts", "first_dense_layers"):
             if is_count(values.get(key)):
                 yield key, "is about experts, and there are none", "leave it out, or set experts"
+        if is_count(values.get("experts_every")) and values["experts_every"] > 1:
+            yield "experts_every", "is about experts, and there are none", "leave it out, or set experts"
+        if values.get("router_bias") is True:
+            yield "router_bias", "is about experts, and there are none", "set it to false, or set experts"
         return
     if topk == 0:
         yield "experts", "needs topk, how many of them a token is sent to", "set topk"
@@ -108,8 +134,10 @@ def _expert_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]
     layers, dense = values.get("n_layers"), values.get("first_dense_layers", 0)
     if is_count(dense) and is_count(layers) and dense >= layers:
         yield "first_dense_layers", f"must be below the {layers} layers", "leave layers with experts"
-    if values.get("mlp_bias") is True:
-        yield "mlp_bias", "experts with biases are not known here", "set it to false"
+    every, behind = values.get("experts_every", 1), dense if isinstance(dense, int) else 0
+    if is_count(every) and is_count(layers) and layers // every <= behind // every and every > 1:
+        rule = f"leaves none of the {layers} layers with experts"
+        yield "experts_every", rule, f"use at most {layers}, or set experts to 0"
 
 
 def _nearest_multiple(value: int, step: int) -> int:

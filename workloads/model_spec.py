@@ -1,4 +1,4 @@
-"""The schema of a model: a stack of equal layers, of a decoder or an encoder, between an embedding and a head.
+"""The schema of a model: a stack of layers, of a decoder or an encoder, between an embedding and a head.
 
 `ModelSpec` holds shapes and switches only; what they cost is the business of the graph. Each key of a model
 YAML file or of an inline mapping is a field of this class.
@@ -43,7 +43,7 @@ class ModelSpec(BaseModel):
     name, family : str
         Catalog name, and the architecture it belongs to.
     n_layers : int
-        Layers, all equal. [1]
+        Layers, all equal unless a key below says that every n-th differs. [1]
     hidden : int
         Width of the residual stream. [1]
     heads, kv_heads : int
@@ -66,6 +66,10 @@ class ModelSpec(BaseModel):
         Experts of that width, as one wider MLP, that every token passes beside those it is sent to. [1]
     first_dense_layers : int
         Layers in front of those with experts, each with the one MLP of ``ffn``. [1]
+    experts_every : int
+        Behind them every n-th layer of the model has experts, counted from 1, the others the one MLP of ``ffn``. [1]
+    router_bias : bool
+        Whether the router adds a bias.
     kv_lora_rank, q_lora_rank : int
         Multi-head latent attention: width of the latent that keys and values are unfolded from, 0 for none; and of
         the query's, 0 where the query has no latent. [1]
@@ -94,7 +98,7 @@ class ModelSpec(BaseModel):
     tied_embeddings : bool
         Whether the head reuses the embedding matrix; the head's matmul takes place either way.
     qkv_bias, attention_out_bias, mlp_bias, norm_bias, head_bias : bool
-        Which of the projections and norms add a bias.
+        Which of the projections and norms add a bias; experts have that of the MLP.
     separate_qkv : bool
         Whether query, key and value are three products instead of one.
     head_transform : bool
@@ -104,7 +108,15 @@ class ModelSpec(BaseModel):
     embedding_norm : bool
         A norm right after the embedding.
     sliding_window : int or None
-        Keys that a query sees in every layer; None is all of them. [token]
+        Keys that a query sees; None is all of them. [token]
+    attention_chunk : int or None
+        Tokens of a chunk: a query sees the keys before it in its own chunk; None is one chunk. [token]
+    global_attention_every : int or None
+        Every n-th layer, counted from 1, sees all keys whatever the window or the chunk; None is no layer. [1]
+    global_rotary : bool
+        Whether those layers turn queries and keys by their positions, as the others do.
+    attention_sinks : bool
+        Whether each head has a learned score that takes part in the softmax and has no value.
     dropout : float
         Probability in training; above zero, masks are stored after attention scores and both branches.
     source : str
@@ -147,6 +159,8 @@ class ModelSpec(BaseModel):
     moe_ffn: int = Field(0, ge=0, le=MAX_COUNT)
     shared_experts: int = Field(0, ge=0, le=MAX_COUNT)
     first_dense_layers: int = Field(0, ge=0, le=MAX_COUNT)
+    experts_every: Count = 1
+    router_bias: bool = False
     kv_lora_rank: int = Field(0, ge=0, le=MAX_COUNT)
     q_lora_rank: int = Field(0, ge=0, le=MAX_COUNT)
     rope_head_dim: int = Field(0, ge=0, le=MAX_COUNT)
@@ -171,6 +185,10 @@ class ModelSpec(BaseModel):
     qk_norm: bool = False
     embedding_norm: bool = False
     sliding_window: Count | None = None
+    attention_chunk: Count | None = None
+    global_attention_every: Annotated[int, Field(ge=2, le=MAX_COUNT)] | None = None
+    global_rotary: bool = True
+    attention_sinks: bool = False
     dropout: float = Field(0.0, ge=0, lt=1)
     source: str = Field("given by the user", min_length=8)
     published_parameters: int | None = Field(None, ge=1)

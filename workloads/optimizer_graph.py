@@ -124,9 +124,10 @@ def newton_schulz(layer: Sequence[Operator], *, experts: bool) -> Graph:
     build = GraphBuilder()
     for op in layer:
         for weight in op.reads:
-            if op.kind in PRODUCTS and weight.kind in WEIGHT_KINDS and len(weight.extents) > 1:
+            if op.kind in PRODUCTS and weight.kind in WEIGHT_KINDS:
                 several = any(part.label == "experts" for extent in weight.extents for part in extent)
-                if several == experts:
+                # A bias is no matrix, nor are those of experts side by side.
+                if several == experts and len(weight.extents) > 1 + several:
                     _add_matrix(build, weight)
     build.graph.graph["kind"] = "newton_schulz"
     return build.graph

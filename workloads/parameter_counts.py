@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from workloads.layer_kinds import LAYER, LayerKind, spec_layers
 from workloads.model_spec import ModelSpec
 
 __all__ = ["active_parameters", "layer_parameters", "parameters"]
@@ -15,14 +16,14 @@ def layer_parameters(model: ModelSpec, *, dense: bool = False) -> dict[str, int]
     model : ModelSpec
         The model.
     dense : bool
-        A layer with the one MLP, of those in front of the layers with experts.
+        A layer with the one MLP, in a model where others have experts.
 
     Returns
     -------
     dict
         ``attention_norm``, ``qkv``, ``qk_norm``, ``attention_out``, ``mlp_norm``, ``mlp_in``, ``mlp_out``;
-        each with its biases. With experts, the last two count all of them, the shared ones too, and there is
-        the ``router``. [parameter]
+        each with its biases, and ``attention_sinks`` where there are any. With experts, ``mlp_in`` and ``mlp_out``
+        count all of them, the shared ones too, and there is the ``router``. [parameter]
 
     Notes
     -----
@@ -33,7 +34,12 @@ def layer_parameters(model: ModelSpec, *, dense: bool = False) -> dict[str, int]
     qkv_width = query_width + 2 * model.kv_heads * model.head_dim
     inner = model.ffn if dense else _inner_width(model, model.experts)
     mlp_in_width = inner * (2 if model.gated_mlp else 1)
-    router = {"router": model.hidden * model.experts} if model.experts and not dense else {}
+    # Each expert adds a bias of its own; the shared ones are one MLP.
+    mlps = 1 if dense or not model.experts else model.experts + (model.shared_experts > 0)
+    router = (
+        {"router": (model.hidden + model.router_bias) * model.experts} if model.experts and not dense else {}
+    )
+    sinks = {"attention_sinks": model.heads} if model.attention_sinks else {}
     out_width = model.heads * model.value_head_dim if model.kv_lora_rank else query_width
     return {
         "attention_norm": _norm(model),
@@ -44,7 +50,8 @@ def layer_parameters(model: ModelSpec, *, dense: bool = False) -> dict[str, int]
         "attention_out": out_width * model.hidden + (model.hidden if model.attention_out_bias else 0),
         "mlp_norm": _norm(model),
         "mlp_in": model.hidden * mlp_in_width + (mlp_in_width if model.mlp_bias else 0),
-        "mlp_out": inner * model.hidden + (model.hidden if model.mlp_bias else 0),
+        "mlp_out": inner * model.hidden + (mlps * model.hidden if model.mlp_bias else 0),
+        **sinks,
         **router,
     }
 
@@ -69,10 +76,13 @@ def active_parameters(model: ModelSpec) -> int:
 
     The embedding table counts in full, as makers count it. Raises nothing.
     """
-    matrices = 3 if model.gated_mlp else 2
-    unused = _inner_width(model, model.experts) - _inner_width(model, model.topk)
-    layers = model.n_layers - model.first_dense_layers
-    return parameters(model)["total"] - layers * matrices * model.hidden * unused
+    ways_in = 2 if model.gated_mlp else 1
+    idle = model.experts - model.topk
+    expert = (ways_in + 1) * model.hidden * model.moe_ffn
+    if model.mlp_bias:
+        expert += ways_in * model.moe_ffn + model.hidden
+    layers = sum(n for kind, n in spec_layers(model).items() if not kind.dense)
+    return parameters(model)["total"] - layers * idle * expert
 
 
 def parameters(model: ModelSpec) -> dict[str, int]:
@@ -97,19 +107,22 @@ def parameters(model: ModelSpec) -> dict[str, int]:
     >>> parameters(tiny)["layer"]  # 2 norms of 8, 4 matrices of 8 x 8, 3 of 8 x 16
     656
     """
-    layer = sum(layer_parameters(model).values())
-    dense = sum(layer_parameters(model, dense=True).values())
+    each = {kind: _layer(model, kind) for kind in spec_layers(model)}
     table = model.vocab * model.hidden
     # A square projection with its bias, and a norm.
     transform = model.hidden * (model.hidden + 1) + _norm(model) if model.head_transform else 0
     parts = {
         "embedding": table + (_norm(model) if model.embedding_norm else 0),
         "position_embedding": (model.position_rows + model.token_types) * model.hidden,
-        "layers": (model.n_layers - model.first_dense_layers) * layer + model.first_dense_layers * dense,
+        "layers": sum(n * each[kind] for kind, n in spec_layers(model).items()),
         "final_norm": _norm(model) if model.norm_position == "pre" else 0,
         "head": (0 if model.tied_embeddings else table) + (model.vocab if model.head_bias else 0) + transform,
     }
-    return {**parts, "layer": layer, "total": sum(parts.values())}
+    return {**parts, "layer": _layer(model, LAYER), "total": sum(parts.values())}
+
+
+def _layer(model: ModelSpec, kind: LayerKind) -> int:
+    return sum(layer_parameters(model, dense=kind.dense).values())
 
 
 def _norm(model: ModelSpec) -> int:

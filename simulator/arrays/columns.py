@@ -31,7 +31,9 @@ def column(values: ArrayLike) -> FloatArray:
 class ModelColumns:
     """Sizes of the model [1].
 
-    ``window`` is infinite without a sliding window, sizes of experts and of latents are 0 without any.
+    ``window`` and ``chunk`` are infinite without a sliding window or chunks, sizes of experts and of latents are 0
+    without any. Every ``global_every``-th layer sees all keys (infinite: none does that others do not), every
+    ``experts_every``-th behind the ``first_dense`` ones has experts, every ``both_every``-th both.
     """
 
     n_layers: FloatArray
@@ -42,6 +44,9 @@ class ModelColumns:
     moe_ffn: FloatArray
     shared_ffn: FloatArray
     first_dense: FloatArray
+    experts_every: FloatArray
+    global_every: FloatArray
+    both_every: FloatArray
     query_rank: FloatArray
     kv_rank: FloatArray
     rope_dim: FloatArray
@@ -53,6 +58,7 @@ class ModelColumns:
     kv_heads: FloatArray
     head_dim: FloatArray
     window: FloatArray
+    chunk: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +84,10 @@ class PlanColumns:
     copy. ``expert_copies`` are the ranks that hold the same part of the same experts; ``experts_apart`` is 1 where
     these are not the ``gradient_ranks``. Strides are the distance, in devices, of neighbours on an axis;
     ``recompute_layers`` of a stage recompute, NaN where all do: the recompute switches are then that share.
+    ``recompute_share`` is that share, 1 where all do.
     ``recompute_kept`` is the sum of 2^i over the words of :data:`KEPT_WORDS` of `workloads.rematerialisation` that are
-    kept where ``recompute_needed`` is 1;
+    kept where ``recompute_needed`` is 1; ``recompute_modules`` that over the words of :data:`MODULES` which run again
+    where ``recompute_named`` is 1;
     ``schedule`` is a code (:data:`SCHEDULES` of `simulator.pipelines`), ``optimizer`` too (:data:`OPTIMIZERS` of
     `simulator.per_device`); ``first_stage_layers`` and ``last_stage_layers`` are NaN where the plan does not say them;
     ``stage_layers`` has the layers of every chunk of the model by its place from the embedding (as text), NaN where a
@@ -115,8 +123,11 @@ class PlanColumns:
     recompute_core: FloatArray
     recompute_all: FloatArray
     recompute_layers: FloatArray
+    recompute_share: FloatArray
     recompute_needed: FloatArray
     recompute_kept: FloatArray
+    recompute_named: FloatArray
+    recompute_modules: FloatArray
     overlap_grad_reduce: FloatArray
     overlap_param_gather: FloatArray
     overlap_tensor_parallel: FloatArray

@@ -12,6 +12,7 @@ from simulator.arrays.columns import PrecisionColumns
 from simulator.kernels.counting import bytes_per_element
 from simulator.rules import rule
 from workloads.operator_graph import Operator, elements
+from workloads.rematerialisation import shares_dropped
 
 FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
@@ -25,8 +26,8 @@ class SavedBytes:
     ----------
     everything : ndarray
         Without recomputation.
-    core : ndarray
-        The part that selective recomputation drops: made and kept inside the attention core only.
+    dropped : ndarray
+        The part that modules drop which run again, the attention core (selective recomputation) or others.
     block_input : ndarray
         What full recomputation keeps.
     largest_working_set : ndarray
@@ -34,7 +35,7 @@ class SavedBytes:
     """
 
     everything: FloatArray
-    core: FloatArray
+    dropped: FloatArray
     block_input: FloatArray
     largest_working_set: FloatArray
 
@@ -47,7 +48,9 @@ def _activation_bytes(operator: Operator, widths: dict[str, FloatArray]) -> Floa
     return total
 
 
-def saved_bytes(operators: Sequence[Operator], precision: PrecisionColumns) -> SavedBytes:
+def saved_bytes(
+    operators: Sequence[Operator], precision: PrecisionColumns, modules: Mapping[str, FloatArray]
+) -> SavedBytes:
     """Walk the operators of a sharded forward block.
 
     Parameters
@@ -56,6 +59,8 @@ def saved_bytes(operators: Sequence[Operator], precision: PrecisionColumns) -> S
         Sizes per device.
     precision : PrecisionColumns
         Bytes per element by class; operands are kept in the activations' type.
+    modules : mapping of str to ndarray
+        Modules that run again, of :data:`MODULES` of `workloads.rematerialisation`: 1, or the share of layers [1].
 
     Returns
     -------
@@ -65,31 +70,25 @@ def saved_bytes(operators: Sequence[Operator], precision: PrecisionColumns) -> S
     Raises
     ------
     KeyError
-        If a tensor's kind has no width.
+        If a tensor's kind has no width, or a module is unknown.
     """
     widths = dict(bytes_per_element(precision))
     widths["operand"] = precision.activations
-    keepers: dict[str, list[Operator]] = {}
-    sizes: dict[str, FloatArray] = {}
-    maker = {t.name: op for op in operators if op.kind != "collective" for t in op.writes}
-    for op in operators:
-        for tensor in op.saved:
-            keepers.setdefault(tensor.name, []).append(op)
-            sizes[tensor.name] = elements(tensor) * widths[tensor.kind]
-    everything, core, block_input = ZERO, ZERO, ZERO
+    sizes = {t.name: elements(t) * widths[t.kind] for op in operators for t in op.saved}
+    shares = shares_dropped(operators, modules)
+    everything, dropped, block_input = ZERO, ZERO, ZERO
     for name, size in sizes.items():
         everything = everything + size
-        made_by = maker.get(name)
-        if made_by is None:
+        if name not in shares:
             block_input = block_input + size
-        elif made_by.module == "attention_core" and all(
-            op.module == "attention_core" for op in keepers[name]
-        ):
-            core = core + size
+        elif np.any(shares[name]):
+            dropped = dropped + shares[name] * size
     working: FloatArray = ZERO
     for op in operators:
         working = np.maximum(working, _activation_bytes(op, widths))
-    return SavedBytes(everything=everything, core=core, block_input=block_input, largest_working_set=working)
+    return SavedBytes(
+        everything=everything, dropped=dropped, block_input=block_input, largest_working_set=working
+    )
 
 
 def named_bytes(
@@ -112,25 +111,26 @@ def named_bytes(
 
 @rule(
     symbol="A",
-    formula="all: input + named; core: everything - core; none: everything",
+    formula="all: input + named; modules: everything - dropped; none: everything",
     unit="B",
-    source="Korthikanti et al., arXiv:2205.05198, sections 4 and 5 (here from a walk over the operators)",
+    source="Korthikanti et al., arXiv:2205.05198, sections 4 and 5 (here from a walk over the operators); "
+    "Megatron-core, option --recompute-modules",
 )
 def kept_bytes(
     *,
     everything_bytes: FloatArray,
-    core_bytes: FloatArray,
+    dropped_bytes: FloatArray,
     input_bytes: FloatArray,
     named_bytes: FloatArray,
-    recompute_core: FloatArray,
     recompute_all: FloatArray,
 ) -> FloatArray:
     """Bytes one layer keeps per micro-batch under a recompute choice [byte]; raises nothing.
 
-    Switches are 0 or 1, or the share of a stage's layers that recompute: then it is the mean of its layers.
+    ``dropped_bytes`` are what modules give up that run again, none where whole layers do. Switches are 0 or 1, or the
+    share of a stage's layers that recompute: then it is the mean of its layers.
     """
-    selective = everything_bytes - (recompute_core - recompute_all) * core_bytes
-    return recompute_all * (input_bytes + named_bytes) + (1.0 - recompute_all) * selective
+    by_modules = everything_bytes - dropped_bytes
+    return recompute_all * (input_bytes + named_bytes) + (1.0 - recompute_all) * by_modules
 
 
 @rule(

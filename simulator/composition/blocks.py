@@ -1,4 +1,4 @@
-"""Blocks of a model on one device: embedding, one layer, head; each forward and backward, timed.
+"""Blocks of a model on one device: embedding, one layer of each kind, head; each forward and backward, timed.
 
 Everything here depends on few columns (sizes, tensor degree, micro-batch, precision, recompute, device), so
 a sweep evaluates it once per distinct combination.
@@ -7,13 +7,13 @@ a sweep evaluates it once per distinct combination.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.arrays.columns import DeviceColumns, Inputs
+from simulator.arrays.columns import DeviceColumns, Inputs, PlanColumns
 from simulator.certainty.doubt import Doubt, exchange_doubt, kernel_doubt
 from simulator.certainty.fitted_ranges import outside_fit
 from simulator.composition.streams import Issue, issue_order, longest_path
@@ -29,18 +29,22 @@ from simulator.per_device.tensor_exchanges import TensorExchanges
 from simulator.rules import at
 from workloads.attention import AttentionShape
 from workloads.backward_pass import backward
-from workloads.decoder_graph import LayerSizes, decoder_layer
+from workloads.decoder_graph import LayerSizes, layer_of_kind
 from workloads.embedding_and_head import embedding, head
 from workloads.operator_graph import Graph, Operator, operators
 from workloads.quantise import with_quantise_passes
-from workloads.rematerialisation import KEPT_WORDS, kept_tensors, shares_run_again
+from workloads.rematerialisation import (
+    KEPT_WORDS,
+    MODULES,
+    kept_tensors,
+    modules_run_again,
+    shares_run_again,
+)
 
 FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
 ONE: FloatArray = np.ones(1)
 ATTENTION = "attention"
-# A layer in front of those with experts.
-DENSE_LAYER = "dense_layer"
 Item = TypeVar("Item")
 
 
@@ -79,12 +83,17 @@ class BlockCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocks:
-    """All blocks of a partition; the backward ones are None in inference. Graphs are the sharded ones."""
+    """All blocks of a partition by name, layers by that of their kind; graphs are the sharded ones.
+
+    ``backward`` is empty in inference. ``parameters`` has the output matrix as "head_matrix" too, ``experts`` what the
+    experts of a layer hold of its parameters.
+    """
 
     forward: dict[str, BlockCost]
     backward: dict[str, BlockCost]
     forward_operators: dict[str, list[Operator]]
     parameters: dict[str, Parameters]
+    experts: dict[str, Parameters]
 
 
 def _peak(device: DeviceColumns, operator: Operator) -> FloatArray:
@@ -274,11 +283,12 @@ def layer_sizes(inputs: Inputs) -> LayerSizes:
             kv_heads=model.kv_heads,
             head_dim=model.head_dim,
             window=model.window,
+            chunk=model.chunk,
         ),
     )
 
 
-def _expert_ranks(inputs: Inputs) -> ExpertRanks:
+def _expert_ranks(inputs: Inputs, *, training: bool) -> ExpertRanks:
     """How experts are split: with sequence parallelism each tensor rank routes its own tokens, if rows leave it."""
     plan = inputs.plan
     shards = plan.sequence_parallel * plan.experts_apart * (plan.tensor_parallel > 1)
@@ -288,6 +298,7 @@ def _expert_ranks(inputs: Inputs) -> ExpertRanks:
         imbalance=plan.expert_imbalance,
         takes_shards=shards,
         gathers_rows=shards * (plan.expert_tensor_parallel > 1),
+        sorts=training * (plan.expert_parallel > 1) * (inputs.model.experts > plan.expert_parallel) * ONE,
     )
 
 
@@ -298,15 +309,28 @@ def kept_by_name(structure: Structure, inputs: Inputs) -> dict[str, FloatArray]:
     return kept_tensors(words, joined=structure.layer.gated_mlp and not structure.layer.eager)
 
 
-def _shares_again(
-    structure: Structure, inputs: Inputs, forward: Sequence[Operator]
-) -> dict[str, FloatArray] | None:
-    """Share of each operator that runs again, None where all of them do or none [1]."""
-    needed = inputs.plan.recompute_needed
-    if not np.any(needed):
-        return None
-    shares = shares_run_again(forward, kept_by_name(structure, inputs))
-    return {name: np.where(needed > 0, share, 1.0) for name, share in shares.items()}
+def chosen_modules(plan: PlanColumns) -> dict[str, FloatArray]:
+    """Share of the layers in which a module runs again because the plan names it [1], by word; raises nothing."""
+    named = plan.recompute_named * plan.recompute_share
+    found = {w: named * np.mod(np.floor(plan.recompute_modules / 2.0**i), 2.0) for i, w in enumerate(MODULES)}
+    # Selective recomputation is that of the attention core.
+    found["core_attn"] = plan.recompute_core - plan.recompute_all
+    return {word: share for word, share in found.items() if np.any(share)}
+
+
+def _shares_again(structure: Structure, inputs: Inputs, forward: Sequence[Operator]) -> dict[str, FloatArray]:
+    """Share of each operator that runs again [1]."""
+    plan = inputs.plan
+    again = modules_run_again(forward, chosen_modules(plan))
+    if not np.any(plan.recompute_all):
+        return again
+    if not np.any(plan.recompute_needed):
+        return {name: plan.recompute_all + share for name, share in again.items()}
+    needed = shares_run_again(forward, kept_by_name(structure, inputs))
+    return {
+        name: plan.recompute_all * np.where(plan.recompute_needed > 0, needed[name], 1.0) + share
+        for name, share in again.items()
+    }
 
 
 def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
@@ -330,19 +354,17 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         If an operator kind has no counting or backward rule.
     """
     sizes, plan, exchanges = layer_sizes(inputs), inputs.plan, TensorExchanges(inputs)
+    training = structure.layer.computation == "training"
     degrees = ShardDegrees(
         tensor=plan.tensor_parallel,
         kv_heads=inputs.model.kv_heads,
         sequence=plan.sequence_parallel,
-        experts=_expert_ranks(inputs) if structure.layer.experts else None,
+        experts=_expert_ranks(inputs, training=training) if structure.layer.experts else None,
         context=ContextRanks(
             ranks=plan.context_parallel, ring=plan.ring, gathered=plan.gathered, ulysses=plan.ulysses
         ),
     )
-    layers = {"layer": decoder_layer(structure.layer, sizes)}
-    if structure.layer.first_dense:
-        plain = replace(structure.layer, experts=False, shared_experts=False)
-        layers[DENSE_LAYER] = decoder_layer(plain, sizes)
+    layers = {kind.name: layer_of_kind(structure.layer, sizes, kind) for kind in structure.layer.kinds}
     for rewrite in structure.rewrites:
         layers = {name: rewrite(layer) for name, layer in layers.items()}
     whole = {
@@ -363,24 +385,17 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         parameters={
             **{n: parameters_of(operators(g), inputs.precision) for n, g in sharded.items()},
             "head_matrix": parameters_of(operators(sharded["head"]), inputs.precision, named="head_weight"),
-            "experts": parameters_of(operators(sharded["layer"]), inputs.precision, labelled="experts"),
+        },
+        experts={
+            n: parameters_of(operators(sharded[n]), inputs.precision, labelled="experts") for n in layers
         },
     )
-    if structure.layer.computation == "training":
+    if training:
         # Eager code hands the first micro-batch's gradients over; frameworks that fuse have a buffer for them.
         several = inputs.task.batch > plan.data_parallel * plan.micro_batch_size
         accumulates = several.astype(np.float64) if structure.layer.eager else ONE
         for name, graph in whole.items():
-            again = (plan.recompute_core, plan.recompute_all) if name in layers else (None, None)
-            shares = _shares_again(structure, inputs, operators(graph)) if name in layers else None
-            turned = finished(
-                backward(
-                    graph,
-                    recompute_core=again[0],
-                    recompute_all=again[1],
-                    run_again=shares,
-                    accumulates=accumulates,
-                )
-            )
+            again = _shares_again(structure, inputs, operators(graph)) if name in layers else None
+            turned = finished(backward(graph, run_again=again, accumulates=accumulates))
             done.backward[name] = cost_block(f"{name}.backward", turned, inputs, exchanges)
     return done

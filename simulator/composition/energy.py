@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from simulator.arrays.columns import Inputs
 from simulator.communication.exchanges import network_joules
+from simulator.composition.block_energy import block_energy
 from simulator.composition.blocks import BlockCost
 from simulator.composition.data_parallel import EndOfStep, UnitExchanges
-from simulator.composition.layer_table import LayerTable, block_energy
+from simulator.composition.layer_table import LayerTable
 from simulator.rules import at, rule
 
 FloatArray = NDArray[np.float64]

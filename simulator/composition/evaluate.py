@@ -20,6 +20,7 @@ from simulator.composition.memory import OWNERS
 from simulator.composition.step import Step, compose
 from simulator.per_device.structure import Structure
 from simulator.spaces.partition import Partition, Splitter
+from workloads.attention import UNBOUNDED
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
@@ -38,6 +39,8 @@ TIMES = (
 ENERGIES = ("static_j", "compute_j", "memory_j", "network_j", "host_j")
 # Decode time is smooth in the context, so few Gauss-Legendre nodes integrate any number of steps.
 DECODE_NODES = 5
+# An even number, so that no node lies in the middle of the range.
+CHUNK_NODES = 4
 # Blocks are kept for later chunks where at least this many rows can share each.
 WORTH_KEEPING = 4
 
@@ -116,30 +119,59 @@ def _totals(partition: Partition, table: LayerTable, step: Step) -> Totals:
     )
 
 
+def _of_range(first: FloatArray, steps: FloatArray, nodes: int) -> tuple[FloatArray, FloatArray]:
+    """Contexts and weights for the ``steps`` steps behind a context of ``first`` tokens."""
+    points, weights = np.polynomial.legendre.leggauss(nodes)
+    return first + (steps + 1.0) / 2.0 + points[:, None] * steps / 2.0, weights[:, None] / 2.0 * steps
+
+
+def _of_chunks(first: FloatArray, chunks: FloatArray, chunk: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Contexts and weights for the steps of whole ``chunks`` behind a context of ``first`` tokens.
+
+    A node lies at its place of the range, rounded to a whole chunk, and at the same place of that chunk: so the sum
+    over places in a chunk is that of the quadrature, and what rounding does to nodes on both sides of the middle
+    cancels for a cost that grows in proportion to the context. There are as many nodes on one side as on the other.
+    """
+    points, weights = np.polynomial.legendre.leggauss(CHUNK_NODES)
+    place = (points[:, None] + 1.0) / 2.0
+    context = first + 0.5 + chunk * (np.floor(chunks * place) + place)
+    return context, weights[:, None] / 2.0 * chunks * chunk
+
+
 def decode_contexts(
-    prompt: FloatArray, output: FloatArray, window: FloatArray
+    prompt: FloatArray, output: FloatArray, window: FloatArray, chunk: FloatArray = UNBOUNDED
 ) -> tuple[FloatArray, FloatArray]:
     """Contexts at which decode is evaluated, shape (nodes, n), and the steps that each stands for [1].
 
     The ``output`` - 1 steps attend to prompt + 1 ... prompt + output - 1 tokens; nodes and weights are
     those of Gauss and Legendre on that range widened by half a step on each side. Where a sliding ``window``
-    fills on the way the cost has a kink: the steps before and after it have nodes of their own.
+    fills on the way the cost has a kink: the steps before and after it have nodes of their own. Where a ``chunk`` ends
+    the cost falls: the rest of the first chunk, whole chunks and the begun one have nodes of their own.
     """
-    points, weights = np.polynomial.legendre.leggauss(DECODE_NODES)
     steps = np.maximum(output - 1.0, 0.0)
     growing = np.clip(window - prompt, 0.0, steps)
-    parts = [(prompt, steps)]
+    # No model has both a window and chunks: either all steps are growing, or none of them passes a chunk's end.
+    begun = np.minimum(chunk - np.mod(prompt, chunk), steps)
+    parts = [(prompt, begun)]
     if np.any((growing > 0) & (growing < steps)):
-        parts = [(prompt, growing), (prompt + growing, steps - growing)]
-    contexts = [first + (n + 1.0) / 2.0 + points[:, None] * n / 2.0 for first, n in parts]
-    return np.concatenate(contexts), np.concatenate([weights[:, None] / 2.0 * n for _, n in parts])
+        parts = [(prompt, np.minimum(growing, begun)), (prompt + growing, steps - growing)]
+    nodes = [_of_range(first, n, DECODE_NODES) for first, n in parts]
+    if np.any(begun < steps):
+        size = np.where(np.isfinite(chunk), chunk, 1.0)
+        whole = np.floor((steps - begun) / size)
+        nodes.append(_of_chunks(prompt + begun, whole, size))
+        passed = begun + whole * size
+        nodes.append(_of_range(prompt + passed, steps - passed, DECODE_NODES))
+    return np.concatenate([c for c, _ in nodes]), np.concatenate([w for _, w in nodes])
 
 
 def _decode_inputs(partition: Partition) -> tuple[Structure, Inputs, FloatArray]:
     """The decode steps of generation as rows: every row once per node."""
     inputs, n = mapped(partition.inputs, dense), partition.rows.n
     contexts, weights = decode_contexts(
-        *np.broadcast_arrays(inputs.task.query_length, dense(partition.output_length), inputs.model.window)
+        *np.broadcast_arrays(
+            inputs.task.query_length, dense(partition.output_length), inputs.model.window, inputs.model.chunk
+        )
     )
     nodes = contexts.shape[0]
     contexts = np.broadcast_to(contexts, (nodes, n)).reshape(-1)

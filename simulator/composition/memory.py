@@ -26,6 +26,8 @@ from simulator.composition.offload import LAYERS_HERE, Movable, Stored, offloads
 from simulator.composition.stage_kinds import StageKind, StageKinds
 from simulator.pipelines.schedules import scheduled_in_flight
 from simulator.rules import at, rule
+from workloads.attention import keys_in_cache
+from workloads.layer_kinds import over_layers
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -35,8 +37,6 @@ MODEL_STATES = ("weights", "gradients", "optimizer")
 OWNERS = ("weights", "gradients", "optimizer", "activations", "kv_cache", "buffers", "reserved")
 STAGES = ("first", "middle", "last")
 MIDDLE = STAGES.index("middle")
-# The layer that computes and the one that is prefetched are both unsharded (ZeRO-3, FSDP).
-UNSHARDED_LAYERS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,12 +109,15 @@ def kv_cache_bytes(
     return layers * sequences * cached_tokens * 2.0 * kv_heads_per_rank * head_dim * bytes_per_element
 
 
-def _cache(inputs: Inputs, layers: FloatArray) -> FloatArray:
+def _cache(inputs: Inputs, stage: StageKind) -> FloatArray:
     model, plan, task = inputs.model, inputs.plan, inputs.task
+    layers = stage.layers + stage.embedding * model.first_dense
     return kv_cache_bytes(
         layers=layers,
         sequences=task.batch / plan.data_parallel,
-        cached_tokens=np.minimum(task.cached_length, model.window),
+        cached_tokens=over_layers(
+            keys_in_cache(task.cached_length, model.window, model.chunk), task.cached_length, model
+        ),
         kv_heads_per_rank=np.maximum(model.kv_heads / plan.tensor_parallel, 1.0),
         head_dim=model.head_dim,
         bytes_per_element=inputs.precision.kv_cache,
@@ -122,10 +125,13 @@ def _cache(inputs: Inputs, layers: FloatArray) -> FloatArray:
 
 
 def _unsharded_bytes(inputs: Inputs, table: LayerTable, stage: StageKind) -> FloatArray:
-    """What ZeRO-2 and 3 hold unsharded for a moment: two layers, or the larger embedding or head [byte]."""
+    """What ZeRO-2 and 3 hold unsharded for a moment: two layers, or the larger embedding or head [byte].
+
+    The layer that computes and the one that is prefetched both have their weights whole (ZeRO-3, FSDP).
+    """
     plan, gradient = inputs.plan, inputs.precision.gradients
     weights, gradients = (plan.zero_stage >= 3) * 1.0, (plan.zero_stage >= 2) * gradient
-    layer = UNSHARDED_LAYERS * weights * table.layer_weight_bytes + gradients * table.layer_parameters
+    layer = weights * table.layer_pair_weight_bytes + gradients * table.layer_greatest_parameters
     embedding = weights * table.embedding_weight_bytes + gradients * table.embedding_parameters
     head = weights * table.head_matrix_weight_bytes + gradients * table.head_matrix_parameters
     largest = np.maximum(layer, np.maximum(stage.embedding * embedding, stage.head * head))
@@ -230,7 +236,7 @@ def _inference(inputs: Inputs, table: LayerTable, stage: StageKind, *, tied: boo
             shards=np.ones(1),
         )
     with at("memory.kv_cache_bytes"):
-        cache = _cache(inputs, stage.layers)
+        cache = _cache(inputs, stage)
     working = np.maximum(table.working_bytes, stage.head * table.head_working_bytes)
     owners = {
         "weights": weights,

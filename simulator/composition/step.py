@@ -52,6 +52,8 @@ from simulator.kernels.counting import STATISTICS_BYTES
 from simulator.per_device.optimizers import CODE
 from simulator.per_device.structure import Structure
 from simulator.rules import at, rule
+from workloads.attention import keys_in_cache
+from workloads.layer_kinds import dense_layers, over_layers
 from workloads.optimizer_graph import optimizer_step
 
 FloatArray = NDArray[np.float64]
@@ -380,8 +382,10 @@ def _utilisation(
         inner = model.topk * model.moe_ffn + model.shared_ffn
         matrix = attention + model.hidden * (inner * matrices + model.experts)
         # The mean over layers with and without experts.
-        matrix = matrix + (dense - matrix) * model.first_dense / model.n_layers
-    attended = np.minimum(inputs.task.kv_length, model.window)
+        matrix = matrix + (dense - matrix) * dense_layers(model) / model.n_layers
+    kv_length = inputs.task.kv_length
+    # Attention in full, by convention: of what a window or a chunk leaves, the mask takes nothing off.
+    attended = over_layers(keys_in_cache(kv_length, model.window, model.chunk), kv_length, model)
     sizes = {
         "n_layers": model.n_layers,
         "heads": model.heads,
@@ -402,14 +406,17 @@ def _utilisation(
             flop=flop, seconds=seconds, devices=plan.devices, peak_flop_per_s=inputs.device.matmul_flop_per_s
         )
     with at("hfu"):
+        # Of named modules the core is counted by itself, and the part of the products that run again.
+        part = table.layer_run_again
         again = recomputed_flop_per_token(
             layer_parameters=matrix,
             recompute_core=plan.recompute_core,
-            recompute_all=plan.recompute_all,
+            recompute_all=plan.recompute_all + plan.recompute_named * plan.recompute_share * part,
             **sizes,
         )
         hfu = flop_utilisation(
-            flop=flop + (tokens * table.layer_run_again * again if training else ZERO),
+            flop=flop
+            + (tokens * np.where(plan.recompute_named > 0, 1.0, part) * again if training else ZERO),
             seconds=seconds,
             devices=plan.devices,
             peak_flop_per_s=inputs.device.matmul_flop_per_s,

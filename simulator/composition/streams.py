@@ -111,7 +111,9 @@ def longest_path(
         if not issue.is_exchange:
             compute = stand_still(issue.waits_for, compute) + duration
             exposed[position] = duration
-            finish.append(compute)
+            # What is not made again is in memory from the start.
+            kept = issue.operator.phase == "recompute"
+            finish.append(np.where(issue.operator.scale > 0, compute, 0.0) if kept else compute)
             continue
         if issue.operator.collective == RING_EXCHANGE:
             (kernel,) = issue.after
@@ -126,6 +128,9 @@ def longest_path(
         among_tensor_ranks = issue.operator.axis not in ("context", "expert")
         # The others are issued behind all kernels in front of them, those that they do not need included.
         ready = ZERO if among_tensor_ranks else compute
+        if issue.operator.phase == "recompute":
+            # What a part of a layer takes from memory is gathered when the part runs, unless exchanges run beside it.
+            ready = np.maximum(ready, compute * (1.0 - overlap))
         for i in issue.after:
             ready = np.maximum(ready, finish[i])
         apart = overlap_rows if issue.operator.axis == "expert" else ZERO

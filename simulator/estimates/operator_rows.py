@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from simulator.arrays.columns import Inputs, first_value
 from simulator.certainty.evidence import FamilyEvidence
-from simulator.composition.blocks import DENSE_LAYER, BlockCost, OperatorCost
+from simulator.composition.blocks import BlockCost, OperatorCost
 from simulator.composition.data_parallel import replica_group, unit_exchanges
 from simulator.composition.evaluate import Detail
+from simulator.composition.kind_columns import layers_of_stage
 from simulator.kernels.counting import OPERATOR_KINDS
 from simulator.kernels.models import KERNEL_MODELS
 from simulator.kernels.size_classes import size_class
+from workloads.layer_kinds import KINDS
 from workloads.operator_graph import Operator
 
 FloatArray = NDArray[np.float64]
@@ -237,8 +239,7 @@ def detail_rows(
     rows: list[Row] = []
     shares = {
         "embedding": first,
-        DENSE_LAYER: first * inputs.model.first_dense,
-        "layer": n_layers,
+        **{kind.name: layers_of_stage(kind, n_layers, first, inputs.model) for kind in KINDS},
         "head": last,
     }
     for blocks in (detail.blocks.forward, detail.blocks.backward):

@@ -29,7 +29,8 @@ class Combination:
     ``supported`` is 1 where the device has units for the compute types; ``tasks`` and ``inference_only`` are
     0/1: whether the task trains and whether precision or compression allow inference only; ``encoder`` and
     ``generates`` whether the model's tokens see each other and whether the task makes new ones; ``eager`` whether
-    each pointwise step is a kernel of its own; ``unfused`` whether attention is several kernels;
+    each pointwise step is a kernel of its own; ``unfused`` whether attention is several kernels; ``gated`` whether
+    MLPs are;
     ``uneven_stages`` is a plan column that nothing else reads; ``stores`` has by tier for offload 1 where the system
     declares it.
     """
@@ -47,6 +48,7 @@ class Combination:
     eager: FloatArray
     unfused: FloatArray
     uneven_stages: FloatArray
+    gated: FloatArray
     stores: Mapping[str, FloatArray]
 
 
@@ -234,7 +236,7 @@ def _inner(c: Combination) -> FloatArray:
 def _ffn(c: Combination) -> BoolArray:
     m, p = c.model, c.plan
     parts = np.where(m.experts > 0, p.expert_tensor_parallel, p.tensor_parallel)
-    beside = np.where(m.first_dense > 0, m.ffn, 0.0)
+    beside = np.where((m.first_dense > 0) | (m.experts_every > 1), m.ffn, 0.0)
     plain = (np.mod(m.shared_ffn, p.tensor_parallel) != 0) | (np.mod(beside, p.tensor_parallel) != 0)
     return (np.mod(_inner(c), parts) != 0) | plain
 
@@ -322,10 +324,13 @@ def _micro_batch(c: Combination) -> BoolArray:
     return whole & (c.plan.micro_batch_size > c.task.batch / c.plan.data_parallel)
 
 
-def _recompute_word(c: Combination) -> str:
+def recompute_word(c: Combination) -> str:
+    """What the one plan of a combination says of recomputation; raises nothing."""
     return (
         "needed"
         if c.plan.recompute_needed[0]
+        else "modules"
+        if c.plan.recompute_named[0]
         else "full"
         if c.plan.recompute_all[0]
         else "selective"
@@ -334,49 +339,23 @@ def _recompute_word(c: Combination) -> str:
     )
 
 
-@legality_rule(
-    "kept results need recompute: needed",
-    lambda c: Problem(
-        path="plan.recompute_keeps",
-        value=f"given, with recompute {_recompute_word(c)}",
-        rule="is read where recompute is needed only",
-        fix="set plan.recompute=needed, or leave recompute_keeps out",
-    ),
-)
-def _keeps_something(c: Combination) -> BoolArray:
-    return (c.plan.recompute_kept > 0) & (c.plan.recompute_needed == 0)
-
-
-@legality_rule(
-    "layers that recompute have a way to",
-    lambda c: Problem(
-        path="plan.recompute_layers",
-        value=one_of(c.plan.recompute_layers),
-        rule=f"layers of a stage recompute selective or full, not {_recompute_word(c)}",
-        fix="set plan.recompute to selective or full, or leave recompute_layers out",
-    ),
-)
-def _some_layers(c: Combination) -> BoolArray:
-    given = ~np.isnan(c.plan.recompute_layers)
-    return given & ((c.plan.recompute_core == 0) | (c.plan.recompute_needed > 0))
-
-
 def _training_keys(c: Combination) -> dict[str, BoolArray]:
     """Where keys that only training reads differ from their defaults."""
     p = c.plan
     return {
         "zero_stage": p.zero_stage > 0,
-        "recompute": p.recompute_core > 0,
+        "recompute": (p.recompute_core > 0) | (p.recompute_named > 0),
         "optimizer": p.optimizer > 0,
         "loss": (p.loss_copies > 0) | (p.loss_compiled > 0),
         "engine": p.deepspeed > 0,
         "fragmentation": p.fragmentation > 0,
+        "free_gradients": p.free_gradients > 0,
     }
 
 
 def _training_only_problem(c: Combination) -> Problem:
     given = [name for name, broken in _training_keys(c).items() if broken[0]]
-    values = {"zero_stage": one_of(c.plan.zero_stage), "recompute": _recompute_word(c)}
+    values = {"zero_stage": one_of(c.plan.zero_stage), "recompute": recompute_word(c)}
     return Problem(
         path="plan",
         value=", ".join(f"{name} {values.get(name, '')}".strip() for name in given),

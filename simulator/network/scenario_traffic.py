@@ -26,6 +26,7 @@ from simulator.communication.placement import FULLY_CONNECTED, RAIL_OPTIMISED, W
 from simulator.communication.torus_rings import along_axes, extents
 from simulator.communication.wires import Wires, exchange_wires, wire_wait, wires_of
 from simulator.composition.evaluate import Detail, evaluate
+from simulator.composition.kind_columns import layers_of_stage
 from simulator.estimates.estimate import single_partition
 from simulator.network.flow_replay import replay
 from simulator.network.max_min_flows import Routes
@@ -42,6 +43,7 @@ from simulator.network.topology_graph import topology_graph
 from simulator.per_device.context_parallel import RING_EXCHANGE
 from simulator.per_device.layer_exchange import ring_exchange
 from simulator.spaces.space import space_from
+from workloads.layer_kinds import KINDS
 
 __all__ = ["MOST_REPLAYED", "Traffic", "replay_scenario", "step_traffic"]
 
@@ -87,6 +89,16 @@ def step_traffic(inputs: Inputs, detail: Detail, kind: str) -> list[Traffic]:
         first_value(detail.step.micro_batches),
     )
 
+    layers_by_kind = {
+        kind.name: layers_of_stage(
+            kind,
+            (inputs.model.n_layers - inputs.model.first_dense) / plan.pipeline_parallel,
+            np.ones(1),
+            inputs.model,
+        )
+        for kind in KINDS
+    }
+
     def note(axis: str, collective: str, message: float, count: float) -> None:
         if message > 0 and count > 0:
             key = (axis, collective, message)
@@ -101,12 +113,11 @@ def step_traffic(inputs: Inputs, detail: Detail, kind: str) -> list[Traffic]:
     }
     for blocks in (detail.blocks.forward, detail.blocks.backward):
         for name, block in blocks.items():
+            of_stage = first_value(layers_by_kind.get(name, 1.0))
             for cost in block.operators:
                 axis = cost.operator.axis
                 if cost.operator.collective and axes[axis][0][0] > 1:
-                    times = (
-                        micro * (layers if name == "layer" else 1.0) * first_value(cost.operator.scale > 0)
-                    )
+                    times = micro * of_stage * first_value(cost.operator.scale > 0)
                     message = first_value(cost.work.message_bytes) / max(
                         first_value(cost.operator.scale), 1e-300
                     )

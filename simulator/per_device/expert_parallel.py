@@ -3,7 +3,8 @@
 Expert ranks are the data, context and (where each expert is kept whole) tensor ranks of a layer in another role, as
 in Megatron. Each brings tokens of its own, so a rank has as many rows as before, for fewer experts. Rows go to their
 experts and back in all-to-all exchanges, forward and backward. With sequence parallelism a rank sends the rows of its
-own shard of tokens; where each expert is split over tensor ranks these then gather the rows.
+own shard of tokens; where each expert is split over tensor ranks these then gather the rows. Rows arrive by the rank
+that sent them; a rank with several experts copies them into the order of its experts, and back before they return.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.rules import rule
-from workloads.operator_graph import Dim, Operator, Tensor
+from workloads.operator_graph import Dim, Operator, Tensor, dim
 
 __all__ = [
     "ROUTED",
@@ -33,6 +34,8 @@ Emit = Callable[[Operator, dict[str, str]], None]
 # Kernels that make rows of tokens and tokens of rows: exchanges come behind the first and in front of the second.
 ROUTED = ("moe_dispatch", "moe_combine")
 TAKEN_TOKENS = "expert_tokens"
+# A copy of own rows walks over no row of others.
+NO_FOREIGN = {"foreign_elements": dim("foreign", 0.0)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,9 @@ class ExpertRanks:
         1 where a rank routes its shard of the tokens alone, 0 where tensor ranks route all tokens [1].
     gathers_rows : ndarray
         1 where tensor ranks gather the rows that each of them received [1].
+    sorts : ndarray
+        1 where received rows are copied into the order of a rank's experts, whose products take them one below the
+        other (Megatron-Core, MoEAlltoAllTokenDispatcher); kernels of serving stacks follow indices instead [1].
     """
 
     ranks: FloatArray
@@ -56,6 +62,7 @@ class ExpertRanks:
     imbalance: FloatArray
     takes_shards: FloatArray
     gathers_rows: FloatArray
+    sorts: FloatArray
 
     def split(self) -> bool:
         """Whether any plan sends rows to other ranks."""
@@ -156,7 +163,19 @@ def emit_routed(op: Operator, sources: dict[str, str], experts: ExpertRanks, emi
 
     sent = exchange("all_to_all", "expert", own, (experts.ranks > 1) * np.ones(1))
     joined = exchange("all_gather" if there else "reduce_scatter", "tensor", np.ones(1), experts.gathers_rows)
-    exchanges = [e for e in ((sent, joined) if there else (joined, sent)) if np.any(e.scale)]
+    sorted_rows = Operator(
+        name=f"{op.name}.rows.sort",
+        kind="moe_dispatch",
+        module=op.module,
+        phase=op.phase,
+        extents=NO_FOREIGN,
+        reads=(rows,),
+        writes=(rows,),
+        scale=op.scale * experts.sorts,
+        group=op.group,
+    )
+    moved = (sent, joined, sorted_rows) if there else (sorted_rows, joined, sent)
+    exchanges = [e for e in moved if np.any(e.scale)]
     if there:
         emit(op, sources)
         last = op.name

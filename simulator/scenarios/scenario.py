@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from simulator.scenarios.offload import offload_text, offload_tiers
-from workloads.rematerialisation import KEPT_WORDS
+from workloads.rematerialisation import KEPT_WORDS, MODULES
 
 MAX_COUNT = 10**9
 AXES = ("tensor", "context", "expert", "data", "pipeline")
@@ -87,6 +87,15 @@ TASKS: Mapping[str, type[_Keys]] = {
 }
 
 
+def _in_order(value: str, known: Collection[str]) -> str:
+    """Words of a text, each once and in the order of the known ones; ValueError names the others."""
+    words = value.replace(",", " ").split()
+    unknown = [word for word in words if word not in known]
+    if unknown:
+        raise ValueError(f"{' '.join(unknown)}: must be of {', '.join(known)}")
+    return " ".join(word for word in known if word in words)
+
+
 class Plan(_Keys):
     """How the work is spread and in which types; every key has a default."""
 
@@ -134,14 +143,18 @@ class Plan(_Keys):
         le=MAX_COUNT,
         description="sequences per pass of one replica; absent: 1 in training, all of them in inference [1]",
     )
-    recompute: Literal["none", "selective", "full", "needed"] = Field(
+    recompute: Literal["none", "selective", "full", "needed", "modules"] = Field(
         "none",
-        description="activations computed again in the backward pass: none, the attention core, whole layers, or what "
-        "is needed of them and not kept by recompute_keeps",
+        description="activations computed again in the backward pass: none, the attention core, whole layers, what is "
+        "needed of them and not kept by recompute_keeps, or recompute_modules",
     )
     recompute_keeps: str = Field(
         "",
         description=f"results that `recompute: needed` keeps beside a layer's input, of {', '.join(KEPT_WORDS)}",
+    )
+    recompute_modules: str = Field(
+        "",
+        description=f"parts of a layer that `recompute: modules` runs again, of {', '.join(MODULES)}",
     )
     recompute_layers: int | None = Field(
         None,
@@ -239,11 +252,13 @@ class Plan(_Keys):
     @classmethod
     def _known_results(cls, value: str) -> str:
         """Words of the table, each once, in the table's order, separated by spaces or commas."""
-        words = value.replace(",", " ").split()
-        unknown = [word for word in words if word not in KEPT_WORDS]
-        if unknown:
-            raise ValueError(f"{' '.join(unknown)}: must be of {', '.join(KEPT_WORDS)}")
-        return " ".join(word for word in KEPT_WORDS if word in words)
+        return _in_order(value, KEPT_WORDS)
+
+    @field_validator("recompute_modules")
+    @classmethod
+    def _known_modules(cls, value: str) -> str:
+        """As words of kept results."""
+        return _in_order(value, MODULES)
 
     @field_validator("stage_layers")
     @classmethod

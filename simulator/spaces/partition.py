@@ -41,6 +41,7 @@ LAYER_PLAN_KEYS = (
     "plan.sequence_parallel",
     "plan.recompute",
     "plan.recompute_keeps",
+    "plan.recompute_modules",
     "plan.overlap_tensor_parallel",
     "plan.overlap_expert_parallel",
     "plan.recompute_layers",

@@ -18,6 +18,7 @@ import simulator.legality.context
 import simulator.legality.experts
 import simulator.legality.offload
 import simulator.legality.pipelines
+import simulator.legality.recomputing
 import simulator.legality.stage_layers  # noqa: F401  all register rules of legality
 from hardware_specs import SystemSpec
 from hardware_specs.fabric_rules import GRIDS
@@ -176,6 +177,7 @@ class ColumnMaker:
             learned_positions=learned,
             unfused=column(float(not choice.graphical.flash)),
             uneven_stages=chunk.number("plan.uneven_stages", 0.0),
+            gated=column(float(choice.layer.gated_mlp)),
         )
 
     def recomputes_some(self) -> bool:
@@ -361,7 +363,12 @@ def _recomputing_some(plan: PlanColumns, n_layers: FloatArray) -> PlanColumns:
         return plan
     of_stage = n_layers / plan.pipeline_parallel
     share = np.where(np.isnan(given), 1.0, np.minimum(np.nan_to_num(given) / of_stage, 1.0))
-    return replace(plan, recompute_core=plan.recompute_core * share, recompute_all=plan.recompute_all * share)
+    return replace(
+        plan,
+        recompute_core=plan.recompute_core * share,
+        recompute_all=plan.recompute_all * share,
+        recompute_share=share,
+    )
 
 
 def _at(values: Any, level: Level) -> Any:

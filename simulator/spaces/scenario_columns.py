@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import get_args
 
 import numpy as np
@@ -18,8 +18,9 @@ from simulator.scenarios.scenario import AXES, ContextKind, Plan, layers_given
 from simulator.spaces.row_values import RowValues
 from simulator.spaces.variants import Graphical
 from workloads.decoder_graph import LayerStructure, Pass
+from workloads.layer_kinds import both_every, kinds_of
 from workloads.model_spec import ModelSpec
-from workloads.rematerialisation import KEPT_WORDS
+from workloads.rematerialisation import KEPT_WORDS, MODULES
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
@@ -31,7 +32,14 @@ TASK_KEYS = {
     "generation": ("prompt_length", "batch_size", "output_length"),
 }
 CONTEXT_KINDS = get_args(ContextKind)
-RECOMPUTE = {"none": (0.0, 0.0), "selective": (1.0, 0.0), "full": (1.0, 1.0), "needed": (1.0, 1.0)}
+RECOMPUTE = {
+    "none": (0.0, 0.0),
+    "selective": (1.0, 0.0),
+    "full": (1.0, 1.0),
+    "needed": (1.0, 1.0),
+    "modules": (0.0, 0.0),
+}
+CORE_ATTENTION = 2.0 ** list(MODULES).index("core_attn")
 
 
 def layer_structure(model: ModelSpec, graphical: Graphical) -> LayerStructure:
@@ -63,7 +71,10 @@ def layer_structure(model: ModelSpec, graphical: Graphical) -> LayerStructure:
         head_transform=model.head_transform,
         experts=model.experts > 0,
         shared_experts=model.shared_experts > 0,
-        first_dense=model.first_dense_layers > 0,
+        kinds=tuple(kinds_of(model)),
+        global_rotary=model.global_rotary,
+        sinks=model.attention_sinks,
+        router_bias=model.router_bias,
         latent=model.kv_lora_rank > 0,
         latent_query=model.q_lora_rank > 0,
         eager=graphical.eager,
@@ -77,9 +88,11 @@ def model_columns(models: Sequence[ModelSpec], index: IndexArray, layers_kept: f
     def spread(name: str) -> FloatArray:
         return np.array([float(getattr(m, name)) for m in models])[index]
 
-    window = np.array([np.inf if m.sliding_window is None else float(m.sliding_window) for m in models])[
-        index
-    ]
+    def limit(name: str) -> FloatArray:
+        given = [getattr(m, name) for m in models]
+        return np.array([np.inf if value is None else float(value) for value in given])[index]
+
+    both = [both_every(m.global_attention_every, m.experts_every) for m in models]
     return ModelColumns(
         n_layers=np.maximum(np.round(spread("n_layers") * layers_kept), 1.0),
         hidden=spread("hidden"),
@@ -89,6 +102,9 @@ def model_columns(models: Sequence[ModelSpec], index: IndexArray, layers_kept: f
         moe_ffn=spread("moe_ffn"),
         shared_ffn=spread("shared_ffn"),
         first_dense=spread("first_dense_layers"),
+        experts_every=spread("experts_every"),
+        global_every=limit("global_attention_every"),
+        both_every=np.array(both)[index],
         query_rank=spread("q_lora_rank"),
         kv_rank=spread("kv_lora_rank"),
         rope_dim=spread("rope_head_dim"),
@@ -99,7 +115,8 @@ def model_columns(models: Sequence[ModelSpec], index: IndexArray, layers_kept: f
         heads=spread("heads"),
         kv_heads=spread("kv_heads"),
         head_dim=spread("head_dim"),
-        window=window,
+        window=limit("sliding_window"),
+        chunk=limit("attention_chunk"),
     )
 
 
@@ -177,13 +194,11 @@ def _matches(chunk: RowValues, key: str, default: str, word: str) -> FloatArray:
     return chunk.spread(np.array([float(v == word) for v in values]), axis)
 
 
-def _kept_words(chunk: RowValues) -> FloatArray:
-    """Results that are kept, as the sum of 2^i over their places in the list of words [1]."""
-    values, axis = chunk.raw("plan.recompute_keeps", "")
+def _words(chunk: RowValues, key: str, known: Collection[str]) -> FloatArray:
+    """Words of a row's text, as the sum of 2^i over their places in a list of words [1]."""
+    values, axis = chunk.raw(key, "")
     words = [value.replace(",", " ").split() for value in values]
-    return chunk.spread(
-        np.array([sum(2.0**i for i, w in enumerate(KEPT_WORDS) if w in v) for v in words]), axis
-    )
+    return chunk.spread(np.array([sum(2.0**i for i, w in enumerate(known) if w in v) for v in words]), axis)
 
 
 def _layers_by_hand(chunk: RowValues) -> dict[str, FloatArray]:
@@ -225,6 +240,8 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
     data = np.where(np.isnan(given), devices / (tensor * pipeline * context), given)
     micro, sharing = plan("micro_batch_size"), plan("zero_group")
     core, everything = _pair(chunk, RECOMPUTE, "plan.recompute", "none")
+    named = _matches(chunk, "plan.recompute", "none", "modules")
+    modules = _words(chunk, "plan.recompute_modules", MODULES)
     strides = axis_strides(chunk, {"tensor": tensor, "context": context, "data": data, "pipeline": pipeline})
     experts, parts = plan("expert_parallel"), plan("expert_tensor_parallel")
     parts = np.where(np.isnan(parts), tensor, parts)
@@ -256,11 +273,14 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         zero_stage=plan("zero_stage"),
         zero_group=np.where(np.isnan(sharing), data * context, sharing),
         sequence_parallel=plan("sequence_parallel"),
-        recompute_core=core,
+        recompute_core=core + named * np.mod(np.floor(modules / CORE_ATTENTION), 2.0),
         recompute_all=everything,
         recompute_layers=plan("recompute_layers"),
+        recompute_share=np.ones(1),
         recompute_needed=_matches(chunk, "plan.recompute", "none", "needed"),
-        recompute_kept=_kept_words(chunk),
+        recompute_kept=_words(chunk, "plan.recompute_keeps", KEPT_WORDS),
+        recompute_named=named,
+        recompute_modules=modules,
         overlap_grad_reduce=plan("overlap_grad_reduce"),
         overlap_param_gather=plan("overlap_param_gather"),
         overlap_tensor_parallel=plan("overlap_tensor_parallel"),

@@ -90,7 +90,7 @@ def sharding(reader: RowReader, keys: Mapping[str, Any]) -> dict[str, Any]:
     return found | ({"plan.zero_group": sharing} if sharing is not None and sharing < ranks else {})
 
 
-def recompute(reader: RowReader, keys: Mapping[str, Any], notes: Notes) -> dict[str, str]:
+def recompute(reader: RowReader, keys: Mapping[str, Any], notes: Notes) -> dict[str, str | int]:
     """Recomputation as scenario keys; "none" and a noted reason where the row's word maps to none."""
     text = str(reader.need("recompute") or "")
     row = reader.row
@@ -100,7 +100,10 @@ def recompute(reader: RowReader, keys: Mapping[str, Any], notes: Notes) -> dict[
     elif "skip" in entry:
         reader.skip(f"recompute {text!r}: {entry['skip']}")
     entry = entry or {}
-    found = {"plan.recompute": str(entry.get("plan", "none"))}
+    found: dict[str, str | int] = {"plan.recompute": str(entry.get("plan", "none"))}
+    if "every" in entry:
+        of_stage = (row.count("n_layers") or 0) // keys["plan.pipeline_parallel"]
+        found["plan.recompute_layers"] = of_stage // int(entry["every"])
     if "keeps" in entry:
         ranks = (
             [entry["keeps_of_ranks"]]

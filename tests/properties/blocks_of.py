@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from simulator.composition.activations import saved_bytes
 from simulator.composition.blocks import cost_blocks
 from simulator.estimates.estimate import single_partition
@@ -26,10 +28,10 @@ def saved_by(scenario: dict[str, Any], block: str = "layer"):
     """Bytes that a block of one scenario saves, by recompute choice, as plain numbers."""
     partition = partition_of(scenario)
     operators = cost_blocks(partition.structure, partition.inputs).forward_operators[block]
-    kept = saved_bytes(operators, partition.inputs.precision)
+    kept = saved_bytes(operators, partition.inputs.precision, {"core_attn": np.ones(1)})
     return {
         "none": float(kept.everything[0]),
-        "selective": float((kept.everything - kept.core)[0]),
+        "selective": float((kept.everything - kept.dropped)[0]),
         "full": float(kept.block_input[0]),
     }
 

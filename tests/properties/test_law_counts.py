@@ -12,6 +12,7 @@ from law_scenarios import laws
 from simulator import simulate
 from simulator.kernels.counting import WEIGHT_KINDS
 from workloads.catalog import list_models, load_model
+from workloads.layer_kinds import spec_layers
 from workloads.operator_graph import elements
 from workloads.parameter_counts import active_parameters, layer_parameters, parameters
 
@@ -34,9 +35,7 @@ def test_parameters_of_the_graph_are_those_of_the_model(name):
     assert held(blocks, "embedding") == expected["embedding"] + expected["position_embedding"]
     shared = held(blocks, "head", "head_weight") if model.tied_embeddings else 0.0
     assert held(blocks, "head") - shared == expected["final_norm"] + expected["head"]
-    total = (model.n_layers - model.first_dense_layers) * held(blocks, "layer") - shared
-    if model.first_dense_layers:
-        total += model.first_dense_layers * held(blocks, "dense_layer")
+    total = sum(layers * held(blocks, kind.name) for kind, layers in spec_layers(model).items()) - shared
     assert total + held(blocks, "embedding") + held(blocks, "head") == expected["total"]
 
 
@@ -51,7 +50,8 @@ def test_parameters_of_all_ranks_sum_to_the_model(name, t):
     blocks = blocks_of(scenario)
     everywhere = layer_parameters(model)["attention_norm"] + layer_parameters(model)["mlp_norm"]
     everywhere += layer_parameters(model)["qk_norm"] + layer_parameters(model).get("router", 0)
-    everywhere += model.hidden * (model.attention_out_bias + model.mlp_bias)
+    everywhere += model.hidden * model.attention_out_bias
+    everywhere += model.hidden * model.mlp_bias * (model.experts or 1)
     # Latents are made, and normed, on every rank.
     everywhere += (model.hidden + 1) * (
         model.q_lora_rank + model.kv_lora_rank
@@ -78,11 +78,16 @@ def test_forward_flop_is_two_per_weight_and_token_and_attention(name, kernel):
     layer = layer_parameters(model)
     biases = model.qkv_bias * (model.heads + 2 * model.kv_heads) * model.head_dim
     biases += model.attention_out_bias * model.hidden
-    biases += model.mlp_bias * (model.hidden + model.ffn * (1 + model.gated_mlp))
+    inner = model.moe_ffn if model.experts else model.ffn
+    biases += model.mlp_bias * (model.hidden + inner * (1 + model.gated_mlp)) * (model.experts or 1)
+    biases += model.router_bias * model.experts
     matrices = sum(layer.get(k, 0) for k in ("qkv", "attention_out", "mlp_in", "mlp_out", "router")) - biases
     # A token passes topk of the experts.
-    layers = model.n_layers - model.first_dense_layers
-    matrices -= (parameters(model)["total"] - active_parameters(model)) / layers
+    idle = (model.experts - model.topk) * (2 + model.gated_mlp) * model.hidden * model.moe_ffn
+    mixed = sum(n for kind, n in spec_layers(model).items() if not kind.dense)
+    unused = idle + (model.experts - model.topk) * model.mlp_bias * (model.hidden + 2 * model.moe_ffn)
+    assert mixed * unused == parameters(model)["total"] - active_parameters(model)
+    matrices -= idle
     matrices -= model.q_lora_rank + model.kv_lora_rank  # norms of the latents
     assert flop_of(blocks.forward["layer"], *MATRIX) == pytest.approx(2 * b * s * matrices, rel=1e-12)
     before_head = model.hidden * model.head_transform

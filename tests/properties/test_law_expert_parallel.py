@@ -66,7 +66,7 @@ def test_a_rank_computes_as_many_rows_for_fewer_experts(ranks, degrees, imbalanc
     assert flop_of(blocks.forward["layer"], "grouped_matmul") == pytest.approx(expected, rel=1e-12)
     assert flop_of(blocks.backward["layer"], "grouped_matmul") == pytest.approx(2 * expected, rel=1e-12)
     held = 3 * 1024 * 512 * 16 / ranks / parts
-    assert float(blocks.parameters["experts"].count[0]) == held
+    assert float(blocks.experts["layer"].count[0]) == held
     read = {c.operator.name: float(c.work.moved_bytes[0]) for c in blocks.forward["layer"].operators}
     hit = 16 / ranks * (1 - (1 - 2 / 16) ** (TOKENS / tensor * parts * ranks * imbalance))
     up = BYTES * (hit * 1024 * 1024 / parts + rows * (1024 + 1024 / parts))
@@ -104,13 +104,49 @@ def test_messages_by_hand(recompute):
     assert sent(blocks.forward["layer"], "tensor") == [("all_gather", message), ("reduce_scatter", message)]
 
 
+def sorted_bytes(block):
+    """Bytes that copies of rows move, by operator."""
+    return {
+        c.operator.name: float(c.work.moved_bytes[0])
+        for c in block.operators
+        if c.operator.name.endswith(".rows.sort") and c.operator.scale[0] > 0
+    }
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 8, 16])
+@pytest.mark.parametrize(("tensor", "parts"), [(1, None), (4, 1), (4, None)])
+def test_rows_that_arrive_are_put_in_the_order_of_the_experts(ranks, tensor, parts):
+    """Each row is read and written once in each direction and pass, unless one expert, or every rank's, is there."""
+    data = 64 // tensor
+    blocks = blocks_of(step(ranks, tensor=tensor, expert_tensor_parallel=parts, recompute="none", data=data))
+    # T k rows of 1,024 bf16; four tensor ranks route a quarter each, and gather all where experts are split.
+    copied = TOKENS * 2 * 1024 * BYTES * 2 / (tensor if parts == 1 else 1)
+    passes = {"forward": ("", blocks.forward), "backward": (".grad", blocks.backward)}
+    for suffix, found in passes.values():
+        expected = {f"experts_{side}{suffix}.rows.sort": copied for side in ("dispatch", "combine")}
+        assert sorted_bytes(found["layer"]) == (expected if 1 < ranks < 16 else {})
+
+
+def test_kernels_of_serving_follow_indices_instead():
+    prefill = {**step(8), "task": {"kind": "prefill", "batch_size": 16, "prompt_length": TOKENS}}
+    assert sorted_bytes(blocks_of(prefill).forward["layer"]) == {}
+    order = [c.operator.name for c in blocks_of(step(8)).forward["layer"].operators]
+    for earlier, later in (
+        ("experts_dispatch.rows.all_to_all", "experts_dispatch.rows.sort"),
+        ("experts_dispatch.rows.sort", "experts_up"),
+        ("experts_down", "experts_combine.rows.sort"),
+        ("experts_combine.rows.sort", "experts_combine.rows.all_to_all"),
+    ):
+        assert order.index(earlier) < order.index(later)
+
+
 @laws(15)
 @given(st.sampled_from([1, 2, 4, 8, 16]), st.integers(0, 3))
 def test_states_are_shared_among_the_ranks_that_hold_them_alike(ranks, stage):
     """16 replicas: dense parameters are held by all, an expert's by 16/n; all of them once over the replicas."""
     memory = simulate(step(ranks, zero_stage=stage)).memory
-    one = blocks_of(step(1)).parameters
-    experts = 4 * float(one["experts"].count[0])
+    blocks = blocks_of(step(1))
+    one, experts = blocks.parameters, 4 * float(blocks.experts["layer"].count[0])
     total = sum(float(one[b].count[0]) for b in ("embedding", "head")) + 4 * float(one["layer"].count[0])
     dense = total - experts
     for owner, width, first in (("weights", 2, 3), ("gradients", 4, 2), ("optimizer", 12, 1)):
@@ -122,8 +158,7 @@ def test_states_are_shared_among_the_ranks_that_hold_them_alike(ranks, stage):
 def test_gradients_of_experts_are_summed_over_their_copies():
     """Bytes of the end of a step, all-reduced in fp32: dense ones over 16 ranks, of experts over 16/n."""
     single, split = (step(n, zero_stage=0) for n in (1, 16))
-    one = blocks_of(single).parameters
-    experts = 4 * float(one["experts"].count[0])
+    experts = 4 * float(blocks_of(single).experts["layer"].count[0])
     ends = [simulate(s).operators.set_index("name").loc["gradients.exchange"].busy_s for s in (single, split)]
     assert ends[1] < ends[0]
     alone = simulate(step(16, zero_stage=0)).memory["gradients_bytes"]

@@ -152,7 +152,9 @@ def test_what_is_not_modelled_is_refused(plan, said):
     [
         ({"topk": 9}, "model.topk"),
         ({"topk": 0}, "model.experts"),
-        ({"mlp_bias": True}, "model.mlp_bias"),
+        ({"experts_every": 99}, "model.experts_every"),
+        ({"experts": 0, "topk": 0, "moe_ffn": 0, "experts_every": 2}, "model.experts_every"),
+        ({"experts": 0, "topk": 0, "moe_ffn": 0, "router_bias": True}, "model.router_bias"),
         ({"experts": 0}, "model.topk"),
     ],
 )

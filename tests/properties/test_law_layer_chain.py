@@ -16,7 +16,7 @@ from simulator.per_device.sharding import ShardDegrees, shard
 from simulator.spaces.space import space_from
 from workloads.backward_pass import backward
 from workloads.decoder_graph import decoder_layer
-from workloads.operator_graph import Operator
+from workloads.operator_graph import Operator, operators
 
 seconds = st.floats(0.0, 10.0)
 
@@ -76,10 +76,12 @@ def event_simulation(issues, durations, overlap, displaced):
         for j in issue.after:
             graph.add_edge(j, i)
         if issue.is_exchange:
+            # What runs again starts when its part of the layer does, unless exchanges run beside compute.
+            there = compute if issue.operator.phase == "recompute" and not overlap else 0.0
             if d == 0:  # switched off: done when what it reads is done
-                finish[i] = max((finish[j] for j in issue.after), default=0.0)
+                finish[i] = max([there, *(finish[j] for j in issue.after)])
                 continue
-            start = max([network, *(finish[j] for j in issue.after)])
+            start = max([network, there, *(finish[j] for j in issue.after)])
             network = finish[i] = start + d
             on_network.append(i)
             if not overlap and finish[i] > compute:
@@ -103,7 +105,11 @@ def sharded_layer(scenario, *, backwards):
     inputs, plan = partition.inputs, partition.inputs.plan
     graph = decoder_layer(partition.structure.layer, layer_sizes(inputs))
     if backwards:
-        graph = backward(graph, recompute_core=plan.recompute_core, recompute_all=plan.recompute_all)
+        again = {
+            op.name: plan.recompute_core if op.module == "attention_core" else plan.recompute_all
+            for op in operators(graph)
+        }
+        graph = backward(graph, run_again=again)
     degrees = ShardDegrees(
         tensor=plan.tensor_parallel, kv_heads=inputs.model.kv_heads, sequence=plan.sequence_parallel
     )

@@ -124,6 +124,20 @@ BROKEN = {
     ],
     "offload is for training": [prefill(plan__offload="weights")],
     "layers that recompute have a way to": [training(plan__recompute_layers=2)],
+    "named modules need recompute: modules": [
+        training(plan__recompute_modules="core_attn"),
+        training(plan__recompute_modules="core_attn", plan__recompute="selective"),
+        training(plan__recompute="modules"),
+    ],
+    "recomputed modules are in the model": [
+        training(plan__recompute="modules", plan__recompute_modules="mla_up_proj moe moe_act shared_experts"),
+        mixture(plan__recompute="modules", plan__recompute_modules="mlp"),
+        mixture(plan__recompute="modules", plan__recompute_modules="moe shared_experts"),
+    ],
+    "kept results are in the model": [
+        training(plan__recompute="needed", plan__recompute_keeps="gate"),
+        mixture(plan__recompute="needed", plan__recompute_keeps="query up mlp_out"),
+    ],
     "training options need training": [
         prefill(plan__zero_stage=1),
         prefill(plan__recompute="full"),
@@ -132,6 +146,8 @@ BROKEN = {
         prefill(plan__loss="compiled"),
         prefill(plan__engine="deepspeed"),
         prefill(plan__fragmentation=0.1),
+        prefill(plan__free_gradients=True),
+        prefill(plan__recompute="modules", plan__recompute_modules="core_attn"),
     ],
     "kept results need recompute: needed": [training(plan__recompute_keeps="gate")],
     "sharing ranks divide the replicas": [training(devices=32, plan__zero_stage=1, plan__zero_group=3)],

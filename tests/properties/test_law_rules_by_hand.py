@@ -62,8 +62,7 @@ TRANSFER = {
     "transfer_s": 16e-3, "n_steps": 6, "base_latency_s": 10e-6, "step_latency_s": 1e-6, "ramp": 0.0,
 }  # fmt: skip
 KEPT = {
-    "everything_bytes": 100, "core_bytes": 30, "input_bytes": 8, "named_bytes": 5, "recompute_core": 0,
-    "recompute_all": 0,
+    "everything_bytes": 100, "dropped_bytes": 0, "input_bytes": 8, "named_bytes": 5, "recompute_all": 0,
 }  # fmt: skip
 OUTPUTS = {"in_flight": 2, "tokens": 10, "hidden": 8, "activation_bytes": 2}
 FLIGHT = {"stage": 0, "pipeline_parallel": 4, "virtual_pipeline": 1, "micro_batches": 16}
@@ -361,8 +360,8 @@ CASES = [
     # 2 FLOP x 2 products x 3 x 5 x 10 pairs x 64
     ("attention_flop", {"batch": 3, "heads": 5, "pairs": 10, "head_dim": 64, "products": 2.0}, 38400),
     ("kept_bytes", KEPT, 100),
-    ("kept_bytes", {**KEPT, "recompute_core": 1}, 70),
-    ("kept_bytes", {**KEPT, "recompute_core": 1, "recompute_all": 1}, 13),
+    ("kept_bytes", {**KEPT, "dropped_bytes": 30}, 70),
+    ("kept_bytes", {**KEPT, "recompute_all": 1}, 13),
     # 2 copies x 4 B x 10 tokens x 26 of 101 words
     ("loss_temporaries", {"copies": 2, "tokens": 10, "vocab": 101, "tensor_parallel": 4}, 2080),
     ("narrow_logits", {"tokens": 10, "vocab": 101, "tensor_parallel": 4, "activation_bytes": 2}, 520),

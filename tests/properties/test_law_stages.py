@@ -178,8 +178,8 @@ def test_more_layers_in_front_keep_more():
 def test_the_step_of_layers_by_hand_is_near_its_replay(scenario):
     """Chunks of 1 to 5 layers in any order: the pipeline's time against the passes of the timeline.
 
-    GPipe is exact. Of 400 plans the worst: 1F1B 0.7 % long, interleaved 12 % short (chunks of very different length stall
-    each other), ZB-H1 2.1 % long, ZB-H2 2.9, ZB-V 4.6 % short, DualPipe 4.2 % short and 3.2 % long.
+    GPipe is exact. Of 400 plans the worst: 1F1B 0.7 % long, interleaved 12 % short (chunks of very different length
+    stall each other), ZB-H1 2.1 % long, ZB-H2 2.9, ZB-V 4.6 % short, DualPipe 4.2 % short and 3.2 % long.
     """
     plan = scenario["plan"] | {"zero_stage": 0}
     scenario = {**scenario, "plan": plan}

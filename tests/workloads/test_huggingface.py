@@ -280,7 +280,8 @@ def test_experts_of_mixtral_and_qwen():
     qwen = load_model(QWEN3_MOE)
     assert (qwen.experts, qwen.topk, qwen.moe_ffn, qwen.ffn) == (128, 8, 768, 6144)
     assert "model.mlp_only_layers" in problems_of({**QWEN3_MOE, "mlp_only_layers": [0]})
-    assert "model.decoder_sparse_step" in problems_of({**QWEN3_MOE, "decoder_sparse_step": 2})
+    assert load_model({**QWEN3_MOE, "decoder_sparse_step": 2}).experts_every == 2
+    assert "model.decoder_sparse_step" in problems_of({**QWEN3_MOE, "decoder_sparse_step": 0})
     assert "model.num_experts_per_tok" in problems_of({**QWEN3_MOE, "num_experts_per_tok": 129})
     assert "model.n_shared_experts" in problems_of({**QWEN3_MOE, "n_shared_experts": 1})
     # A dense file of the same maker has no experts, whatever its keys say.

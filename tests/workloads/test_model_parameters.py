@@ -54,13 +54,35 @@ def small_qwen3(layers, hidden, q_width, ffn):
     return whole - 151936 * hidden
 
 
-def nemotron_like(layers, hidden, kv_width, ffn):
+def nemotron_like(layers, hidden, kv_width, ffn, *, q_width=None):
     """Nemotron-4: two MLP matrices, two norms with biases in a layer and one at the end, untied head of 256,000."""
-    layer = 2 * hidden * hidden + 2 * hidden * kv_width + 2 * hidden * ffn + 2 * (2 * hidden)
+    attention = 2 * hidden * (q_width or hidden) + 2 * hidden * kv_width
+    layer = attention + 2 * hidden * ffn + 2 * (2 * hidden)
     return layers * layer + 2 * 256000 * hidden + 2 * hidden
 
 
+def gpt_oss(layers, experts):
+    """Biases everywhere, a sink for each of 64 heads of 64, experts as wide as the stream of 2880."""
+    attention = 2880 * 4096 + 4096 + 2 * (2880 * 512 + 512) + 4096 * 2880 + 2880 + 64
+    expert = 2880 * 2 * 2880 + 2 * 2880 + 2880 * 2880 + 2880
+    layer = attention + (2880 + 1) * experts + experts * expert + 2 * 2880
+    return layers * layer + 2 * 201088 * 2880 + 2880
+
+
+def llama_4(mixed, plain, experts, *, head_norm=0):
+    """40 heads of 128, 8 of keys; ``mixed`` layers with experts of 8192 and one for all, ``plain`` ones of 16384."""
+    attention = 2 * 5120 * 5120 + 2 * 5120 * 1024 + 2 * 5120 + 2 * head_norm
+    layers = mixed * (attention + 5120 * experts + (experts + 1) * 3 * 5120 * 8192)
+    return layers + plain * (attention + 3 * 5120 * 16384) + 2 * 202048 * 5120 + 5120
+
+
 EXPECTED = {
+    "gpt-oss-20b": (gpt_oss(24, 32), None),
+    "gpt-oss-120b": (gpt_oss(36, 128), None),
+    "llama-4-scout": (llama_4(48, 0, 16, head_norm=128), None),
+    "llama-4-maverick": (llama_4(24, 24, 128), None),
+    "nemotron-mini-4b": (nemotron_like(32, 3072, 8 * 128, 9216), None),
+    "minitron-8b": (nemotron_like(32, 4096, 8 * 128, 16384, q_width=48 * 128), None),
     "qwen3-0.6b": (small_qwen3(28, 1024, 2048, 3072), None),
     "qwen3-1.7b": (small_qwen3(28, 2048, 2048, 6144), None),
     "qwen3-4b": (small_qwen3(36, 2560, 4096, 9728), None),
@@ -122,7 +144,15 @@ EXPECTED = {
     "bloom-176b": (gpt_like(70, 14336, 250880, 0) + 2 * 14336, 176_247_271_424),
 }
 
+# The image encoder of Llama 4 that makers count: vision_config of both files, 34 layers of 1408 with biases and
+# an MLP of 5632, patches of 3 x 14 x 14, the adapter of 4096 and the projection to 5120.
+IMAGES = 34 * (4 * 1408**2 + 2 * 1408 * 5632) + 1408 * 588 + 5632 * 4096 + 4096**2 + 4096 * 5120
+
 ROUNDED = {
+    "gpt-oss-20b": (20.91e9, 4),  # arXiv:2508.10925, Table 1
+    "gpt-oss-120b": (116.83e9, 5),
+    "nemotron-mini-4b": (4.2e9, 2),  # arXiv:2407.14679: Minitron 4B has 4.2 billion
+    "minitron-8b": (8.3e9, 2),
     "qwen3-0.6b": (0.6e9, 1),  # model cards of Qwen3
     "qwen3-1.7b": (1.7e9, 2),
     "qwen3-4b": (4.0e9, 2),
@@ -183,6 +213,46 @@ def test_active_parameters_are_those_of_the_experts_in_use(name):
     assert -unit / 2 <= active - figure <= unit * 0.6
 
 
+@pytest.mark.parametrize(("name", "figure"), [("gpt-oss-120b", 5.13e9), ("gpt-oss-20b", 3.61e9)])
+def test_active_parameters_without_the_embedding(name, figure):
+    """arXiv:2508.10925, Table 1, counts the output matrix and leaves the embedding out."""
+    model = load_model(name)
+    assert active_parameters(model) - model.vocab * model.hidden == pytest.approx(figure, abs=0.005e9)
+
+
+@pytest.mark.parametrize(("name", "total"), [("llama-4-scout", 109e9), ("llama-4-maverick", 400e9)])
+def test_llama_4_with_its_encoder_of_images(name, total):
+    """Meta AI, 5 April 2025: 109 and 400 billion, 17 billion active; Maverick's files hold 402."""
+    model = load_model(name)
+    assert 0.85e9 < IMAGES < 0.9e9
+    assert parameters(model)["total"] + IMAGES == pytest.approx(total, rel=0.005)
+    assert active_parameters(model) == pytest.approx(17e9, abs=0.5e9)
+
+
+def test_layers_of_several_kinds_are_counted_one_by_one():
+    """Layers 3, 6 of 7 have experts but for the 3 in front; the 7th, 5th and 4th have the one MLP."""
+    shapes = {
+        "n_layers": 7,
+        "hidden": 6,
+        "heads": 2,
+        "head_dim": 4,
+        "ffn": 9,
+        "vocab": 11,
+        "max_positions": 5,
+    }
+    experts = {"experts": 5, "topk": 2, "moe_ffn": 4, "experts_every": 3, "first_dense_layers": 3}
+    model = ModelSpec(**shapes, **experts, mlp_bias=True, router_bias=True, attention_sinks=True)
+    mixed, plain = layer_parameters(model), layer_parameters(model, dense=True)
+    assert mixed["mlp_in"] == 5 * 2 * (6 * 4 + 4)
+    assert mixed["mlp_out"] == 5 * (4 * 6 + 6)
+    assert mixed["router"] == 6 * 5 + 5
+    assert mixed["attention_sinks"] == plain["attention_sinks"] == 2
+    assert plain["mlp_in"] == 2 * (6 * 9 + 9)
+    assert parameters(model)["layers"] == sum(mixed.values()) + 6 * sum(plain.values())
+    idle = (5 - 2) * (2 * (6 * 4 + 4) + 4 * 6 + 6)
+    assert active_parameters(model) == parameters(model)["total"] - idle
+
+
 def test_all_parameters_of_a_dense_model_are_active():
     model = load_model("llama-3.1-8b")
     assert active_parameters(model) == parameters(model)["total"]
@@ -224,8 +294,9 @@ def test_parts_sum_to_the_total(name):
     layer = parts.pop("layer")
     total = parts.pop("total")
     assert sum(parts.values()) == total
-    dense = model.first_dense_layers * sum(layer_parameters(model, dense=True).values())
-    assert parts["layers"] == (model.n_layers - model.first_dense_layers) * layer + dense
+    mixed = sum(i % model.experts_every == 0 for i in range(model.first_dense_layers + 1, model.n_layers + 1))
+    dense = (model.n_layers - mixed) * sum(layer_parameters(model, dense=True).values())
+    assert parts["layers"] == mixed * layer + dense
     assert sum(layer_parameters(model).values()) == layer
     assert set(parts) == {"embedding", "position_embedding", "layers", "final_norm", "head"}
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,10 +13,12 @@ from law_scenarios import changed, laws
 
 from simulator import simulate, sweep
 from simulator.arrays.columns import first_value
+from simulator.composition.pipeline_step import scheduled_time
+from simulator.composition.stages import StageTimes
 from simulator.composition.step import kinds_of_stage
 from simulator.estimates.estimate import single_partition
 from simulator.estimates.pipeline_timeline import layers_of_chunks, pipeline_timeline
-from simulator.pipelines.schedules import SCHEDULES
+from simulator.pipelines.schedules import SCHEDULES, least_micro_batches
 from simulator.spaces.space import space_from
 
 ROUNDING = 1 + 1e-12
@@ -77,6 +82,95 @@ def pipelines(draw, schedules=SCHEDULES, offloads=("none",), by_hand=True):
         "task": {**STEP["task"], "global_batch_size": rounds * replicas},
         "plan": plan,
     }
+
+
+def stage_times(forward, inputs, weights, end_chunks=None):
+    """Stages with these passes [s], each a kind of its own; nothing waits for copies."""
+    order = [0, 1, len(forward) - 1, *range(2, len(forward) - 1)]
+    f, b, w = ([np.array([values[k]]) for k in order] for values in (forward, inputs, weights))
+    total = [x + y + z for x, y, z in zip(f, b, w, strict=True)]
+    slowest, slower = total[0], []
+    for one in total[1:]:
+        slower.append(one > slowest)
+        slowest = np.maximum(slowest, one)
+    none = tuple(np.zeros(1) for _ in total)
+    return StageTimes(
+        forward_s=tuple(f),
+        backward_s=tuple(x + y for x, y in zip(b, w, strict=True)),
+        input_gradients_s=tuple(b),
+        weight_gradients_s=tuple(w),
+        lighter=(np.zeros(1),) * 4,
+        number=(*(np.ones(1) for _ in total), np.zeros(1)),
+        tensor_s=none,
+        offload_s=none,
+        data_s=none,
+        n_layers=none,
+        total_s=tuple(total),
+        sum_s=sum(total),
+        end_chunks_s=end_chunks or (total[0], total[2]),
+        slower=tuple(slower),
+    )
+
+
+@cache
+def any_plan():
+    """Columns of some plan."""
+    return single_partition(space_from(STEP)).inputs.plan
+
+
+def plan_of(schedule, stages, chunks=1):
+    """Columns of a plan with a schedule, a number of stages and of chunks."""
+    plan = any_plan()
+    code, p, v = (np.array([float(x)]) for x in (SCHEDULES.index(schedule), stages, chunks))
+    return replace(plan, schedule=code, pipeline_parallel=p, virtual_pipeline=v)
+
+
+def seconds_of(schedule, passes, extra):
+    plan = plan_of(schedule, len(passes), CHUNKS.get(schedule, 1))
+    micro_batches = least_micro_batches(plan) + 2.0 * extra
+    return float(scheduled_time(stage_times(*zip(*passes, strict=True)), micro_batches, plan).seconds[0])
+
+
+@laws(400)
+@given(
+    st.sampled_from(SCHEDULES),
+    st.sampled_from((4, 6, 8)).flatmap(
+        lambda p: st.lists(st.tuples(*[st.floats(0.1, 4.0)] * 3), min_size=p, max_size=p)
+    ),
+    st.integers(0, 4),
+    st.integers(0, 2),
+    st.integers(0, 7),
+    st.floats(0.01, 8.0),
+)
+def test_no_step_is_shorter_for_a_longer_pass(schedule, passes, extra, which, stage, longer):
+    """Any pass of any stage: what it adds to the stage's own work is never less than what it takes off the bubble."""
+    slower = [list(p) for p in passes]
+    slower[stage % len(passes)][which] += longer
+    assert seconds_of(schedule, slower, extra) >= seconds_of(schedule, passes, extra) * (1 - 1e-12)
+
+
+def test_the_ends_count_with_their_outermost_chunk():
+    """Stages of 4, 6 and 5 s in two chunks, the model's first chunk 1 s and its last one 3 s, three micro-batches.
+
+    One chunk of each is 1 + 3 + 3 = 7 s; beside it the middle stage is the busiest, 3 x 6 - 3 = 15 s (3 x 4 - 1 = 11
+    and 3 x 5 - 3 = 12 on the others): 22 s, 4 more than the slowest stage works.
+    """
+    times = stage_times((2, 3, 2), (1, 2, 2), (1, 1, 1), end_chunks=(np.array([1.0]), np.array([3.0])))
+    found = scheduled_time(times, np.array([3.0]), plan_of("1f1b", 3, 2))
+    assert float(found.seconds[0]) == 22.0
+    assert float(found.bubble_s[0]) == 4.0
+    chunks = layers_of_chunks(
+        single_partition(
+            space_from(
+                changed(
+                    {**STEP, "model.n_layers": 23},
+                    plan__virtual_pipeline=2,
+                    plan__first_stage_layers=5,
+                )
+            )
+        ).inputs
+    )
+    assert chunks == [2, 3, 3, 3, 3, 3, 3, 3]
 
 
 @laws(60)

@@ -58,13 +58,18 @@ def scheduled_time(stages: StageTimes, micro_batches: FloatArray, plan: PlanColu
     """
     slowest = stages.slowest_s()
     chunks, sum_of_chunks = stages.chunks_s(plan.virtual_pipeline)
-    stays = [micro_batches * total - chunk for total, chunk in zip(stages.total_s, chunks, strict=True)]
-    seconds = pipeline_time(sum_of_chunks_s=sum_of_chunks, longest_stay_s=reduce(np.maximum, stays))
-    # The time less m times the slowest stage, in a form that is exactly zero for one stage.
-    waits = [
-        micro_batches * (total - slowest) - chunk for total, chunk in zip(stages.total_s, chunks, strict=True)
+    rest = [
+        chunk + micro_batches * (slowest - total) for total, chunk in zip(stages.total_s, chunks, strict=True)
     ]
-    bubble = sum_of_chunks + reduce(np.maximum, waits)
+    least = reduce(np.minimum, rest)
+    seconds = pipeline_time(
+        slowest_stage_s=slowest,
+        micro_batches=micro_batches,
+        sum_of_chunks_s=sum_of_chunks,
+        least_rest_s=least,
+    )
+    # Exactly zero for one stage.
+    bubble = sum_of_chunks - least
     if not np.any(plan.schedule > 0):
         return PipelineTime(seconds=seconds, bubble_s=bubble)
     gpipe, split = follows(plan, "gpipe"), follows(plan, *SPLIT)

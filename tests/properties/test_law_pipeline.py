@@ -27,8 +27,15 @@ def closed(forward, backward, micro_batches, v=1, end_chunks=None):
     chunks = stages / v
     if end_chunks is not None:
         chunks[0], chunks[-1] = end_chunks
-    longest = np.max(micro_batches * stages - chunks)
-    return float(pipeline_time(sum_of_chunks_s=chunks.sum(), longest_stay_s=longest))
+    rest = np.min(chunks + micro_batches * (stages.max() - stages))
+    return float(
+        pipeline_time(
+            slowest_stage_s=stages.max(),
+            micro_batches=micro_batches,
+            sum_of_chunks_s=chunks.sum(),
+            least_rest_s=rest,
+        )
+    )
 
 
 @laws(60)

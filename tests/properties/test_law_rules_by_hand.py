@@ -406,9 +406,17 @@ CASES = [
     ),  # fmt: skip
     ("switching_energy", {"amount": 2e12, "j_per_unit": 0.5e-12}, 1.0),
     # 4 stages of 3 s: the first micro-batch takes 12 s, 7 more follow 3 s apart
-    ("pipeline_time", {"sum_of_chunks_s": 12, "longest_stay_s": 7 * 3}, 33),
-    # two chunks halve the bubble of 9 s: 24 + 4.5, and a stage has 8 x 3 - 1.5 left when its first chunk is done
-    ("pipeline_time", {"sum_of_chunks_s": 6, "longest_stay_s": 22.5}, 28.5),
+    (
+        "pipeline_time",
+        {"slowest_stage_s": 3, "micro_batches": 8, "sum_of_chunks_s": 12, "least_rest_s": 3},
+        33,
+    ),
+    # two chunks halve the bubble of 9 s: 24 + 4.5
+    (
+        "pipeline_time",
+        {"slowest_stage_s": 3, "micro_batches": 8, "sum_of_chunks_s": 6, "least_rest_s": 1.5},
+        28.5,
+    ),
     # fill 3 ms, 2 chunks x 4 further micro-batches x 1 ms, both ways: 2 x (3 + 8)
     # fill and drain of the other stages 3 + 6; the slowest each way are two stages: 7 - 6 = 1 s more, 5 times
     ("gpipe_bubble", ALL_THEN_ALL, 14),

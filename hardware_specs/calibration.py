@@ -34,6 +34,10 @@ class CalibrationSpec(Spec):
     stack: str = Field(min_length=1, description="software it was measured with, with versions")
     date: str = Field(min_length=4, description="when it was measured or written")
     kernels: KernelFits
+    fabric: Name | None = Field(
+        default=None,
+        description="fabric calibration of the same machine, which systems take that name this one and no other fabric",
+    )
     host: HostFit | None = Field(
         default=None,
         description="time between operators of eager code, where the device's own cores dispatch",

@@ -171,8 +171,9 @@ def fabric_calibration_for(system: SystemSpec, task: Task = "training") -> Fabri
     Returns
     -------
     FabricCalibrationSpec
-        The one that the system names; else the one that fits best: a listed accelerator, a listed generation,
-        a listed topology, in this order; else ``default``. Equal ones: the newest, then the last by name.
+        The one that the system names; else that of the calibration that it names, if that has one; else the one
+        that fits best: a listed accelerator, a listed generation, a listed topology, in this order; else ``default``.
+        Equal ones: the newest, then the last by name.
 
     Raises
     ------
@@ -181,6 +182,9 @@ def fabric_calibration_for(system: SystemSpec, task: Task = "training") -> Fabri
     """
     if system.fabric_calibration:
         return load_fabric_calibration(system.fabric_calibration)
+    of_machine = load_calibration(system.calibration).fabric if system.calibration else None
+    if of_machine:
+        return load_fabric_calibration(of_machine)
     known = [_catalog_fabric_calibration(name) for name in list_fabric_calibrations()]
     what = (system.accelerator.name, system.accelerator.generation, system.scale_up.topology, task)
     ranked = [(c.serves(*what), c.date, c.name) for c in known]

@@ -71,22 +71,34 @@ class LlmsimError(Exception):
     ----------
     problems : iterable of Problem, or str
         Every mistake that was found; a text stands for one problem without a path.
+    hint : str
+        What leads out of all of them together; empty if there is nothing to say.
 
     Attributes
     ----------
     problems : tuple of Problem
-        The mistakes; ``str(error)`` prints one on each line.
+        The mistakes; ``str(error)`` prints one on each line, and ``hint`` behind a single one, else on a last line.
+    hint : str
+        As given.
     """
 
-    def __init__(self, problems: Iterable[Problem] | str) -> None:
+    def __init__(self, problems: Iterable[Problem] | str, hint: str = "") -> None:
         if isinstance(problems, str):
             problems = [Problem(path="", value="", rule=problems)]
         self.problems: tuple[Problem, ...] = tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        self.hint = hint
+        lines = [str(problem) for problem in self.problems]
+        # One mistake is one message.
+        text = (
+            f"{lines[0]}; {hint}"
+            if hint and len(lines) == 1
+            else "\n".join([*lines, *([hint] if hint else [])])
+        )
+        super().__init__(text)
 
-    def __reduce__(self) -> tuple[type[LlmsimError], tuple[tuple[Problem, ...]]]:
+    def __reduce__(self) -> tuple[type[LlmsimError], tuple[tuple[Problem, ...], str]]:
         # worker processes send errors back by pickle, which would otherwise keep only the text
-        return type(self), (self.problems,)
+        return type(self), (self.problems, self.hint)
 
 
 class SpecError(LlmsimError):

@@ -24,17 +24,20 @@ __all__ = [
     "Basis",
     "DType",
     "Dimension",
+    "DriveSpec",
     "FabricSpec",
     "Figure",
+    "HostMemorySpec",
     "SliceSpec",
     "Spec",
+    "StoreSpec",
     "SystemSpec",
     "Topology",
     "WireSpec",
     "dense_peak_flop_per_s",
 ]
 
-DType = Literal["fp64", "tf32", "fp32", "bf16", "fp16", "fp8", "int8", "fp4"]
+DType = Literal["fp64", "tf32", "fp32", "bf16", "fp16", "fp8", "mxfp8", "int8", "fp4"]
 Topology = Literal[
     "switch",
     "fully_connected",
@@ -259,6 +262,40 @@ class StoreSpec(Spec):
     )
 
 
+class HostMemorySpec(StoreSpec):
+    """Memory of a node's host, and its processors where they update parameters."""
+
+    energy_per_byte: ByteEnergy = Field(
+        default=Figure(
+            value=215e-12,
+            basis="assumed",
+            source="PCI Express 5.0: 5 x the 1.3 pJ/bit of NVLink-C2C (NVIDIA Grace CPU, architecture page), 52 pJ/B; "
+            "DRAM at 1.3 nJ per 64 bits (Horowitz, ISSCC 2014, doi:10.1109/ISSCC.2014.6757323), 163 pJ/B",
+        ),
+        description="energy to move one byte between an accelerator and it",
+    )
+    memory_bandwidth: Bandwidth | None = Field(
+        default=None,
+        description="of all memory channels of a node, reads plus writes, for an optimizer there",
+    )
+    vector_rate: Rate | None = Field(
+        default=None, description="fp32 FLOP/s of all processors of a node, for an optimizer there"
+    )
+
+
+class DriveSpec(StoreSpec):
+    """Drives of a node."""
+
+    energy_per_byte: ByteEnergy = Field(
+        default=Figure(
+            value=3e-9,
+            basis="assumed",
+            source="a U.2 drive of PCI Express 4.0: about 20 W at about 7 GB/s, typical of data sheets",
+        ),
+        description="energy to move one byte between an accelerator and it",
+    )
+
+
 class SystemSpec(Spec):
     """Accelerators, how they form a node, and how nodes are joined."""
 
@@ -274,8 +311,10 @@ class SystemSpec(Spec):
         description="further tiers by name, from the inside out: each joins domains of the one before it",
     )
     host_power: Power = Field(description="power of a node without its accelerators")
-    host_memory: StoreSpec | None = Field(default=None, description="memory of a node's host, for offload")
-    nvme: StoreSpec | None = Field(default=None, description="drives of a node, for offload")
+    host_memory: HostMemorySpec | None = Field(
+        default=None, description="memory of a node's host, for offload"
+    )
+    nvme: DriveSpec | None = Field(default=None, description="drives of a node, for offload")
     max_devices: Units = Field(description="most accelerators that the fabric joins")
     slices: list[SliceSpec] = Field(default_factory=list, description="torus only: what can be allocated")
     calibration: NameOrFile | None = Field(

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from hardware_specs.calibration import CalibrationSpec, Task
 from hardware_specs.figure import Basis, Dimension, Spec
-from hardware_specs.kernel_fits import FitEvidence, KernelFits
+from hardware_specs.kernel_fits import FitEvidence, HostFit, KernelFits
 from hardware_specs.schema import Name
 
 __all__ = ["FAMILIES_OF_RATE", "RateKind", "StackRate", "StackRatesSpec", "rated"]
@@ -40,7 +40,8 @@ class StackRatesSpec(Spec):
     """Rates of the kernels of a stack in whole runs, over a calibration of kernels that were measured alone.
 
     Old kernels, untuned libraries and clocks that sink under load slow a run, and no table of single kernels of
-    today shows it. So few numbers are fitted to whole runs: at most one for products and one for attention.
+    today shows it. So few numbers are fitted to whole runs: at most two of a rate of products, one of attention, and
+    the time of a host that waits for each kernel.
     """
 
     schema_version: Literal[1]
@@ -53,6 +54,9 @@ class StackRatesSpec(Spec):
     stack: str = Field(min_length=1, description="software of the runs, with versions")
     date: str = Field(min_length=4)
     rates: dict[RateKind, StackRate] = Field(min_length=1)
+    host: HostFit | None = Field(
+        None, description="time of the host between operators, where it waits for each kernel"
+    )
     compiled_casts: bool = Field(
         False,
         description="whether a compiler writes the passes that narrow activations: they stream as pointwise kernels do",
@@ -124,5 +128,6 @@ def rated(base: CalibrationSpec, spec: StackRatesSpec) -> CalibrationSpec:
             "stack": f"{spec.stack}; kernels of {base.stack}",
             "date": spec.date,
             "kernels": base.kernels.model_copy(update=kernels),
+            "host": spec.host or base.host,
         }
     )

@@ -120,6 +120,16 @@ def is_recording() -> bool:
 
 
 @contextmanager
+def unnoted() -> Iterator[None]:
+    """Leave the rules called inside out of what is noted: the same was noted elsewhere. Raises nothing."""
+    if not _active:
+        yield
+        return
+    with recording():
+        yield
+
+
+@contextmanager
 def at(path: str) -> Iterator[None]:
     """Name the place (as in ``Estimate.to_dict()``) that the rules called inside belong to."""
     _path.append(path)

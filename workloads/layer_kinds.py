@@ -26,6 +26,7 @@ __all__ = [
     "layers_behind",
     "layers_in_front",
     "over_layers",
+    "period_of_kinds",
     "spec_layers",
 ]
 
@@ -137,3 +138,8 @@ def spec_layers(model: ModelSpec) -> dict[LayerKind, int]:
 def kinds_of(model: ModelSpec) -> Sequence[LayerKind]:
     """Kinds of layers that a model has; raises nothing."""
     return tuple(spec_layers(model))
+
+
+def period_of_kinds(model: ModelSpec) -> int:
+    """Layers after which a model's kinds of layers repeat, those in front left aside; raises nothing."""
+    return math.lcm(model.global_attention_every or 1, model.experts_every)

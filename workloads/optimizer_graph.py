@@ -102,7 +102,8 @@ def optimizer_step(
 def newton_schulz(layer: Sequence[Operator], *, experts: bool) -> Graph:
     """Products by which Muon orthogonalises the updates of one layer's matrices, as they lie on one device.
 
-    Each step takes A = X X^T, A A and (b A + c A A) X, X having fewer rows than columns.
+    Each step takes A = X X^T, A A and (b A + c A A) X, X having fewer rows than columns, in the activations' type: the
+    iteration runs in 16 bits whatever types a recipe has for the layers' products.
 
     Parameters
     ----------
@@ -152,7 +153,7 @@ def _add_matrix(build: GraphBuilder, weight: Tensor) -> None:
         build.add(
             Operator(
                 name=f"{weight.name}.{name}",
-                kind="matmul",
+                kind="wide_matmul",
                 module="optimizer",
                 phase="optimizer",
                 extents={"batch": batch, "m": short, "n": n, "k": k},

@@ -6,8 +6,10 @@ import networkx as nx
 
 from workloads.operator_graph import FloatArray, Graph, Operator, Tensor, operators
 
+PRODUCTS = ("matmul", "grouped_matmul")
 
-def with_quantise_passes(graph: Graph, quantised: FloatArray) -> Graph:
+
+def with_quantise_passes(graph: Graph, quantised: FloatArray, *, grouped: bool) -> Graph:
     """Insert one pass per distinct activation operand of the matmuls of a sharded graph.
 
     Parameters
@@ -16,6 +18,9 @@ def with_quantise_passes(graph: Graph, quantised: FloatArray) -> Graph:
         Operators in issue order.
     quantised : ndarray
         1 where the pass runs [1].
+    grouped : bool
+        Whether grouped products have passes too: training frameworks narrow the rows of all experts in kernels of their
+        own; serving stacks do so in the kernels that sort them.
 
     Returns
     -------
@@ -29,9 +34,10 @@ def with_quantise_passes(graph: Graph, quantised: FloatArray) -> Graph:
     """
     out: Graph = nx.DiGraph(**graph.graph)
     passes: dict[tuple[str, str], str] = {}
+    narrowed = PRODUCTS if grouped else PRODUCTS[:1]
     for op in operators(graph):
         sources: dict[str, str] = {}
-        if op.kind == "matmul":
+        if op.kind in narrowed:
             for tensor in (t for t in op.reads if t.kind == "operand"):
                 key = (op.group or op.name, tensor.name)
                 if key not in passes:

@@ -81,8 +81,10 @@ class PlanColumns:
 
     ``ring``, ``gathered`` and ``ulysses`` say how context ranks meet in attention, all 0 on one of them.
     ``gradient_ranks`` hold the same parameters: replicas times context ranks; ``zero_group`` of them share a sharded
-    copy. ``expert_copies`` are the ranks that hold the same part of the same experts; ``experts_apart`` is 1 where
-    these are not the ``gradient_ranks``. Strides are the distance, in devices, of neighbours on an axis;
+    copy; ``gradient_bucket`` is NaN where each layer is one. ``expert_copies`` are the ranks that hold the same part
+    of the same experts; ``experts_apart`` is 1 where these are not the ``gradient_ranks``; ``expert_capacity`` is NaN
+    where no row is dropped, ``expert_node_limit`` where any node will do. Strides are the distance, in devices, of
+    neighbours on an axis;
     ``recompute_layers`` of a stage recompute, NaN where all do: the recompute switches are then that share.
     ``recompute_share`` is that share, 1 where all do.
     ``recompute_kept`` is the sum of 2^i over the words of :data:`KEPT_WORDS` of `workloads.rematerialisation` that are
@@ -91,7 +93,8 @@ class PlanColumns:
     ``schedule`` is a code (:data:`SCHEDULES` of `simulator.pipelines`), ``optimizer`` too (:data:`OPTIMIZERS` of
     `simulator.per_device`); ``first_stage_layers`` and ``last_stage_layers`` are NaN where the plan does not say them;
     ``stage_layers`` has the layers of every chunk of the model by its place from the embedding (as text), NaN where a
-    plan does not say them or has fewer, and is empty where none says any.
+    plan does not say them or has fewer, and is empty where none says any. ``update_on_host`` is 1 where the host's
+    processors update the parameters.
     ``offload`` has by owner the code of a tier (:data:`TIERS` of `simulator.scenarios`), 0 on the device.
     ``collective_algorithm`` is a code (:data:`ALGORITHMS` of `simulator.communication`), 0 where the fastest one is
     taken.
@@ -110,6 +113,10 @@ class PlanColumns:
     expert_parallel: FloatArray
     expert_tensor_parallel: FloatArray
     expert_imbalance: FloatArray
+    expert_capacity: FloatArray
+    expert_padding: FloatArray
+    expert_node_limit: FloatArray
+    dispatch_by_node: FloatArray
     expert_copies: FloatArray
     experts_apart: FloatArray
     schedule: FloatArray
@@ -119,6 +126,9 @@ class PlanColumns:
     micro_batch_size: FloatArray
     zero_stage: FloatArray
     zero_group: FloatArray
+    reshard_after_forward: FloatArray
+    prefetch_layers: FloatArray
+    gradient_bucket: FloatArray
     sequence_parallel: FloatArray
     recompute_core: FloatArray
     recompute_all: FloatArray
@@ -131,7 +141,11 @@ class PlanColumns:
     overlap_grad_reduce: FloatArray
     overlap_param_gather: FloatArray
     overlap_tensor_parallel: FloatArray
+    split_ring: FloatArray
+    split_pipelined: FloatArray
+    tensor_chunks: FloatArray
     overlap_expert_parallel: FloatArray
+    overlap_shared_experts: FloatArray
     overlap_pipeline_p2p: FloatArray
     overlap_offload: FloatArray
     free_gradients: FloatArray
@@ -144,6 +158,7 @@ class PlanColumns:
     context_stride: FloatArray
     data_stride: FloatArray
     pipeline_stride: FloatArray
+    update_on_host: FloatArray
     offload: Mapping[str, FloatArray]
     stage_layers: Mapping[str, FloatArray] = field(default_factory=dict)
 
@@ -176,11 +191,12 @@ class PrecisionColumns:
 class DeviceColumns:
     """One accelerator: peaks of the compute types in use, memory, power, energy, kernel coefficients.
 
-    Host memory and NVMe: the device's share of a node's capacity [byte] and one way of its link [byte/s], NaN where the
-    system declares none. ``units`` compute units [1] at ``clock_hz`` [Hz]; ``between_s`` the host's time between
-    operators of eager code [s]; ``kernels`` holds by kernel family its coefficients by name [SI], ``doubts`` the
-    relative standard deviations of its times by size class, and the "common" part of them [1], ``fitted_ranges`` the
-    least and largest sizes that were fitted [1].
+    Host memory and NVMe: the device's share of a node's capacity [byte], one way of its link [byte/s] and the energy of
+    a byte that passes it [J/byte]; the device's share of the host's memory bandwidth [byte/s] and of its processors
+    [FLOP/s]; NaN where the system declares none. ``units`` compute units [1] at ``clock_hz`` [Hz]; ``between_s`` the
+    host's time between operators of eager code [s]; ``kernels`` holds by kernel family its coefficients by name [SI],
+    ``doubts`` the relative standard deviations of its times by size class, and the "common" part of them [1],
+    ``fitted_ranges`` the least and largest sizes that were fitted [1].
     """
 
     units: FloatArray
@@ -194,6 +210,10 @@ class DeviceColumns:
     host_link_bytes_per_s: FloatArray
     nvme_capacity_bytes: FloatArray
     nvme_link_bytes_per_s: FloatArray
+    host_j_per_byte: FloatArray
+    nvme_j_per_byte: FloatArray
+    host_memory_bytes_per_s: FloatArray
+    host_vector_flop_per_s: FloatArray
     reserved_bytes: FloatArray
     sparse_speedup: FloatArray
     power_limit_w: FloatArray

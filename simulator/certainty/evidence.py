@@ -34,6 +34,7 @@ SIMILAR: dict[str, tuple[str, ...]] = {
     "bf16": ("fp16", "any"),
     "fp16": ("bf16", "any"),
     "fp8": ("int8", "any", "bf16", "fp16"),
+    "mxfp8": ("fp8", "int8", "any", "bf16", "fp16"),
     "int8": ("fp8", "any", "bf16", "fp16"),
     "tf32": ("any", "bf16", "fp16", "fp32"),
     "fp32": ("any", "tf32", "bf16", "fp16"),

@@ -59,26 +59,48 @@ def all_to_all(
     All messages are under way at once, so the busiest of links, bridges and network ports sets the time. On a
     rail-optimised network a message first changes to the rail of its receiver inside the node.
     """
-    inside_rate, bridge_rate = all_to_all_bandwidth(group, fabric)
     total = all_to_all_sent_bytes(message_bytes=message_bytes, ranks=group.ranks, skew=skew)
     others = np.maximum(group.ranks - 1.0, 1.0)
-    sent_inside = total * (group.inner - 1.0) / others
-    fit, spans = fabric.inner.algorithms["direct"], group.spans
     leaves = total * (group.ranks - group.inner) / others
     rails = np.where(fabric.outer.topology == RAIL_OPTIMISED, 1.0 - 1.0 / group.inner, 0.0)
-    carried = sent_inside + leaves * rails + own_chunk_bytes(fit, message_bytes, group.ranks)
+    return direct_exchange(
+        message_bytes,
+        group,
+        fabric,
+        sent_inside=total * (group.inner - 1.0) / others,
+        relayed=leaves * rails,
+        across=_sent_across(total, others, group),
+    )
+
+
+def direct_exchange(
+    message_bytes: FloatArray,
+    group: Group,
+    fabric: FabricColumns,
+    *,
+    sent_inside: FloatArray,
+    relayed: FloatArray,
+    across: list[FloatArray],
+) -> Exchange:
+    """Time of messages of all ranks of a group to each other, all under way at once.
+
+    Of a rank's buffer ``message_bytes`` [byte] it sends ``sent_inside`` to ranks of its node, ``across`` on each tier
+    outside it, and passes on ``relayed`` inside the node beside that [byte]. Broadcasts; raises nothing.
+    """
+    inside_rate, bridge_rate = all_to_all_bandwidth(group, fabric)
+    fit, spans = fabric.inner.algorithms["direct"], group.spans
+    carried = sent_inside + relayed + own_chunk_bytes(fit, message_bytes, group.ranks)
     busiest = transfer_time(
         sent_bytes=carried * (group.inner > 1), bandwidth_bytes_per_s=inside_rate, efficiency=fit.efficiency
     )
     if np.any(np.isfinite(bridge_rate)):
         near = np.minimum(np.maximum(np.floor(fabric.inner.bridge / group.stride), 1.0), group.inner)
         over_s = transfer_time(
-            sent_bytes=total * (group.inner - near) / others,
+            sent_bytes=sent_inside * (group.inner - near) / np.maximum(group.inner - 1.0, 1.0),
             bandwidth_bytes_per_s=bridge_rate,
             efficiency=fit.bridge_efficiency,
         )
         busiest = np.maximum(busiest, over_s)
-    across = _sent_across(total, others, group)
     base_s, step_s, ramp = fit.base_latency_s, fit.step_latency_s, fit.ramp
     if np.any(spans):
         loads = port_loads(across, fabric)

@@ -6,7 +6,7 @@ a sweep evaluates it once per distinct combination.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from simulator.arrays.columns import DeviceColumns, Inputs, PlanColumns
 from simulator.certainty.doubt import Doubt, exchange_doubt, kernel_doubt
 from simulator.certainty.fitted_ranges import outside_fit
+from simulator.composition.split_products import split_pairs
 from simulator.composition.streams import Issue, issue_order, longest_path
 from simulator.kernels.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
 from simulator.kernels.dispatch import dispatched_time
 from simulator.kernels.models import KERNEL_MODELS
 from simulator.per_device.context_parallel import ContextRanks
-from simulator.per_device.expert_parallel import ExpertRanks
+from simulator.per_device.expert_parallel import ExpertRanks, rows_over_mean
 from simulator.per_device.layer_exchange import layer_exchange
 from simulator.per_device.sharding import ShardDegrees, shard
 from simulator.per_device.structure import Structure
@@ -42,6 +43,7 @@ from workloads.rematerialisation import (
 )
 
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 ZERO: FloatArray = np.zeros(1)
 ONE: FloatArray = np.ones(1)
 ATTENTION = "attention"
@@ -156,8 +158,12 @@ def _scaled(work: Work, scale: FloatArray) -> Work:
     )
 
 
+# Exchanges that are cut with their products: where, what they add [s], and the units that they take [1].
+InParts = Mapping[int, tuple[BoolArray, FloatArray, FloatArray]]
+
+
 def _finished(
-    issues: Sequence[Issue], durations: Sequence[FloatArray], inputs: Inputs
+    issues: Sequence[Issue], durations: Sequence[FloatArray], inputs: Inputs, in_parts: InParts
 ) -> tuple[FloatArray, list[FloatArray]]:
     """Time of a block and what each operator adds to it, under the plan's overlap [s]."""
     return longest_path(
@@ -166,21 +172,28 @@ def _finished(
         inputs.plan.overlap_tensor_parallel,
         inputs.fabric.inner.compute_share,
         inputs.plan.overlap_expert_parallel,
+        inputs.plan.overlap_shared_experts,
+        in_parts,
     )
 
 
 def _added_by_weight_gradients(
-    issues: Sequence[Issue], busy: Sequence[FloatArray], total: FloatArray, inputs: Inputs
+    issues: Sequence[Issue],
+    busy: Sequence[FloatArray],
+    total: FloatArray,
+    inputs: Inputs,
+    in_parts: InParts,
 ) -> FloatArray:
     """What gradients of weights add to a block [s]: exchanges that they hide are in the open without them."""
     late = [issue.operator.weight_gradient for issue in issues]
     if not any(late):
         return ZERO
     plan = inputs.plan
-    if not (np.any(plan.overlap_tensor_parallel) or np.any(plan.overlap_expert_parallel)):
+    hides = (plan.overlap_tensor_parallel, plan.overlap_expert_parallel, plan.overlap_shared_experts)
+    if not (in_parts or any(np.any(hidden) for hidden in hides)):
         return sum((s for s, put_off in zip(busy, late, strict=True) if put_off), ZERO)
     rest = [np.zeros_like(s) if put_off else s for s, put_off in zip(busy, late, strict=True)]
-    return np.maximum(total - _finished(issues, rest, inputs)[0], 0.0)
+    return np.maximum(total - _finished(issues, rest, inputs, in_parts)[0], 0.0)
 
 
 def cost_block(
@@ -220,7 +233,16 @@ def cost_block(
             times.append(operator_time(op, work, inputs, exchanges))
         counted.append(_scaled(work, op.scale))
     busy = [t.seconds * issue.operator.scale for t, issue in zip(times, issues, strict=True)]
-    total, exposed = _finished(issues, busy, inputs)
+
+    def kernel_s(op: Operator) -> FloatArray:
+        return operator_time(op, count(op, inputs.precision), inputs, exchanges).seconds * op.scale
+
+    pairs = split_pairs(issues, busy, inputs, exchanges, kernel_s)
+    for i, pair in pairs.items():
+        busy[i] = np.where(pair.chosen, pair.exchange_s, busy[i])
+        busy[pair.product] = np.where(pair.chosen, pair.product_s, busy[pair.product])
+    shown_pairs = {i: (pair.chosen, pair.exposed_s, pair.compute_share) for i, pair in pairs.items()}
+    total, exposed = _finished(issues, busy, inputs, shown_pairs)
     costs = [
         OperatorCost(
             operator=issue.operator,
@@ -237,7 +259,7 @@ def cost_block(
         name=name,
         operators=costs,
         seconds=total,
-        weight_gradients_s=_added_by_weight_gradients(issues, busy, total, inputs),
+        weight_gradients_s=_added_by_weight_gradients(issues, busy, total, inputs, shown_pairs),
         variance_s2=sum(((c.exposed_s * own) ** 2 for c, (own, _) in doubted), ZERO),
         shared_s=sum((c.exposed_s * shared for c, (_, shared) in doubted), ZERO),
         extrapolated=sum(
@@ -292,10 +314,16 @@ def _expert_ranks(inputs: Inputs, *, training: bool) -> ExpertRanks:
     """How experts are split: with sequence parallelism each tensor rank routes its own tokens, if rows leave it."""
     plan = inputs.plan
     shards = plan.sequence_parallel * plan.experts_apart * (plan.tensor_parallel > 1)
+    with at("operators.layer.experts_dispatch"):
+        fullest = rows_over_mean(
+            expert_imbalance=plan.expert_imbalance,
+            expert_capacity=plan.expert_capacity,
+            expert_padding=plan.expert_padding,
+        )
     return ExpertRanks(
         ranks=plan.expert_parallel,
         parts=plan.expert_tensor_parallel,
-        imbalance=plan.expert_imbalance,
+        imbalance=fullest,
         takes_shards=shards,
         gathers_rows=shards * (plan.expert_tensor_parallel > 1),
         sorts=training * (plan.expert_parallel > 1) * (inputs.model.experts > plan.expert_parallel) * ONE,
@@ -375,7 +403,9 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
 
     def finished(graph: Graph) -> Graph:
         sharded = shard(graph, degrees)
-        return with_quantise_passes(sharded, inputs.precision.quantised) if structure.quantised else sharded
+        if not structure.quantised:
+            return sharded
+        return with_quantise_passes(sharded, inputs.precision.quantised, grouped=training)
 
     sharded = {name: finished(graph) for name, graph in whole.items()}
     done = Blocks(

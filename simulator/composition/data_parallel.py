@@ -88,9 +88,13 @@ def _reduced(message_bytes: FloatArray, group: Replicas, inputs: Inputs) -> Exch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InLayer:
-    """Per layer and micro-batch: gathering sharded parameters (ZeRO-3), scattering gradients (ZeRO-2, 3)."""
+    """Per layer and micro-batch: gathering sharded parameters (ZeRO-3), scattering gradients (ZeRO-2, 3).
+
+    ``again`` is the gathering for the backward pass; none where weights are kept from the forward pass.
+    """
 
     gather: Exchange
+    again: Exchange
     reduce: Exchange
 
 
@@ -102,11 +106,13 @@ def in_layer(inputs: Inputs, parameters: FloatArray, group: Replicas) -> InLayer
     """Exchanges of a unit with ``parameters`` per tensor-parallel rank [1]; zero below ZeRO-2; raises nothing."""
     stage = inputs.plan.zero_stage
     if not np.any(stage >= 2):
-        return InLayer(gather=NO_EXCHANGE, reduce=NO_EXCHANGE)
+        return InLayer(gather=NO_EXCHANGE, again=NO_EXCHANGE, reduce=NO_EXCHANGE)
     gather = _exchange("all_gather", parameters * inputs.precision.weights, group.sharers, inputs)
     reduce = _reduced(parameters * inputs.precision.gradient_communication, group, inputs)
+    gather = _switched(gather, (stage >= 3).astype(np.float64))
     return InLayer(
-        gather=_switched(gather, (stage >= 3).astype(np.float64)),
+        gather=gather,
+        again=_switched(gather, inputs.plan.reshard_after_forward),
         reduce=_switched(reduce, (stage >= 2).astype(np.float64)),
     )
 
@@ -134,16 +140,46 @@ def _between_ends(inputs: Inputs, parameters: FloatArray) -> Exchange:
     return _exchange("all_reduce", parameters * inputs.precision.gradient_communication, pair, inputs)
 
 
+@rule(
+    symbol="k",
+    formula="max(N/B, 1)",
+    unit="1",
+    source="Li et al., PyTorch Distributed, VLDB 2020, doi:10.14778/3415478.3415530, section 4.1: gradients of B "
+    "parameters are one message; the number is not rounded, so that more parameters are never faster",
+)
+def gradient_buckets(*, parameters: FloatArray, bucket_elements: FloatArray) -> FloatArray:
+    """Messages in which gradients of ``parameters`` are exchanged, ``bucket_elements`` in each [1].
+
+    Broadcasts; raises nothing.
+    """
+    return np.maximum(parameters / bucket_elements, 1.0)
+
+
+def buckets_of(parameters: FloatArray, layers: FloatArray, inputs: Inputs) -> FloatArray:
+    """Buckets of a stage [1]: of the plan's size, else one for each of its ``layers``; raises nothing."""
+    given = inputs.plan.gradient_bucket
+    if np.all(np.isnan(given)):
+        return layers
+    found = gradient_buckets(parameters=parameters, bucket_elements=given)
+    return np.where(np.isnan(given), layers, found)
+
+
 def _at_end(inputs: Inputs, parameters: FloatArray, group: Replicas) -> tuple[Exchange, Exchange]:
     """Exchanges of gradients and of new weights among ranks that hold the same parameters."""
-    stage = inputs.plan.zero_stage
-    message = parameters * inputs.precision.gradient_communication
+    stage, one = inputs.plan.zero_stage, np.ones(1)
+    # Without buckets of a size they are as fast as one message: what each costs to start is left out.
+    count = buckets_of(parameters, one, inputs)
+    of_bucket = parameters / count
+    message = of_bucket * inputs.precision.gradient_communication
     whole = _exchange("all_reduce", message, group.everyone, inputs)
     scatter = _reduced(message, group, inputs)
-    gather = _exchange("all_gather", parameters * inputs.precision.weights, group.sharers, inputs)
+    gather = _exchange("all_gather", of_bucket * inputs.precision.weights, group.sharers, inputs)
     plain, first = stage == 0, stage == 1
     reduce = combined(whole, scatter, lambda all_of_it, part: np.where(plain, all_of_it, part * first))
-    return reduce, _switched(gather, ((stage == 1) | (stage == 2)).astype(np.float64))
+    gather = _switched(gather, ((stage == 1) | (stage == 2)).astype(np.float64))
+    if count is one:
+        return reduce, gather
+    return _switched(reduce, count), _switched(gather, count)
 
 
 def end_of_step(
@@ -214,7 +250,11 @@ def _of_layer(table: LayerTable, inputs: Inputs, group: Replicas) -> InLayer:
     if not np.any(experts):
         return shared
     alone = in_layer(inputs, experts, expert_group(inputs))
-    return InLayer(gather=_sum_of(shared.gather, alone.gather), reduce=_sum_of(shared.reduce, alone.reduce))
+    return InLayer(
+        gather=_sum_of(shared.gather, alone.gather),
+        again=_sum_of(shared.again, alone.again),
+        reduce=_sum_of(shared.reduce, alone.reduce),
+    )
 
 
 def unit_exchanges(table: LayerTable, inputs: Inputs, group: Replicas, *, tied: bool) -> UnitExchanges:

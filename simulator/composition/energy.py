@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from simulator.arrays.columns import Inputs
 from simulator.communication.exchanges import network_joules
-from simulator.composition.block_energy import block_energy
+from simulator.composition.block_energy import block_energy, switching_energy
 from simulator.composition.blocks import BlockCost
 from simulator.composition.data_parallel import EndOfStep, UnitExchanges
 from simulator.composition.layer_table import LayerTable
@@ -21,18 +21,32 @@ ZERO: FloatArray = np.zeros(1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Energy:
-    """Energy of one step over all used devices, by cause [J]; ``host_j`` is that of their nodes."""
+    """Energy of one step over all used devices, by cause [J].
+
+    ``host_j`` is that of their nodes, ``offload_j`` that of copies to and from a host or drives.
+    """
 
     static_j: FloatArray
     compute_j: FloatArray
     memory_j: FloatArray
     network_j: FloatArray
     host_j: FloatArray
+    offload_j: FloatArray
 
     @property
     def total_j(self) -> FloatArray:
         """Sum of the causes [J]."""
-        return self.static_j + self.compute_j + self.memory_j + self.network_j + self.host_j
+        work = self.static_j + self.compute_j + self.memory_j + self.network_j
+        return work + self.host_j + self.offload_j
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orthogonal:
+    """Muon's products of one step on one device: time [s], operations [FLOP] and bytes in memory [byte]."""
+
+    seconds: FloatArray
+    flop: FloatArray
+    moved_bytes: FloatArray
 
 
 @rule(
@@ -65,7 +79,7 @@ def work_energy(
     return micro_batches * ranks * (n_layers * layer_j + ends_j) + per_step_j
 
 
-def _unit_network_j(units: UnitExchanges, inputs: Inputs, n_passes: float) -> FloatArray:
+def _unit_network_j(units: UnitExchanges, inputs: Inputs, trains: bool) -> FloatArray:
     """Network energy of in-layer exchanges, one micro-batch, one rank, whole model [J]."""
     layer, embedding, head = units
     fabric, total = inputs.fabric, ZERO
@@ -74,8 +88,8 @@ def _unit_network_j(units: UnitExchanges, inputs: Inputs, n_passes: float) -> Fl
         (embedding, np.ones(1)),
         (head, np.ones(1)),
     ):
-        for done, passes in ((unit.gather, n_passes), (unit.reduce, 1.0)):
-            total = total + count * passes * network_joules(done, fabric)
+        for done in (unit.gather, *((unit.again, unit.reduce) if trains else ())):
+            total = total + count * network_joules(done, fabric)
     return total
 
 
@@ -86,8 +100,10 @@ def step_energy(
     seconds: FloatArray,
     units: UnitExchanges,
     optimizer: BlockCost | None,
+    orthogonal: Orthogonal | None,
     end: EndOfStep | None,
     messages_j: FloatArray,
+    copies_j: FloatArray = ZERO,
 ) -> Energy:
     """Energy of one step.
 
@@ -99,10 +115,10 @@ def step_energy(
         Step time [s].
     units : UnitExchanges
         Data-parallel exchanges inside layers.
-    optimizer, end : BlockCost, EndOfStep or None
+    optimizer, orthogonal, end : BlockCost, Orthogonal, EndOfStep or None
         What training does once per step.
-    messages_j : ndarray
-        Energy of the messages between pipeline stages, all devices [J].
+    messages_j, copies_j : ndarray
+        Energy of the messages between pipeline stages, and of offload's copies, all devices [J].
 
     Returns
     -------
@@ -116,12 +132,22 @@ def step_energy(
     """
     plan, device, fabric = inputs.plan, inputs.device, inputs.fabric
     ranks = plan.tensor_parallel * plan.gradient_ranks
-    once = block_energy([optimizer], inputs) if optimizer is not None else (ZERO, ZERO, ZERO)
+    once = (ZERO, ZERO, ZERO)
+    if optimizer is not None:
+        # An update on the host costs the devices nothing; its processors are in the host's power.
+        here = 1.0 - plan.update_on_host
+        compute_j, memory_j, network_j = block_energy([optimizer], inputs)
+        once = (here * compute_j, here * memory_j, network_j)
+    if orthogonal is not None:
+        # In the type that attention computes in.
+        compute_j = switching_energy(amount=orthogonal.flop, j_per_unit=device.attention_j_per_flop)
+        memory_j = switching_energy(amount=orthogonal.moved_bytes, j_per_unit=device.memory_j_per_byte)
+        once = (once[0] + compute_j, once[1] + memory_j, once[2])
     network_once = once[2]
     if end is not None:
         for done in (end.reduce, end.gather, end.tied, end.mirrored):
             network_once = network_joules(done, fabric, network_once)
-    in_layers = _unit_network_j(units, inputs, 2.0 if optimizer is not None else 1.0)
+    in_layers = _unit_network_j(units, inputs, optimizer is not None)
     parts = {}
     for name, layer_j, ends_j, step_j in (
         ("compute", table.layer_compute_j, table.ends_compute_j, once[0]),
@@ -153,4 +179,5 @@ def step_energy(
         memory_j=parts["memory"],
         network_j=parts["network"],
         host_j=host,
+        offload_j=copies_j,
     )

@@ -36,7 +36,7 @@ TIMES = (
     "bubble_s",
     "optimizer_s",
 )
-ENERGIES = ("static_j", "compute_j", "memory_j", "network_j", "host_j")
+ENERGIES = ("static_j", "compute_j", "memory_j", "network_j", "host_j", "offload_j")
 # Decode time is smooth in the context, so few Gauss-Legendre nodes integrate any number of steps.
 DECODE_NODES = 5
 # An even number, so that no node lies in the middle of the range.

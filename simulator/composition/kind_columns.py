@@ -57,13 +57,24 @@ def _recomputing(inputs: Inputs) -> FloatArray:
     return np.where(share > 0, share, 1.0)
 
 
-def _orthogonal_seconds(layer: Sequence[Operator], inputs: Inputs, *, experts: bool) -> FloatArray:
-    """Muon's products for one layer's matrices on one device [s], zero under other optimizers."""
+def _orthogonal(layer: Sequence[Operator], inputs: Inputs, *, trains: bool) -> dict[str, FloatArray]:
+    """Time [s], FLOP and bytes of Muon's products for one layer's matrices on one device, apart for experts.
+
+    Zero under other optimizers.
+    """
     chosen = inputs.plan.optimizer == CODE["muon"]
-    if not np.any(chosen):
-        return ZERO
-    graph = newton_schulz(layer, experts=experts)
-    return chosen * cost_block("optimizer.newton_schulz", graph, inputs).seconds
+    columns: dict[str, FloatArray] = {}
+    for of in ("", "expert_"):
+        names = [f"{of}orthogonal_{unit}" for unit in ("s", "flop", "bytes")]
+        values = [ZERO, ZERO, ZERO]
+        if trains and np.any(chosen):
+            graph = newton_schulz(layer, experts=bool(of))
+            cost = cost_block("optimizer.newton_schulz", graph, inputs)
+            flop = sum((c.work.flop for c in cost.operators), ZERO)
+            moved = sum((c.work.moved_bytes for c in cost.operators), ZERO)
+            values = [chosen * x for x in (cost.seconds, flop, moved)]
+        columns.update(zip(names, values, strict=True))
+    return columns
 
 
 def _block_wires(block: BlockCost | None, inputs: Inputs) -> Wires:
@@ -161,7 +172,6 @@ def columns_of_layer(name: str, blocks: Blocks, structure: Structure, inputs: In
         compute_j, memory_j, network_j = block_energy(passes, inputs)
     wires = _block_wires(forward, inputs), _block_wires(backward, inputs)
     once, again = _flop_run(forward, backward, inputs)
-    trains = backward is not None
     return {
         "forward_s": forward.seconds,
         "backward_s": ZERO if backward is None else backward.seconds,
@@ -184,8 +194,7 @@ def columns_of_layer(name: str, blocks: Blocks, structure: Structure, inputs: In
         "working_bytes": saved.largest_working_set,
         "flop_once": once,
         "flop_again": again,
-        "orthogonal_s": _orthogonal_seconds(operators, inputs, experts=False) if trains else ZERO,
-        "expert_orthogonal_s": _orthogonal_seconds(operators, inputs, experts=True) if trains else ZERO,
+        **_orthogonal(operators, inputs, trains=backward is not None),
         "compute_j": compute_j,
         "memory_j": memory_j,
         "network_j": network_j,

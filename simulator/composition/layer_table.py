@@ -26,14 +26,21 @@ FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
 ENDS = ("embedding", "head")
 # Columns of a layer that keep their names.
-OWN_NAMES = ("expert_parameters", "expert_weight_bytes", "expert_orthogonal_s", "working_bytes")
+OF_ORTHOGONAL = ("orthogonal_s", "orthogonal_flop", "orthogonal_bytes")
+OWN_NAMES = (
+    "expert_parameters",
+    "expert_weight_bytes",
+    *(f"expert_{name}" for name in OF_ORTHOGONAL),
+    "working_bytes",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerTable:
     """Blocks of one micro-batch on one device; ``layer`` is one decoder layer, the mean where there are several kinds.
 
-    Layers in front of those with experts count with the embedding, since the first stage has them all.
+    Layers in front of those with experts count with the embedding, since the first stage has them all; what of it is
+    theirs alone is called ``front``.
     Seconds [s] of each block and pass, the part of them that waits for tensor-parallel exchanges (and, in a layer, for
     those of context and expert ranks), the part of the backward pass that computes gradients of weights, how long a
     layer's exchanges occupy the wires of a device by pass [s], what
@@ -72,6 +79,7 @@ class LayerTable:
     layer_parameters: FloatArray
     expert_parameters: FloatArray
     embedding_parameters: FloatArray
+    front_parameters: FloatArray
     head_norm_parameters: FloatArray
     head_matrix_parameters: FloatArray
     layer_greatest_parameters: FloatArray
@@ -87,7 +95,14 @@ class LayerTable:
     embedding_kept_bytes: FloatArray
     head_kept_bytes: FloatArray
     layer_orthogonal_s: FloatArray
+    front_orthogonal_s: FloatArray
     expert_orthogonal_s: FloatArray
+    layer_orthogonal_flop: FloatArray
+    front_orthogonal_flop: FloatArray
+    expert_orthogonal_flop: FloatArray
+    layer_orthogonal_bytes: FloatArray
+    front_orthogonal_bytes: FloatArray
+    expert_orthogonal_bytes: FloatArray
     working_bytes: FloatArray
     head_working_bytes: FloatArray
     layer_compute_j: FloatArray
@@ -147,6 +162,8 @@ def layer_table(structure: Structure, inputs: Inputs) -> tuple[LayerTable, Block
         **{f"{n}_kept_bytes": kept[n].everything for n in ENDS},
         embedding_context_s=ZERO,
         embedding_parameters=held["embedding"].count,
+        front_parameters=ZERO,
+        **{f"front_{name}": ZERO for name in OF_ORTHOGONAL},
         head_norm_parameters=held["head"].count - held["head_matrix"].count,
         head_matrix_parameters=held["head_matrix"].count,
         embedding_weight_bytes=held["embedding"].stored_bytes,
@@ -187,6 +204,8 @@ def _with_layers_in_front(table: LayerTable, front: Mapping[str, FloatArray]) ->
             f"ends_{name}": getattr(table, f"ends_{name}") + front[name]
             for name in ("compute_j", "memory_j", "network_j")
         },
+        front_parameters=front["parameters"],
+        **{f"front_{name}": front[name] for name in OF_ORTHOGONAL},
         layer_rebuilt_bytes=np.maximum(table.layer_rebuilt_bytes, front["rebuilt_bytes"]),
         working_bytes=np.maximum(table.working_bytes, front["working_bytes"]),
     )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays.columns import Inputs
 from simulator.composition.activations import micro_batches_in_flight
+from simulator.composition.host_update import owned_states
 from simulator.composition.layer_table import LayerTable
 from simulator.composition.memory_overheads import (
+    bucket_copy_bytes,
     engine_bytes,
     fragmented,
     head_kept_bytes,
@@ -21,6 +23,7 @@ from simulator.composition.model_states import (
     stage_states,
     stage_weight_bytes,
     state_bytes,
+    unsharded_bytes,
 )
 from simulator.composition.offload import LAYERS_HERE, Movable, Stored, offloads, stored
 from simulator.composition.stage_kinds import StageKind, StageKinds
@@ -124,20 +127,6 @@ def _cache(inputs: Inputs, stage: StageKind) -> FloatArray:
     )
 
 
-def _unsharded_bytes(inputs: Inputs, table: LayerTable, stage: StageKind) -> FloatArray:
-    """What ZeRO-2 and 3 hold unsharded for a moment: two layers, or the larger embedding or head [byte].
-
-    The layer that computes and the one that is prefetched both have their weights whole (ZeRO-3, FSDP).
-    """
-    plan, gradient = inputs.plan, inputs.precision.gradients
-    weights, gradients = (plan.zero_stage >= 3) * 1.0, (plan.zero_stage >= 2) * gradient
-    layer = weights * table.layer_pair_weight_bytes + gradients * table.layer_greatest_parameters
-    embedding = weights * table.embedding_weight_bytes + gradients * table.embedding_parameters
-    head = weights * table.head_matrix_weight_bytes + gradients * table.head_matrix_parameters
-    largest = np.maximum(layer, np.maximum(stage.embedding * embedding, stage.head * head))
-    return np.where(np.maximum(plan.zero_group, plan.expert_copies * plan.experts_apart) > 1, largest, 0.0)
-
-
 def _in_flight(inputs: Inputs, stage: StageKind, micro_batches: FloatArray) -> FloatArray:
     """Micro-batches whose activations a stage keeps [1]."""
     plan = inputs.plan
@@ -193,13 +182,18 @@ def _training(
         working = np.maximum(
             table.working_bytes, stage.head * head_working_bytes(inputs, table.head_working_bytes)
         )
-        owners["buffers"] = _unsharded_bytes(inputs, table, stage) + working
-        if np.any(plan.deepspeed):
+        owners["buffers"] = unsharded_bytes(inputs, table, stage, tied=tied) + working
+        bucketed = not np.all(np.isnan(plan.gradient_bucket))
+        if bucketed or np.any(plan.deepspeed):
             parameters = stage_parameters(
                 table, stage.layers, first=stage.embedding, last=stage.head, tied=tied
             )
+        if bucketed:
+            owners["buffers"] = owners["buffers"] + bucket_copy_bytes(inputs, parameters)
+        if np.any(plan.deepspeed):
             owners["buffers"] = owners["buffers"] + engine_bytes(inputs, parameters, in_flight)
-    found = _moved(inputs, table, stage, owners, owners["activations"] - rebuilt)
+    kept = owners["activations"] - rebuilt
+    found = _moved(inputs, table, stage, copies, owners, kept, tied=tied)
     with at("memory.buffers_bytes"):
         found.owners["buffers"] = found.owners["buffers"] + fragmented(
             held_bytes=sum(found.owners.values(), ZERO), fragmentation=plan.fragmentation
@@ -208,17 +202,35 @@ def _training(
 
 
 def _moved(
-    inputs: Inputs, table: LayerTable, stage: StageKind, owners: dict[str, FloatArray], kept: FloatArray
+    inputs: Inputs,
+    table: LayerTable,
+    stage: StageKind,
+    copies: FloatArray,
+    owners: dict[str, FloatArray],
+    kept: FloatArray,
+    *,
+    tied: bool,
 ) -> Stored:
-    """What stays on the device and what is offloaded; of activations only what is ``kept`` for the backward pass."""
+    """What stays on the device and what is offloaded; of activations only what is ``kept`` for the backward pass.
+
+    A host that updates holds gradients for it.
+    """
     if not offloads(inputs):
         return Stored(owners=owners, host=ZERO, nvme=ZERO)
     share = np.minimum(LAYERS_HERE / np.maximum(stage.layers, 1.0), 1.0)
     movable = {o: Movable(total=owners[o], staging=share * owners[o]) for o in MODEL_STATES}
+    # States that the host updates do not pass through the device.
+    states = movable["optimizer"]
+    movable["optimizer"] = replace(states, staging=(1.0 - inputs.plan.update_on_host) * states.staging)
     movable["activations"] = Movable(
         total=kept, staging=np.minimum(LAYERS_HERE * table.layer_kept_bytes, kept)
     )
-    return stored(inputs, owners, movable)
+    found = stored(inputs, owners, movable)
+    there = inputs.plan.update_on_host * (inputs.plan.offload["gradients"] == 0)
+    if not np.any(there):
+        return found
+    owned = owned_states(inputs, table, stage, copies, tied=tied)
+    return replace(found, host=found.host + there * owned["gradients"])
 
 
 def _inference(inputs: Inputs, table: LayerTable, stage: StageKind, *, tied: bool) -> Stored:

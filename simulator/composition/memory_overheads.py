@@ -9,6 +9,8 @@ from simulator.arrays.columns import Inputs
 from simulator.rules import at, rule
 
 __all__ = [
+    "bucket_copy",
+    "bucket_copy_bytes",
     "engine_bytes",
     "flat_copies",
     "fragmented",
@@ -107,6 +109,40 @@ def fragmented(*, held_bytes: FloatArray, fragmentation: FloatArray) -> FloatArr
     return fragmentation * held_bytes
 
 
+@rule(
+    symbol="Mb",
+    formula="[w != g] min(N, B) w",
+    unit="B",
+    source="PyTorch, torch/distributed/algorithms/ddp_comm_hooks/default_hooks.py: a bucket is cast to the type that "
+    "it is sent in",
+)
+def bucket_copy(
+    *,
+    parameters: FloatArray,
+    bucket_elements: FloatArray,
+    gradient_bytes: FloatArray,
+    communication_bytes: FloatArray,
+) -> FloatArray:
+    """A bucket of gradients in the type that it is sent in, where that is another one [byte].
+
+    Counts [1] and widths [byte] broadcast; raises nothing.
+    """
+    sent = np.minimum(parameters, bucket_elements) * communication_bytes
+    return (communication_bytes != gradient_bytes) * sent
+
+
+def bucket_copy_bytes(inputs: Inputs, parameters: FloatArray) -> FloatArray:
+    """What a bucket of the plan's size takes beside gradients of ``parameters`` [byte]; raises nothing."""
+    given = inputs.plan.gradient_bucket
+    copied = bucket_copy(
+        parameters=parameters,
+        bucket_elements=np.nan_to_num(given),
+        gradient_bytes=inputs.precision.gradients,
+        communication_bytes=inputs.precision.gradient_communication,
+    )
+    return np.where(np.isnan(given) | (inputs.plan.gradient_ranks == 1), 0.0, copied)
+
+
 def _tokens(inputs: Inputs) -> FloatArray:
     return inputs.plan.micro_batch_size * inputs.task.query_length / inputs.plan.context_parallel
 
@@ -159,7 +195,7 @@ def engine_bytes(inputs: Inputs, parameters: FloatArray, in_flight: FloatArray) 
         gradient_bytes=precision.gradients,
         master_bytes=np.full(1, MASTER_BYTES),
         shards=np.where(plan.zero_stage >= 1, plan.zero_group, 1.0),
-        bucket_elements=np.full(1, DEEPSPEED_BUCKET),
+        bucket_elements=np.where(np.isnan(plan.gradient_bucket), DEEPSPEED_BUCKET, plan.gradient_bucket),
     )
     outputs = stage_outputs(
         in_flight=in_flight,

@@ -116,9 +116,9 @@ def stage_states(
     owners = _sharded_states(inputs, held, held_bytes, plan.zero_group, copies)
     wider = inputs.precision.optimizer_ends - inputs.precision.optimizer
     if np.any(wider > 0):
-        of_ends = first * table.embedding_parameters + np.maximum(last - first, 0.0 if tied else last) * (
-            table.head_matrix_parameters
-        )
+        of_ends = first * (table.embedding_parameters - table.front_parameters) + np.maximum(
+            last - first, 0.0 if tied else last
+        ) * (table.head_matrix_parameters)
         shards = np.where(plan.zero_stage >= 1, plan.zero_group * copies, 1.0)
         owners["optimizer"] = owners["optimizer"] + copies * of_ends * wider / shards
     if not np.any(experts):
@@ -126,3 +126,47 @@ def stage_states(
     held, held_bytes = np.broadcast_arrays(experts, expert_bytes)
     of_experts = _sharded_states(inputs, held, held_bytes, plan.expert_copies, copies)
     return {owner: size + of_experts[owner] for owner, size in owners.items()}
+
+
+@rule(
+    symbol="u",
+    formula="kept: l; else min(1 + a, l) (at least 1)",
+    unit="1",
+    source="Zhao et al., PyTorch FSDP, arXiv:2304.11277, sections 3.2 and 3.3: the layer that computes and those that "
+    "are prefetched are unsharded; without resharding after the forward pass all of them are",
+)
+def unsharded_layers(
+    *, layers: FloatArray, prefetch_layers: FloatArray, reshard_after_forward: FloatArray
+) -> FloatArray:
+    """Layers of a stage whose weights are whole at once [1]; raises nothing.
+
+    Of ``layers`` [1] some are gathered ahead; ``reshard_after_forward`` is 0 where weights are kept in between.
+    """
+    some = np.minimum(1.0 + prefetch_layers, np.maximum(layers, 1.0))
+    return np.where(reshard_after_forward > 0, some, layers)
+
+
+def unsharded_bytes(inputs: Inputs, table: LayerTable, stage: StageKind, *, tied: bool) -> FloatArray:
+    """What ZeRO-2 and 3 hold unsharded: some layers, or the larger embedding or head; or all of them [byte].
+
+    Raises nothing.
+    """
+    plan, gradient = inputs.plan, inputs.precision.gradients
+    weights, gradients = (plan.zero_stage >= 3) * 1.0, (plan.zero_stage >= 2) * gradient
+    whole = unsharded_layers(
+        layers=stage.layers,
+        prefetch_layers=plan.prefetch_layers,
+        reshard_after_forward=plan.reshard_after_forward,
+    )
+    # The two heaviest neighbours first; the others are as heavy as layers are on average.
+    pair, further = np.minimum(whole, 2.0) / 2.0, np.maximum(whole - 2.0, 0.0)
+    gathered = pair * table.layer_pair_weight_bytes + further * table.layer_weight_bytes
+    layer = weights * gathered + gradients * table.layer_greatest_parameters
+    embedding = weights * table.embedding_weight_bytes + gradients * table.embedding_parameters
+    head = weights * table.head_matrix_weight_bytes + gradients * table.head_matrix_parameters
+    largest = np.maximum(layer, np.maximum(stage.embedding * embedding, stage.head * head))
+    if not np.all(plan.reshard_after_forward):
+        every = stage_weight_bytes(table, stage.layers, first=stage.embedding, last=stage.head, tied=tied)
+        kept = weights * every + gradients * table.layer_greatest_parameters
+        largest = np.where(plan.reshard_after_forward > 0, largest, np.maximum(largest, kept))
+    return np.where(np.maximum(plan.zero_group, plan.expert_copies * plan.experts_apart) > 1, largest, 0.0)

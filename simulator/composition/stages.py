@@ -133,27 +133,24 @@ Chain = tuple[FloatArray, FloatArray, FloatArray]
 
 def _chains(table: LayerTable, inputs: Inputs, layer: InLayer, *, split: bool) -> tuple[Chain, Chain, Chain]:
     """Chains of layers with their exchanges: forward, backward, and backward without gradients of weights."""
-    plan = inputs.plan
-    switches = {"overlap_gather": plan.overlap_param_gather, "overlap_reduce": plan.overlap_grad_reduce}
-    gather, reduce = layer.gather.seconds, layer.reduce.seconds
+    plan, ahead = inputs.plan, prefetched(inputs)
+    switches = {"overlap_gather": ahead, "overlap_reduce": plan.overlap_grad_reduce}
+    gather, again, reduce = layer.gather.seconds, layer.again.seconds, layer.reduce.seconds
     forward_s, backward_s = table.layer_forward_s, table.layer_backward_s
     queues = [ZERO, ZERO]
     if np.any(gather) or np.any(reduce):
         own, hidden = layer_wires(table), hidden_wires(layer, inputs)
-        beside = (gather * plan.overlap_param_gather, reduce * plan.overlap_grad_reduce)
-        queues = [
-            wire_queue(beside[0], hidden[0], own[0]),
-            wire_queue(beside[0] + beside[1], hidden[1], own[1]),
-        ]
+        beside = again * ahead + reduce * plan.overlap_grad_reduce
+        queues = [wire_queue(gather * ahead, hidden[0], own[0]), wire_queue(beside, hidden[1], own[1])]
         forward_s = forward_s + wire_wait(own[0], hidden[0], forward_s)
         backward_s = backward_s + wire_wait(own[1], hidden[1], backward_s)
-    back = layer_chain(backward_s, gather, reduce, queue_s=queues[1], **switches)
+    back = layer_chain(backward_s, again, reduce, queue_s=queues[1], **switches)
     inputs_s = np.maximum(backward_s - table.layer_weight_gradients_s, 0.0)
     return (
         layer_chain(forward_s, gather, ZERO, queue_s=queues[0], **switches),
         back,
         # Gradients of weights are summed when they are there.
-        layer_chain(inputs_s, gather, ZERO, queue_s=queues[0], **switches) if split else back,
+        layer_chain(inputs_s, again, ZERO, queue_s=queues[0], **switches) if split else back,
     )
 
 
@@ -167,9 +164,17 @@ def layer_wires(table: LayerTable) -> tuple[Wires, Wires]:
 
 def hidden_wires(layer: InLayer, inputs: Inputs) -> tuple[Wires, Wires]:
     """How long the exchanges of a layer's parameters and gradients do beside its kernels, forward and backward [s]."""
-    plan, fabric = inputs.plan, inputs.fabric
-    gather = exchange_wires(layer.gather, fabric).times(plan.overlap_param_gather)
-    return gather, gather + exchange_wires(layer.reduce, fabric).times(plan.overlap_grad_reduce)
+    fabric, ahead = inputs.fabric, prefetched(inputs)
+    gather, again = (exchange_wires(done, fabric).times(ahead) for done in (layer.gather, layer.again))
+    return gather, again + exchange_wires(layer.reduce, fabric).times(inputs.plan.overlap_grad_reduce)
+
+
+def prefetched(inputs: Inputs) -> FloatArray:
+    """1 where weights of a layer are gathered beside the layer in front of it [1].
+
+    One layer ahead is enough: layers are alike and exchanges follow each other on one stream. Raises nothing.
+    """
+    return inputs.plan.overlap_param_gather * (inputs.plan.prefetch_layers > 0)
 
 
 def _exposed(
@@ -210,15 +215,13 @@ def _ends(table: LayerTable, inputs: Inputs, units: UnitExchanges) -> _Ends:
     its passes, and the embedding's backward pass needs none.
     """
     layer, embedding, head = units
-    plan, share = inputs.plan, inputs.fabric.inner.compute_share
-    busy_s = (
-        plan.overlap_param_gather * layer.gather.seconds + plan.overlap_grad_reduce * layer.reduce.seconds
-    )
+    plan, ahead, share = inputs.plan, prefetched(inputs), inputs.fabric.inner.compute_share
+    busy_s = ahead * layer.again.seconds + plan.overlap_grad_reduce * layer.reduce.seconds
     free_s = np.maximum(table.layer_backward_s - busy_s, 0.0)
     return _Ends(
         embedding_forward=embedding.gather.seconds,
         embedding_backward=embedding.reduce.seconds,
-        head_forward=_beside(head.gather.seconds, table.layer_forward_s, plan.overlap_param_gather, share),
+        head_forward=_beside(head.gather.seconds, table.layer_forward_s, ahead, share),
         head_backward=_beside(head.reduce.seconds, free_s, plan.overlap_grad_reduce, share),
     )
 
@@ -240,7 +243,7 @@ def _passes(
     inputs: Inputs,
     chains: tuple[Chain, Chain, Chain],
     ends: _Ends,
-    exchanges_s: tuple[FloatArray, FloatArray],
+    exchanges_s: tuple[FloatArray, FloatArray, FloatArray],
     training: bool,
     split: bool,
     copies: PassCopies,
@@ -250,7 +253,7 @@ def _passes(
     That is tensor-parallel exchanges, data-parallel ones, and copies.
     """
     n_layers, first, last = kind.layers, kind.embedding, kind.head
-    gather_s, reduce_s = exchanges_s
+    gather_s, again_s, reduce_s = exchanges_s
 
     def summed(layer: FloatArray, embedding: FloatArray, head: FloatArray) -> FloatArray:
         return n_layers * layer + first * embedding + last * head
@@ -258,7 +261,7 @@ def _passes(
     data_forward = _exposed(n_layers, chains[0], table.layer_forward_s, gather_s, inputs)
     data_backward = ZERO
     if training:
-        data_backward = _exposed(n_layers, chains[1], table.layer_backward_s, gather_s + reduce_s, inputs)
+        data_backward = _exposed(n_layers, chains[1], table.layer_backward_s, again_s + reduce_s, inputs)
     data_forward = data_forward + first * ends.embedding_forward + last * ends.head_forward
     data_backward = data_backward + first * ends.embedding_backward + last * ends.head_backward
     forward = summed(table.layer_forward_s, table.embedding_forward_s, table.head_forward_s) + data_forward
@@ -273,7 +276,7 @@ def _passes(
         )
         layer_s = np.maximum(table.layer_backward_s - table.layer_weight_gradients_s, 0.0)
         input_gradients = np.maximum(backward - late, 0.0) + _exposed(
-            n_layers, chains[2], layer_s, gather_s, inputs
+            n_layers, chains[2], layer_s, again_s, inputs
         )
         input_gradients = input_gradients + copies(kind, forward, input_gradients)[1]
     copied = copies(kind, forward, backward + data_backward)
@@ -327,9 +330,10 @@ def stage_times(
     layer, split = units[0], bool(np.any(follows(inputs.plan, *SPLIT)))
     chains, gather_s = _chains(table, inputs, layer, split=split), layer.gather.seconds
     ends = _ends(table, inputs, units)
+    exchanges_s = gather_s, layer.again.seconds, layer.reduce.seconds
     kinds_and_chunks = (*kinds, kinds.lighter, *(kinds.end_chunks or ()))
     rows = [
-        _passes(kind, table, inputs, chains, ends, (gather_s, layer.reduce.seconds), training, split, copies)
+        _passes(kind, table, inputs, chains, ends, exchanges_s, training, split, copies)
         for kind in kinds_and_chunks
     ]
     forward, backward, at_once, late, tensor, data, offload = zip(*rows, strict=True)

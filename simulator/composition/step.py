@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
@@ -20,16 +20,19 @@ from simulator.composition.data_parallel import (
     Replicas,
     UnitExchanges,
     apart,
+    buckets_of,
     end_of_step,
     exposed_exchange,
     replica_group,
     unit_exchanges,
 )
-from simulator.composition.energy import Energy, step_energy
+from simulator.composition.energy import Energy, Orthogonal, step_energy
+from simulator.composition.host_update import on_host
 from simulator.composition.layer_table import LayerTable
 from simulator.composition.memory import Memory, memory
-from simulator.composition.model_states import stage_parameters, stage_states
-from simulator.composition.offload import kept_by_micro_batch, offloads, pass_copies, update_copies
+from simulator.composition.model_states import stage_parameters
+from simulator.composition.offload import offloads
+from simulator.composition.offloaded_step import StepCopies, copies_of_passes, copies_of_step
 from simulator.composition.pipeline import StageLayers, exposed_p2p, stage_layers
 from simulator.composition.pipeline_step import decoding_time, scheduled_time
 from simulator.composition.shared_wires import (
@@ -39,7 +42,7 @@ from simulator.composition.shared_wires import (
     crowded_s,
     stage_traffic,
 )
-from simulator.composition.stage_kinds import StageKind, StageKinds, ends_apart, stage_kinds
+from simulator.composition.stage_kinds import StageKinds, ends_apart, stage_kinds
 from simulator.composition.stages import PassCopies, StageTimes, no_copies, stage_times
 from simulator.composition.utilisation import (
     TRAINING_PASSES,
@@ -84,11 +87,12 @@ class Step:
     micro_batches: FloatArray
     memory: Memory
     energy: Energy
+    copies: StepCopies
     stages: StageTimes
     kinds: StageKinds
     optimizer: BlockCost | None
     end: EndOfStep | None
-    orthogonal_s: FloatArray
+    orthogonal: Orthogonal | None
     end_reduce_s: FloatArray
     end_gather_s: FloatArray
     doubt: TimeDoubt
@@ -201,7 +205,7 @@ class _Closing:
     optimizer: BlockCost | None
     optimizer_s: FloatArray
     end: EndOfStep | None
-    orthogonal_s: FloatArray = field(default_factory=lambda: ZERO)
+    orthogonal: Orthogonal | None = None
 
 
 def _closing(
@@ -232,13 +236,14 @@ def _closing(
         copies=kinds.copies,
     )
     windows_s = [stages.least(stages.forward_s), stages.least(stages.backward_s)]
+    buckets = buckets_of(held + experts, kinds.first.layers, inputs)
     beside = closing_sharing(table, stages, message, windows_s, (end.gather, end.reduce), inputs)
     with at("time.data_parallel_s.gradients"):
         reduce_s = exposed_exchange(
             exchange_s=end.reduce.seconds,
             # The stage with least to hide behind decides; the slowest one may change places with another, and jump.
             window_s=windows_s[1],
-            buckets=kinds.first.layers,
+            buckets=buckets,
             overlap=plan.overlap_grad_reduce,
             compute_share=inputs.fabric.inner.compute_share,
             **beside[1],
@@ -247,7 +252,7 @@ def _closing(
         gather_s = exposed_exchange(
             exchange_s=end.gather.seconds,
             window_s=windows_s[0],
-            buckets=kinds.first.layers,
+            buckets=buckets,
             overlap=plan.overlap_param_gather,
             compute_share=inputs.fabric.inner.compute_share,
             **beside[0],
@@ -264,62 +269,37 @@ def _closing(
         factored=(plan.optimizer == CODE["adafactor"]).astype(np.float64),
         weights_apart=(plan.optimizer > CODE["adamw"]) * (1.0 - narrow_weights),
     )
-    optimizer = cost_block("optimizer.step", graph, inputs)
-    orthogonal_s = _orthogonal(inputs, table, kinds)
+    optimizer = on_host(cost_block("optimizer.step", graph, inputs), inputs)
+    orthogonal = _orthogonal(inputs, table, kinds)
     return _Closing(
         # The shared matrix is summed after the last micro-batch, when both ends have their part; so are both copies.
         reduce_s=reduce_s + end.tied.seconds + end.mirrored.seconds,
         gather_s=gather_s,
         optimizer=optimizer,
-        optimizer_s=optimizer.seconds + orthogonal_s,
-        orthogonal_s=orthogonal_s,
+        optimizer_s=optimizer.seconds + (orthogonal.seconds if orthogonal is not None else ZERO),
+        orthogonal=orthogonal,
         end=end,
     )
 
 
-def _orthogonal(inputs: Inputs, table: LayerTable, kinds: StageKinds) -> FloatArray:
-    """Muon's products on the stage with most layers [s]: shards of the states deal whole matrices among their ranks."""
+def _orthogonal(inputs: Inputs, table: LayerTable, kinds: StageKinds) -> Orthogonal | None:
+    """Muon's products on the stage with most layers: shards of the states deal whole matrices among their ranks."""
     plan = inputs.plan
     if not np.any(table.layer_orthogonal_s + table.expert_orthogonal_s):
-        return ZERO
-    layers = reduce(np.maximum, kinds.by_stage("layers"))
+        return None
     ranks, holders = (
         np.where(plan.zero_stage >= 1, sharers, 1.0) for sharers in (plan.zero_group, plan.expert_copies)
     )
-    return layers * (table.layer_orthogonal_s / ranks + table.expert_orthogonal_s / holders)
 
-
-def _copies_of_passes(
-    inputs: Inputs, table: LayerTable, kinds: StageKinds, micro_batches: FloatArray, *, tied: bool
-) -> PassCopies:
-    """What offloaded tensors add to the passes of a stage."""
-
-    def copies(
-        kind: StageKind, forward_s: FloatArray, backward_s: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        return pass_copies(
-            inputs,
-            kept_by_micro_batch(table, kind),
-            stage_states(inputs, table, kind, kinds.copies, tied=tied),
-            kind.layers,
-            (forward_s, backward_s),
-            micro_batches,
+    def of_rank(unit: str) -> FloatArray:
+        layer, expert, front = (
+            getattr(table, f"{of}_orthogonal_{unit}") for of in ("layer", "expert", "front")
         )
+        of_layer = layer / ranks + expert / holders
+        held = (kind.layers * of_layer + kind.embedding * front / ranks for kind in kinds)
+        return reduce(np.maximum, held)
 
-    return copies
-
-
-def _copies_of_update(
-    inputs: Inputs, table: LayerTable, kinds: StageKinds, optimizer_s: FloatArray, *, tied: bool
-) -> FloatArray:
-    """What offloaded states add to the update of the stage that has most of them [s]."""
-    added = [
-        update_copies(
-            inputs, stage_states(inputs, table, kind, kinds.copies, tied=tied), kind.layers, optimizer_s
-        )
-        for kind in kinds
-    ]
-    return reduce(np.maximum, added)
+    return Orthogonal(seconds=of_rank("s"), flop=of_rank("flop"), moved_bytes=of_rank("bytes"))
 
 
 def _doubt(
@@ -432,7 +412,7 @@ def times_of(
     copies: PassCopies = no_copies
     if training and offloads(inputs):
         micro_batches = micro_batches_per_replica(inputs)
-        copies = _copies_of_passes(inputs, table, kinds, micro_batches, tied=tied)
+        copies = copies_of_passes(inputs, table, kinds, micro_batches, tied=tied)
     return stage_times(table, inputs, kinds, units, training=training, copies=copies)
 
 
@@ -480,10 +460,10 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         if training
         else _Closing(reduce_s=ZERO, gather_s=ZERO, optimizer=None, optimizer_s=ZERO, end=None)
     )
-    offload_s = update_copies_s = ZERO
+    copied = StepCopies.nothing()
     if training and offloads(inputs):
-        update_copies_s = _copies_of_update(inputs, table, kinds, closing.optimizer_s, tied=tied)
-        offload_s = micro_batches * stages.at_slowest(stages.offload_s)
+        copied = copies_of_step(inputs, table, kinds, stages, micro_batches, closing.optimizer_s, tied=tied)
+    offload_s, update_copies_s = copied.passes_s, copied.update_s
     with at("step_time_s"):
         total = step_seconds(
             pipeline_s=pipeline.seconds,
@@ -528,14 +508,17 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
             seconds=total,
             units=units,
             optimizer=closing.optimizer,
+            orthogonal=closing.orthogonal,
             end=closing.end,
             messages_j=messages.energy_j,
+            copies_j=copied.energy_j,
         ),
+        copies=copied,
         stages=stages,
         kinds=kinds,
         optimizer=closing.optimizer,
         end=closing.end,
-        orthogonal_s=closing.orthogonal_s,
+        orthogonal=closing.orthogonal,
         end_reduce_s=closing.reduce_s,
         end_gather_s=closing.gather_s,
         doubt=stretched(doubt, total - pipeline.bubble_s, total),

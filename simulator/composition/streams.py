@@ -8,7 +8,7 @@ stands still for it. Exposed times therefore sum to the block's time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +16,17 @@ from numpy.typing import NDArray
 
 from simulator.per_device.context_parallel import RING_EXCHANGE, exposed_ring
 from simulator.per_device.expert_parallel import exposed_rows
+from simulator.rules import at
 from workloads.operator_graph import Graph, Operator, operators
 
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 ZERO: FloatArray = np.zeros(1)
+NOWHERE: BoolArray = np.zeros(1, dtype=bool)
+NOTHING_IN_PARTS: Mapping[int, tuple[BoolArray, FloatArray, FloatArray]] = {}
+# The plain MLP of a layer with experts serves every token.
+SHARED_EXPERTS = "mlp"
+EXPERT_TIME = "time.expert_parallel_s"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +74,8 @@ def longest_path(
     overlap: FloatArray,
     displaced: FloatArray | float = 0.0,
     overlap_rows: FloatArray = ZERO,
+    overlap_shared: FloatArray = ZERO,
+    in_parts: Mapping[int, tuple[BoolArray, FloatArray, FloatArray]] = NOTHING_IN_PARTS,
 ) -> tuple[FloatArray, list[FloatArray]]:
     """Finish time of a block and what each operator adds to it.
 
@@ -83,6 +92,12 @@ def longest_path(
         Share of the compute units that a running exchange takes from the kernels beside it [1].
     overlap_rows : ndarray
         1 where exchanges of experts' rows run beside the kernels of another micro-batch, 0 where they block [1].
+    overlap_shared : ndarray
+        1 where they run beside the shared experts of their own micro-batch [1]; another micro-batch hides more.
+
+    in_parts : mapping of int to tuple
+        Exchanges that are cut with their product, by position: where they are, what they then add [s], and the share
+        of the compute units that they take [1].
 
     Returns
     -------
@@ -133,35 +148,73 @@ def longest_path(
             ready = np.maximum(ready, compute * (1.0 - overlap))
         for i in issue.after:
             ready = np.maximum(ready, finish[i])
-        apart = overlap_rows if issue.operator.axis == "expert" else ZERO
-        runs = (duration > 0) & (apart == 0)
+        apart = np.maximum(overlap_rows, overlap_shared) if issue.operator.axis == "expert" else ZERO
+        cut, added, _ = in_parts.get(position, (NOWHERE, ZERO, ZERO))
+        runs = (duration > 0) & (apart == 0) & ~cut
         # What is switched off neither waits for the stream nor occupies it.
         end = np.where(runs, np.maximum(network, ready) + duration, ready)
         network = np.where(runs, end, network)
         finish.append(end)
         beside = overlap if among_tensor_ranks else ZERO
         blocked = np.where(runs, (1.0 - beside) * np.maximum(end - compute, 0.0), 0.0)
+        blocked = blocked + np.where(cut, added, 0.0) if position in in_parts else blocked
         exposed[position] = blocked
         compute = compute + blocked
     exchanges = [i for i, issue in enumerate(issues) if issue.is_exchange]
     compute = stand_still(exchanges, compute)
-    rows = [i for i in exchanges if issues[i].operator.axis == "expert"]
-    if rows and np.any(overlap_rows):
-        kernels_s = sum(
-            (d for d, issue in zip(durations, issues, strict=True) if not issue.is_exchange), ZERO
-        )
-        total = sum((durations[i] for i in rows), ZERO)
-        waiting = exposed_rows(exchange_s=total, kernels_s=kernels_s) * overlap_rows
+    for i, waiting in _waiting_rows(issues, durations, overlap_rows, overlap_shared):
+        exposed[i] = exposed[i] + waiting
         compute = compute + waiting
-        for i in rows:
-            share = np.divide(durations[i], total, out=np.zeros_like(durations[i] * total), where=total > 0)
-            exposed[i] = exposed[i] + waiting * share
     # What was hidden still cost the kernels beside it their share of the device.
     for i in exchanges:
-        cost = displaced * np.maximum(durations[i] - exposed[i], 0.0)
+        cut, _, taken = in_parts.get(i, (NOWHERE, ZERO, ZERO))
+        share = np.where(cut, taken, displaced) if i in in_parts else displaced
+        cost = share * np.maximum(durations[i] - exposed[i], 0.0)
         exposed[i] = exposed[i] + cost
         compute = compute + cost
     return compute, exposed
+
+
+def _waiting_rows(
+    issues: Sequence[Issue],
+    durations: Sequence[FloatArray],
+    beside_batch: FloatArray,
+    beside_shared: FloatArray,
+) -> Iterator[tuple[int, FloatArray]]:
+    """What exchanges of rows that run apart from the block's order still add to it, by position [s].
+
+    Beside another micro-batch all kernels of the pass hide them; beside the shared experts, whose kernels do not wait
+    for any row, those of the same phase do.
+    """
+    if not np.any(beside_batch) and not np.any(beside_shared):
+        return
+    rows = [i for i, issue in enumerate(issues) if issue.is_exchange and issue.operator.axis == "expert"]
+    kernels = [i for i, issue in enumerate(issues) if not issue.is_exchange]
+    total_s = sum((durations[i] for i in rows), ZERO)
+    batch, shared = beside_batch > 0, (beside_shared > 0) & (beside_batch == 0)
+    all_s = ZERO
+    if rows and np.any(batch):
+        with at(EXPERT_TIME):
+            all_s = exposed_rows(exchange_s=total_s, kernels_s=sum((durations[i] for i in kernels), ZERO))
+    for phase in dict.fromkeys(issues[i].operator.phase for i in rows):
+        here = [i for i in rows if issues[i].operator.phase == phase]
+        own_s, phase_s = sum((durations[i] for i in here), ZERO), ZERO
+        if np.any(shared) and np.any(own_s):
+            beside = [durations[k] for k in kernels if _is_shared_expert(issues[k].operator, phase)]
+            with at(EXPERT_TIME):
+                phase_s = exposed_rows(exchange_s=own_s, kernels_s=sum(beside, ZERO))
+        for i in here:
+            of_all, of_own = _share(durations[i], total_s), _share(durations[i], own_s)
+            yield i, np.where(batch, all_s * of_all, np.where(shared, phase_s * of_own, 0.0))
+
+
+def _is_shared_expert(operator: Operator, phase: str) -> bool:
+    """Whether a kernel of a layer with experts belongs to those that serve every token."""
+    return operator.module == SHARED_EXPERTS and operator.phase == phase
+
+
+def _share(part_s: FloatArray, total_s: FloatArray) -> FloatArray:
+    return np.divide(part_s, total_s, out=np.zeros_like(part_s * total_s), where=total_s > 0)
 
 
 def layer_chain(

@@ -20,13 +20,14 @@ from simulator.certainty.intervals import COVERAGE, bounds
 from simulator.composition.evaluate import ENERGIES, TIMES, Detail, Totals, evaluate
 from simulator.composition.memory import OWNERS, STAGES
 from simulator.estimates.feasibility import reasons, smallest_change
+from simulator.estimates.kind_notes import kind_notes
 from simulator.estimates.operator_rows import detail_rows
 from simulator.estimates.resolved import resolved_scenario
 from simulator.machines.device import as_executed, calibration_of, compute_dtype
 from simulator.rules import Recorder, at, recording
 from simulator.scenarios.scenario import Scenario
 from simulator.spaces.partition import Partition, Splitter
-from simulator.spaces.refusals import refusals
+from simulator.spaces.refusals import refusals, way_out
 from simulator.spaces.space import Space, space_from
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def single_partition(space: Space) -> Partition:
     splitter = Splitter(space)
     split = splitter.split(np.zeros(1, dtype=np.int64))
     if not split.partitions:
-        raise ScenarioError(refusals(splitter, 0))
+        raise ScenarioError(refusals(splitter, 0), way_out(space))
     return split.partitions[0]
 
 
@@ -215,7 +216,7 @@ def _notes(partition: Partition, totals: Totals, evidence: Mapping[str, FamilyEv
     if first_value(layers) != np.floor(first_value(layers)):
         where = "as the plan says" if _by_hand(partition) else "the extra ones on stages in the middle first"
         out.append(f"uneven stages: {first_value(layers):g} layers on average, {where}")
-    return out
+    return out + kind_notes(partition.models[0], first_value(partition.inputs.plan.pipeline_parallel))
 
 
 def _calibration_notes(system: SystemSpec, evidence: Mapping[str, FamilyEvidence]) -> list[str]:

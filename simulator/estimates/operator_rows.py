@@ -142,12 +142,51 @@ def _slowest(detail: Detail) -> tuple[FloatArray, FloatArray, FloatArray]:
     return n, first, last
 
 
-def _orthogonal_rows(detail: Detail, prefix: str, evidence: FamilyEvidence | None) -> Iterator[Row]:
+def _orthogonal_rows(
+    detail: Detail, inputs: Inputs, prefix: str, dtypes: Mapping[str, str], evidence: FamilyEvidence | None
+) -> Iterator[Row]:
     """Products by which Muon orthogonalises updates, as one row."""
-    seconds = first_value(detail.step.orthogonal_s)
-    if seconds > 0:
-        name = f"{prefix}optimizer.newton_schulz"
-        yield _plain_row(name, "optimizer", "optimizer", "matmul", "compute", 1.0, seconds, seconds, evidence)
+    done = detail.step.orthogonal
+    if done is None:
+        return
+    seconds, flop, moved = (first_value(v) for v in (done.seconds, done.flop, done.moved_bytes))
+    device = inputs.device
+    streaming = moved / first_value(device.memory_bandwidth_bytes_per_s)
+    row = _plain_row(
+        f"{prefix}optimizer.newton_schulz",
+        "optimizer",
+        "optimizer",
+        "matmul",
+        "compute",
+        1.0,
+        seconds,
+        seconds,
+        evidence,
+    )
+    bound = "compute" if flop / first_value(device.attention_flop_per_s) > streaming else "memory"
+    yield {**row, "flop": flop, "bytes": moved, "bound": bound, "dtype": dtypes.get("attention", "")}
+
+
+def _row_on_host(row: Row, inputs: Inputs) -> Row:
+    """A row of the update as the host's processors run it, by data-sheet figures."""
+    device = inputs.device
+    computing = row["flop"] / first_value(device.host_vector_flop_per_s)
+    bound = "compute" if computing > row["bytes"] / first_value(device.host_memory_bytes_per_s) else "memory"
+    known = {"evidence": "datasheet", "spread": None, "common": None, "beyond": ""}
+    return {**row, **known, "stream": "host", "bound": bound, "dtype": "fp32"}
+
+
+def _copy_rows(detail: Detail, prefix: str) -> Iterator[Row]:
+    """Copies to and from a host or drives, hidden or not."""
+    weights, copies = detail.weight[:, 0], detail.step.copies
+    exposed, busy, moved = (
+        float(np.sum(np.broadcast_to(values, weights.shape) * weights))
+        for values in (detail.step.offload_s, copies.busy_s, copies.moved_bytes)
+    )
+    if busy > 0:
+        name, count = f"{prefix}offload.copies", float(weights.sum())
+        row = _plain_row(name, "parameters", "communication", "copy", "offload", count, busy, exposed, None)
+        yield {**row, "message_bytes": moved}
 
 
 def _data_rows(
@@ -163,9 +202,9 @@ def _data_rows(
     if in_layers > 0:
         layer, embedding, head = unit_exchanges(detail.table, inputs, replica_group(inputs), tied=detail.tied)
         # A layer's weights are gathered for each pass; those of the ends serve both.
-        gathers = (2.0 if detail.blocks.backward else 1.0, 1.0, 1.0)
-        units = zip((layer, embedding, head), gathers, strict=True)
-        once = [unit.gather.seconds * times + unit.reduce.seconds for unit, times in units]
+        again_s = layer.again.seconds if detail.blocks.backward else np.zeros(1)
+        once = [unit.gather.seconds + unit.reduce.seconds for unit in (layer, embedding, head)]
+        once[0] = once[0] + again_s
         busy = micro_batches * (first_value(once[0]) * n_layers + first_value(once[1]) + first_value(once[2]))
         yield _plain_row(
             "parameters.exchange",
@@ -249,27 +288,16 @@ def detail_rows(
                     block, f"{prefix}{name}", per_node * shares[name], inputs, dtypes, evidence
                 )
     if step.optimizer is not None:
-        rows += _block_rows(step.optimizer, f"{prefix}optimizer", weights, inputs, dtypes, evidence)
-        rows += _orthogonal_rows(detail, prefix, evidence.get("matmul"))
+        update = _block_rows(step.optimizer, f"{prefix}optimizer", weights, inputs, dtypes, evidence)
+        there = first_value(inputs.plan.update_on_host) > 0
+        rows += [_row_on_host(row, inputs) for row in update] if there else update
+        rows += _orthogonal_rows(detail, inputs, prefix, dtypes, evidence.get("matmul"))
     total_weight = float(weights.sum())
     if total_weight > 0:
         rows += _data_rows(
             detail, inputs, first_value(micro), first_value(n_layers), evidence.get("collective")
         )
-        copied = float(np.sum(np.broadcast_to(step.offload_s, weights.shape) * weights))
-        if copied > 0:
-            row = _plain_row(
-                f"{prefix}offload.copies",
-                "parameters",
-                "communication",
-                "copy",
-                "offload",
-                total_weight,
-                copied,
-                copied,
-                None,
-            )
-            rows.append(row)
+        rows += _copy_rows(detail, prefix)
         for name, kind, seconds in (
             ("pipeline.p2p", "send", step.pipeline_p2p_s),
             ("pipeline.bubble", "bubble", step.bubble_s),

@@ -15,6 +15,7 @@ from simulator.fitting.calibrate import TASKS, calibrate_device
 from simulator.fitting.defaults import derived_files
 from simulator.fitting.devices import MEASURED_DEVICES
 from simulator.fitting.eager_devices import EAGER_DEVICES, eager_file, fit_eager_device
+from simulator.fitting.efficiency_files import efficiency_files
 from simulator.fitting.error_tables import (
     coefficient_table,
     comparison_table,
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         means = {file.name: file for file in map(calibration_file, fits)}
         files = [*means.values(), *derived, *(eager_file(fit, default) for fit in eager)]
         files += stack_files(options.measurements, means, default)
+        files += efficiency_files(options.measurements, {file.name: file.kernels for file in derived})
     except (FileNotFoundError, ModuleNotFoundError) as error:
         sys.stderr.write(f"{error}\n")
         return 2

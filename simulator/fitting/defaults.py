@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from hardware_specs import load_accelerator
-from hardware_specs.kernel_fits import DecodeAttentionFit, FitEvidence, PrefillAttentionFit
+from hardware_specs.kernel_fits import DecodeAttentionFit, FitEvidence, PrefillAttentionFit, QuantiseFit
 from hardware_specs.kernel_fits.gemm import GemmFit
 from hardware_specs.kernel_fits.grouped_gemm import GroupedGemmFit
 from simulator.fitting.calibrate import TASKS, DeviceFit
@@ -25,7 +25,7 @@ from simulator.fitting.robust_fit import significant
 from simulator.fitting.rows import Families
 from simulator.fitting.write_calibration import CalibrationFile
 
-__all__ = ["DERIVED_DEVICES", "DerivedDevice", "best_matmul_fraction", "derived_files"]
+__all__ = ["DERIVED_DEVICES", "DerivedDevice", "best_matmul_fraction", "block_scaled_pass", "derived_files"]
 
 MEAN_RULE = "mean of both tasks' calibrations of a100-sxm and h100-sxm; nothing was measured on this device"
 COARSEST = ("row_step", "least_rows")  # a mean of steps is no step
@@ -166,6 +166,24 @@ def _published_matmuls(
     return fits
 
 
+def block_scaled_pass(kernels: Families) -> QuantiseFit:
+    """The pass that narrows activations to blocks of 32 with a scale each, as a pointwise kernel of these families.
+
+    A few threads hold a block and its scale at once, so nothing is read twice and no row waits for its scale. Raises
+    KeyError without pointwise kernels.
+    """
+    plain = kernels["pointwise"]["any"].coefficients()
+    return QuantiseFit.of(
+        {
+            "fixed_s": plain["fixed_s"],
+            "memory_efficiency": min(plain["read_efficiency"], plain["write_efficiency"]),
+            "row_unit_s": 0.0,
+        },
+        basis="assumed",
+        source="a pointwise kernel of this calibration: a block of 32 is read once, scaled where it is held",
+    )
+
+
 def derived_files(folder: Path, fits: Sequence[DeviceFit]) -> list[CalibrationFile]:
     """Files of the devices that were not measured.
 
@@ -198,6 +216,7 @@ def derived_files(folder: Path, fits: Sequence[DeviceFit]) -> list[CalibrationFi
             same = {dtype: published["bf16"] for dtype in ("fp16", "tf32", "any")}
             eight_bit = {"int8": published.get("fp8", published["bf16"])}
             kernels["matmul"] = {**kernels["matmul"], **same, **eight_bit, **published}
+        kernels["quantise"] = {**kernels["quantise"], "mxfp8": block_scaled_pass(kernels)}
         if not device.like_units:
             kernels = _without_tiles(kernels)
         files.append(

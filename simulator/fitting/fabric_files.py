@@ -15,6 +15,8 @@ import yaml
 
 from hardware_specs import AlgorithmFit
 from hardware_specs.calibration import Task
+from simulator.fitting.efficiency_fabrics import efficiency_fabric
+from simulator.fitting.efficiency_files import EFFICIENCY_MACHINES
 from simulator.fitting.fit_collectives import Fits
 from simulator.fitting.fit_fabrics import (
     FABRICS,
@@ -173,6 +175,9 @@ def fabric_files(folder: Path) -> list[dict[str, Any]]:
     files.append(
         _file("nvswitch-blackwell-serving", switch, ("inference",), by_rule, (blackwell, outer), share)
     )
+    for machine in EFFICIENCY_MACHINES:
+        own = (efficiency_fabric(folder, machine), outer)
+        files.append(_file(machine.fabric, {}, ("training",), machine.table.stack, own, share))
     mean = _means([fits["nvswitch-ampere"], hopper])
     by_mean = "none: derived from the measured fabrics by rule"
     # Boards on other generations of PCI Express have the same library, but nobody measured them here.

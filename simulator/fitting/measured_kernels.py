@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Tables", "read_table"]
 
-# A folder with Parquet files, or frames by name of the table.
+# A folder with Parquet and CSV files, or frames by name of the table.
 Tables: TypeAlias = "Path | Mapping[str, pd.DataFrame]"
 
 
@@ -21,4 +21,7 @@ def read_table(tables: Tables, name: str) -> pd.DataFrame:
         return tables[name]
     import pandas as pd
 
-    return pd.read_parquet(tables / f"{name}.parquet")
+    csv = tables / f"{name}.csv"
+    return (
+        pd.read_csv(csv, low_memory=False) if csv.is_file() else pd.read_parquet(tables / f"{name}.parquet")
+    )

@@ -19,7 +19,7 @@ __all__ = ["CALIBRATION_DATE", "CalibrationFile", "calibration_file", "write_cal
 
 CALIBRATION_DATE = "2026-11"  # of the measured tables; bump when they are replaced
 FAMILY_ORDER: tuple[str, ...] = get_args(KernelFamily)
-DTYPE_ORDER = ("bf16", "fp16", "tf32", "fp32", "fp8", "int8", "fp4", *get_args(NumberFormat), "any")
+DTYPE_ORDER = ("bf16", "fp16", "tf32", "fp32", "fp8", "mxfp8", "int8", "fp4", *get_args(NumberFormat), "any")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,7 @@ class CalibrationFile:
     stack: str
     kernels: Families
     measured_on: Sequence[str] = ()
+    fabric: str = ""
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain mapping in the schema's keys, in a fixed order."""
@@ -43,6 +44,7 @@ class CalibrationFile:
             "tasks": list(self.tasks),
             "stack": self.stack,
             "date": CALIBRATION_DATE,
+            **({"fabric": self.fabric} if self.fabric else {}),
             "kernels": {
                 **{
                     family: _by_dtype(self.kernels[family])

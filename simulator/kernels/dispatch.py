@@ -1,4 +1,4 @@
-"""What eager code adds to a kernel on a device whose own cores dispatch it."""
+"""What the host adds to a kernel: on a device whose own cores dispatch it, or where it waits for each kernel."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ FloatArray = NDArray[np.float64]
     formula="Tk + [Tk > 0] h",
     unit="s",
     source="measured by llmsim measure: a chain of tiny operators, each behind a stream through the private cache, "
-    "less the same operators and the stream alone",
+    "less the same operators and the stream alone; or fitted to runs of a stack whose launches block",
 )
 def dispatched_time(*, kernel_s: FloatArray, between_s: FloatArray) -> FloatArray:
-    r"""Time of an operator in eager code: :math:`T = T_k + [T_k > 0]\, h`.
+    r"""Time of an operator that the host's own time is added to: :math:`T = T_k + [T_k > 0]\, h`.
 
     Parameters
     ----------
     kernel_s : ndarray
         :math:`T_k` of the kernel as it is timed alone [s].
     between_s : ndarray
-        :math:`h`, time of the host between two operators; 0 in graphs and fused code [s].
+        :math:`h`, time of the host between two operators; 0 where a queue or a graph hides it [s].
 
     Returns
     -------

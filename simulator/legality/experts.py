@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hardware_specs.errors import Problem
+from simulator.arrays.columns import FloatArray
 from simulator.legality.plans import BoolArray, Combination, divisors, legality_rule, one_of
 
 __all__: list[str] = []
@@ -126,3 +127,55 @@ def _groups(c: Combination) -> BoolArray:
 def _two_micro_batches(c: Combination) -> BoolArray:
     several = c.task.batch >= 2.0 * c.plan.data_parallel * c.plan.micro_batch_size
     return (c.plan.overlap_expert_parallel > 0) & ~(several & (c.training > 0))
+
+
+@legality_rule(
+    "rows pass beside shared experts",
+    lambda c: Problem(
+        path="plan.overlap_shared_experts",
+        value="true",
+        rule="needs training of a model with shared experts: they compute while rows pass",
+        fix="switch it off, or use overlap_expert_parallel",
+    ),
+)
+def _shared_experts(c: Combination) -> BoolArray:
+    return (c.plan.overlap_shared_experts > 0) & ((c.model.shared_ffn == 0) | (c.training == 0))
+
+
+@legality_rule(
+    "capacity is of experts",
+    lambda c: Problem(
+        path="plan.expert_capacity" if c.plan.expert_capacity[0] > 0 else "plan.expert_padding",
+        value=one_of(c.plan.expert_capacity) if c.plan.expert_capacity[0] > 0 else "true",
+        rule="the model has no experts" if c.model.experts[0] == 0 else "buffers are padded up to a capacity",
+        fix="leave it out" if c.model.experts[0] == 0 else "give plan.expert_capacity, or leave it out",
+    ),
+)
+def _capacity(c: Combination) -> BoolArray:
+    given = ~np.isnan(c.plan.expert_capacity)
+    return (given & (c.model.experts == 0)) | ((c.plan.expert_padding > 0) & ~given)
+
+
+def _least_nodes(c: Combination) -> FloatArray:
+    """Nodes that a token's experts need at least, all of a node's experts among them [1]."""
+    nodes = np.maximum(c.plan.expert_parallel / c.fabric.accelerators_per_node, 1.0)
+    return np.ceil(c.model.topk * nodes / np.maximum(c.model.experts, 1.0))
+
+
+@legality_rule(
+    "limited nodes hold a token's experts",
+    lambda c: Problem(
+        path="plan.expert_node_limit",
+        value=one_of(c.plan.expert_node_limit),
+        rule="is read where expert_dispatch is per_node only"
+        if c.plan.dispatch_by_node[0] == 0
+        else f"leaves fewer experts than the {one_of(c.model.topk)} that a token picks",
+        fix="set plan.expert_dispatch to per_node, or leave it out"
+        if c.plan.dispatch_by_node[0] == 0
+        else f"use at least {one_of(_least_nodes(c))}",
+    ),
+)
+def _node_limit(c: Combination) -> BoolArray:
+    given = ~np.isnan(c.plan.expert_node_limit)
+    few = (c.model.experts > 0) & (np.nan_to_num(c.plan.expert_node_limit) < _least_nodes(c))
+    return given & ((c.plan.dispatch_by_node == 0) | few)

@@ -6,6 +6,7 @@ import numpy as np
 
 from hardware_specs.errors import Problem
 from simulator.legality.plans import BoolArray, Combination, legality_rule
+from simulator.per_device.optimizers import CODE
 from simulator.scenarios.offload import TIERS, offload_text
 
 __all__: list[str] = []
@@ -62,3 +63,43 @@ def _trains(c: Combination) -> BoolArray:
     for code in c.plan.offload.values():
         broken = broken | ((code > 0) & (c.training == 0))
     return broken
+
+
+@legality_rule(
+    "a host updates what it holds",
+    lambda c: Problem(
+        path="plan.optimizer_step",
+        value="host",
+        rule="needs the optimizer's states outside the devices",
+        fix="set plan.offload=optimizer, or plan.optimizer_step=device",
+    ),
+)
+def _states_are_there(c: Combination) -> BoolArray:
+    return (c.plan.update_on_host > 0) & (c.plan.offload["optimizer"] == 0) & (c.training > 0)
+
+
+@legality_rule(
+    "a host that updates is described",
+    lambda c: Problem(
+        path="plan.optimizer_step",
+        value="host",
+        rule="the system does not say what its host's processors and their memory do",
+        fix="give system.host_memory.memory_bandwidth and system.host_memory.vector_rate, or set "
+        "plan.optimizer_step=device",
+    ),
+)
+def _host_is_known(c: Combination) -> BoolArray:
+    return (c.plan.update_on_host > 0) & (c.stores["host_update"] == 0)
+
+
+@legality_rule(
+    "muon updates on the device",
+    lambda c: Problem(
+        path="plan.optimizer_step",
+        value="host, with optimizer muon",
+        rule="its matrix products are not modelled on a host's processors",
+        fix="set plan.optimizer_step=device, or another optimizer",
+    ),
+)
+def _products_are_here(c: Combination) -> BoolArray:
+    return (c.plan.update_on_host > 0) & (c.plan.optimizer == CODE["muon"])

@@ -32,7 +32,7 @@ class Combination:
     each pointwise step is a kernel of its own; ``unfused`` whether attention is several kernels; ``gated`` whether
     MLPs are;
     ``uneven_stages`` is a plan column that nothing else reads; ``stores`` has by tier for offload 1 where the system
-    declares it.
+    declares it, and "host_update" where it says what its processors and their memory do.
     """
 
     model: ModelColumns
@@ -229,16 +229,26 @@ def _inner(c: Combination) -> FloatArray:
     lambda c: Problem(
         path="plan.tensor_parallel",
         value=one_of(c.plan.tensor_parallel),
-        rule=f"must divide the {one_of(_inner(c))} columns of {'an expert' if c.model.experts[0] else 'the MLP'}",
-        fix=f"use {divisors(float(_inner(c)[0]))}",
+        rule=f"must divide the {one_of(_undivided(c))} columns of "
+        + ("an expert" if c.model.experts[0] and _undivided(c)[0] == _inner(c)[0] else "the MLP"),
+        fix=f"use {divisors(float(_undivided(c)[0]))}",
     ),
 )
 def _ffn(c: Combination) -> BoolArray:
     m, p = c.model, c.plan
     parts = np.where(m.experts > 0, p.expert_tensor_parallel, p.tensor_parallel)
-    beside = np.where((m.first_dense > 0) | (m.experts_every > 1), m.ffn, 0.0)
-    plain = (np.mod(m.shared_ffn, p.tensor_parallel) != 0) | (np.mod(beside, p.tensor_parallel) != 0)
+    plain = (np.mod(m.shared_ffn, p.tensor_parallel) != 0) | (np.mod(_beside(c), p.tensor_parallel) != 0)
     return (np.mod(_inner(c), parts) != 0) | plain
+
+
+def _beside(c: Combination) -> FloatArray:
+    """Inner width of the MLP of layers without experts where others have some, else 0."""
+    return np.where((c.model.first_dense > 0) | (c.model.experts_every > 1), c.model.ffn, 0.0)
+
+
+def _undivided(c: Combination) -> FloatArray:
+    """The width that tensor ranks do not divide: of layers without experts if it is theirs, else the inner one."""
+    return np.where(np.mod(_beside(c), c.plan.tensor_parallel) != 0, c.model.ffn, _inner(c))
 
 
 @legality_rule(
@@ -257,6 +267,22 @@ def _sequence(c: Combination) -> BoolArray:
     per_sequence = (np.mod(tokens, c.plan.tensor_parallel) != 0) & (tokens == np.floor(tokens))
     per_pass = np.mod(c.plan.micro_batch_size * c.task.query_length, c.plan.tensor_parallel) != 0
     return (c.plan.sequence_parallel > 0) & np.where(c.training > 0, per_sequence, per_pass)
+
+
+@legality_rule(
+    "products are cut where they overlap",
+    lambda c: Problem(
+        path="plan.tensor_parallel_split",
+        value="_".join(word for word in ("ring", "pipelined") if getattr(c.plan, f"split_{word}")[0] > 0),
+        rule="cuts products with the all-gathers and reduce-scatters that overlap_tensor_parallel hides and that "
+        "sequence parallelism makes",
+        fix="switch plan.overlap_tensor_parallel and plan.sequence_parallel on, or leave it out",
+    ),
+)
+def _cut_products(c: Combination) -> BoolArray:
+    p = c.plan
+    wanted = (p.split_ring + p.split_pipelined > 0) & (p.tensor_parallel > 1)
+    return wanted & ((p.overlap_tensor_parallel == 0) | (p.sequence_parallel == 0))
 
 
 @legality_rule(
@@ -350,6 +376,8 @@ def _training_keys(c: Combination) -> dict[str, BoolArray]:
         "engine": p.deepspeed > 0,
         "fragmentation": p.fragmentation > 0,
         "free_gradients": p.free_gradients > 0,
+        "gradient_bucket": ~np.isnan(p.gradient_bucket),
+        "optimizer_step": p.update_on_host > 0,
     }
 
 
@@ -382,6 +410,35 @@ def _zero_group(c: Combination) -> BoolArray:
     p = c.plan
     # Where the replicas are no whole number, the degrees are the mistake.
     return (np.mod(p.gradient_ranks, p.zero_group) != 0) & (p.data_parallel == np.floor(p.data_parallel))
+
+
+def _weights_problem(c: Combination) -> Problem:
+    keeps = bool(c.plan.reshard_after_forward[0] == 0)
+    return Problem(
+        path=f"plan.{'reshard_after_forward' if keeps else 'prefetch_layers'}",
+        value="false" if keeps else one_of(c.plan.prefetch_layers),
+        rule=f"is of weights that are gathered, and with zero_stage {one_of(c.plan.zero_stage)} none are",
+        fix="leave it out, or use zero_stage 3",
+    )
+
+
+@legality_rule("gathered weights are sharded", _weights_problem)
+def _gathered_weights(c: Combination) -> BoolArray:
+    p = c.plan
+    return (p.zero_stage < 3) & ((p.reshard_after_forward == 0) | (p.prefetch_layers != 1))
+
+
+@legality_rule(
+    "buckets are exchanged at the end",
+    lambda c: Problem(
+        path="plan.gradient_bucket",
+        value=one_of(c.plan.gradient_bucket),
+        rule=f"zero_stage {one_of(c.plan.zero_stage)} exchanges gradients layer by layer in every micro-batch",
+        fix="leave it out, or use zero_stage 0 or 1",
+    ),
+)
+def _buckets(c: Combination) -> BoolArray:
+    return ~np.isnan(c.plan.gradient_bucket) & (c.plan.zero_stage >= 2)
 
 
 @legality_rule(

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from hardware_specs import (
     CalibrationSpec,
+    DriveSpec,
+    HostMemorySpec,
+    StoreSpec,
     SystemSpec,
     calibration_for,
     fabric_calibration_for,
@@ -172,11 +175,14 @@ def _kernels(machines: Machines) -> dict[str, dict[str, FloatArray]]:
 
 
 def _between(machines: Machines) -> FloatArray:
-    """Time of the host between operators of eager code [s]; 0 where a queue, a graph or a fidelity hides it."""
-    if not machines.eager or machines.fidelity != "calibrated":
+    """Time of the host between operators [s]; 0 where a queue, a graph or a fidelity hides it."""
+    if machines.fidelity != "calibrated":
         return np.zeros(1)
     hosts = [calibration_of(system, machines.task).host for system in machines.leaves.systems]
-    return np.array([0.0 if host is None else host.between_s for host in hosts])[machines.leaves.index]
+    seconds = [
+        host.between_s if host is not None and (machines.eager or host.waits) else 0.0 for host in hosts
+    ]
+    return np.array(seconds)[machines.leaves.index] if any(seconds) else np.zeros(1)
 
 
 def _evidence(machines: Machines) -> tuple[list[dict[str, FamilyEvidence]], IndexArray]:
@@ -195,6 +201,11 @@ def _evidence(machines: Machines) -> tuple[list[dict[str, FamilyEvidence]], Inde
                 }
             )
     return found, machines.leaves.index * len(machines.precisions) + machines.precision_index
+
+
+def _default_energy(store: type[StoreSpec]) -> float:
+    """Energy of a byte where a system does not say it [J/byte]."""
+    return float(store.model_fields["energy_per_byte"].default.value)
 
 
 def device_columns(machines: Machines) -> DeviceColumns:
@@ -235,6 +246,12 @@ def device_columns(machines: Machines) -> DeviceColumns:
         host_link_bytes_per_s=leaves.get("host_memory.bandwidth"),
         nvme_capacity_bytes=leaves.get("nvme.capacity") / leaves.get("accelerators_per_node"),
         nvme_link_bytes_per_s=leaves.get("nvme.bandwidth"),
+        # A store that only the scenario declares has the schema's energy.
+        host_j_per_byte=leaves.get("host_memory.energy_per_byte", _default_energy(HostMemorySpec)),
+        nvme_j_per_byte=leaves.get("nvme.energy_per_byte", _default_energy(DriveSpec)),
+        host_memory_bytes_per_s=leaves.get("host_memory.memory_bandwidth")
+        / leaves.get("accelerators_per_node"),
+        host_vector_flop_per_s=leaves.get("host_memory.vector_rate") / leaves.get("accelerators_per_node"),
         reserved_bytes=leaves.get("accelerator.reserved_memory"),
         sparse_speedup=leaves.get("accelerator.sparse_matmul_speedup"),
         power_limit_w=leaves.get("accelerator.power_limit"),

@@ -26,6 +26,7 @@ __all__ = [
     "expert_divisors",
     "exposed_rows",
     "rows_of_rank",
+    "rows_over_mean",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -70,6 +71,25 @@ class ExpertRanks:
 
 
 @rule(
+    symbol="i",
+    formula="no capacity: i; else min(i, C); with padding: C",
+    unit="1",
+    source="Lepikhin et al., GShard, arXiv:2006.16668, section 3.2, Fedus et al., Switch, arXiv:2101.03961, "
+    "section 2.2: an expert takes at most C times the mean and what is beyond passes by it; padded buffers are full",
+)
+def rows_over_mean(
+    *, expert_imbalance: FloatArray, expert_capacity: FloatArray, expert_padding: FloatArray
+) -> FloatArray:
+    """Rows that the experts of the fullest rank compute over the mean [1].
+
+    ``expert_imbalance`` is what routing sends there, ``expert_capacity`` the limit of an expert (NaN: none), both over
+    the mean; ``expert_padding`` is 1 where buffers are filled up to it [1]. Broadcasts; raises nothing.
+    """
+    full = np.where(expert_padding > 0, expert_capacity, np.fmin(expert_imbalance, expert_capacity))
+    return np.where(np.isnan(expert_capacity), expert_imbalance, full)
+
+
+@rule(
     symbol="R",
     formula="T k i t_e/(c t)",
     unit="1",
@@ -95,12 +115,14 @@ def rows_of_rank(
     symbol="Te",
     formula="max(T - C, 0)",
     unit="s",
-    source="DeepSeek-AI, arXiv:2412.19437, section 3.2.1: rows of one micro-batch pass while another one computes",
+    source="DeepSeek-AI, arXiv:2412.19437, section 3.2.1: rows of one micro-batch pass while another one computes; "
+    "Megatron-LM, core/transformer/moe/shared_experts.py: rows pass while the shared experts compute",
 )
 def exposed_rows(*, exchange_s: FloatArray, kernels_s: FloatArray) -> FloatArray:
-    """Part of a pass's exchanges of rows that the kernels of another micro-batch's equal pass do not hide [s].
+    """Part of a pass's exchanges of rows that kernels which do not wait for them do not hide [s].
 
-    Times [s] broadcast; raises nothing.
+    Those are the kernels of another micro-batch's equal pass, or those of the shared experts. Times [s] broadcast;
+    raises nothing.
     """
     return np.maximum(exchange_s - kernels_s, 0.0)
 

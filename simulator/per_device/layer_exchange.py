@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from simulator.arrays.columns import FabricColumns, Inputs
 from simulator.communication.collectives import exchange
 from simulator.communication.direct_messages import all_to_all, stage_message
-from simulator.communication.exchanges import Exchange, with_bytes
+from simulator.communication.exchanges import Exchange, replaced, with_bytes
 from simulator.communication.placement import Group, place
+from simulator.communication.token_dispatch import dispatch_by_node
 from simulator.per_device.context_parallel import RING_EXCHANGE
 from workloads.operator_graph import Operator
 
@@ -86,7 +87,19 @@ def layer_exchange(operator: Operator, message_bytes: FloatArray, inputs: Inputs
         return ring_exchange(message_bytes, plan.context_parallel, plan.context_stride, group, inputs.fabric)
     group = axis_group(operator.axis, inputs)
     if operator.collective == "all_to_all":
-        return all_to_all(message_bytes, group, inputs.fabric)
+        whole = all_to_all(message_bytes, group, inputs.fabric)
+        by_node = inputs.plan.dispatch_by_node > 0
+        if operator.axis != "expert" or not np.any(by_node):
+            return whole
+        once = dispatch_by_node(
+            message_bytes,
+            group,
+            inputs.fabric,
+            topk=inputs.model.topk,
+            experts=inputs.model.experts,
+            node_limit=inputs.plan.expert_node_limit,
+        )
+        return replaced(whole, by_node, once)
     return exchange(
         operator.collective, message_bytes, group, inputs.fabric, inputs.plan.collective_algorithm
     )

@@ -12,6 +12,7 @@ from simulator.arrays.shared_columns import SharedColumn
 from simulator.communication.collectives import exchange
 from simulator.communication.exchanges import Exchange
 from simulator.communication.placement import Group, place
+from simulator.per_device.layer_exchange import ring_exchange
 from simulator.rules import is_recording
 
 __all__ = ["TensorExchanges"]
@@ -47,11 +48,27 @@ class TensorExchanges:
             self._known[key] = done
         return self._known[key]
 
-    def _exchanged(self, collective: str, message_bytes: FloatArray) -> Exchange:
+    def hop_seconds(self, message_bytes: FloatArray) -> FloatArray:
+        """One of ``message_bytes`` [byte] from each rank to the next one of a ring, the slowest hop [s].
+
+        Zero for one rank; raises nothing.
+        """
+        plan = self._inputs.plan
+        group, hops = self._placed(), np.maximum(plan.tensor_parallel - 1.0, 1.0)
+        passed = ring_exchange(
+            message_bytes, plan.tensor_parallel, plan.tensor_stride, group, self._inputs.fabric
+        )
+        return passed.seconds / hops
+
+    def _placed(self) -> Group:
         plan, fabric = self._inputs.plan, self._inputs.fabric
         if self._group is None or is_recording():
             self._group = place(plan.tensor_parallel, plan.tensor_stride, plan.devices, fabric)
-        return exchange(collective, message_bytes, self._group, fabric, plan.collective_algorithm)
+        return self._group
+
+    def _exchanged(self, collective: str, message_bytes: FloatArray) -> Exchange:
+        plan, fabric = self._inputs.plan, self._inputs.fabric
+        return exchange(collective, message_bytes, self._placed(), fabric, plan.collective_algorithm)
 
 
 def _content(values: FloatArray) -> tuple[Hashable, ...]:

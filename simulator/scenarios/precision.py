@@ -14,6 +14,9 @@ from hardware_specs.errors import Problem, near_names
 # Four-bit weights carry one 16-bit scale per group of 128 (Frantar et al., arXiv:2210.17323, section 4).
 GROUP_SIZE = 128
 SCALE_BYTES = 2.0
+# One scale of 8 bits for 32 values (Open Compute Project, Microscaling Formats specification 1.0, table 1).
+MX_BLOCK = 32
+MX_SCALE_BYTES = 1.0
 DTYPE_BYTES: Mapping[str, float] = {
     "fp64": 8.0,
     "fp32": 4.0,
@@ -21,11 +24,12 @@ DTYPE_BYTES: Mapping[str, float] = {
     "bf16": 2.0,
     "fp16": 2.0,
     "fp8": 1.0,
+    "mxfp8": 1.0 + MX_SCALE_BYTES / MX_BLOCK,
     "int8": 1.0,
     "int4": 0.5 + SCALE_BYTES / GROUP_SIZE,
     "fp4": 0.5 + SCALE_BYTES / GROUP_SIZE,
 }
-COMPUTE_DTYPES = ("fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4")
+COMPUTE_DTYPES = ("fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "mxfp8", "int8", "fp4")
 ADAM_MOMENTS = 2
 
 
@@ -96,9 +100,12 @@ RECIPES: dict[str, Precision] = {
     "fp32": _recipe("fp32", "fp32"),
     "tf32": _recipe("tf32", "fp32", matmul="tf32", attention="tf32"),
     "fp8": _recipe("fp8", "bf16", matmul="fp8"),
+    # Blocks of 32 with a scale each, as Blackwell's and CDNA 4's matrix units take them.
+    "mxfp8": _recipe("mxfp8", "bf16", matmul="mxfp8"),
     "w8a8": _recipe("w8a8", "bf16", weights="int8", matmul="int8", inference_only=True),
     "w4a16": _recipe("w4a16", "bf16", weights="int4", inference_only=True),
 }
+NARROW_IN_INFERENCE = ("fp8", "mxfp8")
 CLASSES = ("weights", "activations", "kv_cache", "gradients", "optimizer", "communication")
 OPERATOR_CLASSES = ("matmul", "attention")
 
@@ -113,7 +120,7 @@ def precision_from(
     value : str or mapping
         A name of :data:`RECIPES`, or types by tensor class and operator class over the bf16 recipe.
     training : bool
-        In inference, fp8 products have their weights stored in fp8.
+        In inference, products in 8-bit floats have their weights stored in them.
     path : str
         Where the value stands, for messages.
 
@@ -135,8 +142,8 @@ def precision_from(
                 Problem(path=path, value=value, rule="is not a known precision recipe", fix=fix)
             ]
         chosen = RECIPES[value]
-        if value == "fp8" and not training:
-            chosen = replace(chosen, weights="fp8")
+        if value in NARROW_IN_INFERENCE and not training:
+            chosen = replace(chosen, weights=value)
         return chosen, []
     problems: list[Problem] = []
     given: dict[str, str] = {}

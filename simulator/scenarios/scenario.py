@@ -13,6 +13,8 @@ from workloads.rematerialisation import KEPT_WORDS, MODULES
 MAX_COUNT = 10**9
 AXES = ("tensor", "context", "expert", "data", "pipeline")
 ContextKind = Literal["ring", "all_gather", "ulysses"]
+ExpertDispatch = Literal["per_expert", "per_node"]
+TensorSplit = Literal["none", "ring", "pipelined", "ring_pipelined"]
 Schedule = Literal["1f1b", "gpipe", "zb_h1", "zb_h2", "zb_v", "dualpipe"]
 Optimizer = Literal["adam", "adamw", "adam_8bit", "adafactor", "sgd", "sgd_momentum", "muon"]
 Algorithm = Literal[
@@ -127,6 +129,24 @@ class Plan(_Keys):
     expert_imbalance: float = Field(
         1.0, ge=1, le=MAX_COUNT, description="rows of the fullest expert rank over the mean [1]"
     )
+    expert_capacity: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_COUNT,
+        description="most rows of an expert over the mean, those beyond are dropped; absent: none are (dropless) [1]",
+    )
+    expert_padding: bool = Field(False, description="experts with fewer rows than their capacity are padded")
+    expert_dispatch: ExpertDispatch = Field(
+        "per_expert",
+        description="a token is sent once for each of its experts (a library's all-to-all), or once to each node that "
+        "has any of them and from there on to their ranks",
+    )
+    expert_node_limit: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_COUNT,
+        description="nodes that the experts of a token may be on, of expert_dispatch per_node; absent: any [1]",
+    )
     sequence_parallel: bool = Field(False, description="norms and residuals split over the tensor ranks")
     zero_stage: int = Field(
         0, ge=0, le=3, description="0 none, 1 optimizer, 2 gradients, 3 weights sharded [1]"
@@ -136,6 +156,24 @@ class Plan(_Keys):
         ge=1,
         le=MAX_COUNT,
         description="ranks that share one sharded copy; absent: all that hold the same parameters [1]",
+    )
+    reshard_after_forward: bool = Field(
+        True,
+        description="weights of zero_stage 3 are given up after the forward pass and gathered again for the backward "
+        "pass, or kept in between",
+    )
+    prefetch_layers: int = Field(
+        1,
+        ge=0,
+        le=MAX_COUNT,
+        description="layers whose weights zero_stage 3 gathers ahead of the one that computes [1]",
+    )
+    gradient_bucket: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_COUNT,
+        description="parameters whose gradients (and new weights) are exchanged at once at the end of a step; absent: "
+        "those of a layer, as one message where nothing waits for it [1]",
     )
     micro_batch_size: int | None = Field(
         None,
@@ -198,8 +236,20 @@ class Plan(_Keys):
     overlap_tensor_parallel: bool = Field(
         False, description="tensor-parallel exchanges beside the kernels that do not wait for them"
     )
+    tensor_parallel_split: TensorSplit = Field(
+        "none",
+        description="products that overlap_tensor_parallel cuts with the exchange in front of them or behind: none, "
+        "into a part for each rank that pass in a ring, into tensor_parallel_chunks pipelined parts, "
+        "or those behind all-gathers in a ring and those in front of reduce-scatters pipelined",
+    )
+    tensor_parallel_chunks: int = Field(
+        4, ge=1, le=MAX_COUNT, description="parts of a product under tensor_parallel_split pipelined [1]"
+    )
     overlap_expert_parallel: bool = Field(
         False, description="exchanges of experts' rows beside the compute of another micro-batch"
+    )
+    overlap_shared_experts: bool = Field(
+        False, description="exchanges of experts' rows beside the shared experts of the same micro-batch"
     )
     overlap_pipeline_p2p: bool = Field(False, description="stage-to-stage messages beside compute")
     overlap_offload: bool = Field(True, description="copies to and from host or drives beside compute")
@@ -233,6 +283,10 @@ class Plan(_Keys):
         "none",
         description="weights, gradients, optimizer or activations kept on the host (optimizer) or on drives "
         "(optimizer:nvme); a mapping of owner to tier does too",
+    )
+    optimizer_step: Literal["device", "host"] = Field(
+        "device",
+        description="who updates the parameters: the accelerators, or the host's processors, next to offloaded states",
     )
     precision: str | dict[str, str] = Field(
         "bf16", description="a recipe, or types by tensor and operator class"

@@ -61,7 +61,8 @@ def _model_field_problems(key: str, value: Any) -> list[Problem]:
         )
         return [Problem(path=key, value=shown(value), rule="is not a key of a model", fix=fix)]
     try:
-        annotated: Any = Annotated[(field.annotation, *field.metadata)]
+        limits: Any = field.metadata
+        annotated: Any = Annotated[(field.annotation, *limits)] if limits else field.annotation
         TypeAdapter(annotated).validate_python(value, strict=True)
     except ValidationError as error:
         rule = str(error.errors()[0]["msg"]).replace("Input should be", "must be")

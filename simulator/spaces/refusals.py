@@ -9,7 +9,9 @@ import numpy as np
 from hardware_specs.errors import LlmsimError, Problem
 from simulator.legality import plans as legality
 from simulator.machines.device import compute_dtype
+from simulator.spaces.nearest_plans import nearest_plans
 from simulator.spaces.partition import EXCLUDED_BY_CONDITION, Splitter
+from simulator.spaces.space import Space
 
 
 def _with_names(problem: Problem, splitter: Splitter, positions: list[np.ndarray]) -> Problem:
@@ -60,3 +62,15 @@ def refusals(splitter: Splitter, row: int) -> list[Problem]:
         rule, fix = "leaves this scenario out", "loosen the condition, or change the scenario"
         found.append(Problem(path="where", value=conditions, rule=rule, fix=fix))
     return found
+
+
+def way_out(space: Space) -> str:
+    """The nearest legal plans to the first row of a space in one line; empty where none is near. Raises nothing.
+
+    Nor is any named where the user has conditions: what they leave out need not be illegal, nor what is near let in.
+    """
+    found = [] if space.where else nearest_plans(space)
+    if not found:
+        return ""
+    numbered = "; ".join(f"({number}) {plan}" for number, plan in enumerate(found, start=1))
+    return f"nearest legal plan{'s' if len(found) > 1 else ''}: {numbered}"

@@ -168,6 +168,7 @@ class ColumnMaker:
             stores={
                 "host": 1.0 - np.isnan(device.host_link_bytes_per_s),
                 "nvme": 1.0 - np.isnan(device.nvme_link_bytes_per_s),
+                "host_update": 1.0 - np.isnan(device.host_memory_bytes_per_s + device.host_vector_flop_per_s),
             },
             training=column(float(kind == "training")),
             encoder=column(float(not choice.layer.causal)),

@@ -213,6 +213,12 @@ def _layers_by_hand(chunk: RowValues) -> dict[str, FloatArray]:
     }
 
 
+def _names(chunk: RowValues, key: str, default: str, word: str) -> FloatArray:
+    """1 where the given word is one of those that a row's value joins by an underscore, else 0 [1]."""
+    values, axis = chunk.raw(key, default)
+    return chunk.spread(np.array([float(word in v.split("_")) for v in values]), axis)
+
+
 def axis_strides(chunk: RowValues, degrees: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     """Distance of neighbours on each axis, in devices: the product of the degrees of the axes inside it [1]."""
     orders, order_axis = chunk.raw("plan.placement", " ".join(AXES))
@@ -261,6 +267,10 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         expert_parallel=experts,
         expert_tensor_parallel=parts,
         expert_imbalance=plan("expert_imbalance"),
+        expert_capacity=plan("expert_capacity"),
+        expert_padding=plan("expert_padding"),
+        expert_node_limit=plan("expert_node_limit"),
+        dispatch_by_node=_matches(chunk, "plan.expert_dispatch", "per_expert", "per_node"),
         expert_copies=tensor * data * context / (parts * experts),
         experts_apart=((experts > 1) | (parts != tensor)).astype(np.float64),
         schedule=_code(chunk, "plan.schedule", SCHEDULES),
@@ -272,6 +282,9 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         ),
         zero_stage=plan("zero_stage"),
         zero_group=np.where(np.isnan(sharing), data * context, sharing),
+        reshard_after_forward=plan("reshard_after_forward"),
+        prefetch_layers=plan("prefetch_layers"),
+        gradient_bucket=plan("gradient_bucket"),
         sequence_parallel=plan("sequence_parallel"),
         recompute_core=core + named * np.mod(np.floor(modules / CORE_ATTENTION), 2.0),
         recompute_all=everything,
@@ -284,7 +297,11 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         overlap_grad_reduce=plan("overlap_grad_reduce"),
         overlap_param_gather=plan("overlap_param_gather"),
         overlap_tensor_parallel=plan("overlap_tensor_parallel"),
+        split_ring=_names(chunk, "plan.tensor_parallel_split", "none", "ring"),
+        split_pipelined=_names(chunk, "plan.tensor_parallel_split", "none", "pipelined"),
+        tensor_chunks=plan("tensor_parallel_chunks"),
         overlap_expert_parallel=plan("overlap_expert_parallel") * (experts > 1),
+        overlap_shared_experts=plan("overlap_shared_experts") * (experts > 1),
         overlap_pipeline_p2p=plan("overlap_pipeline_p2p"),
         overlap_offload=plan("overlap_offload"),
         free_gradients=plan("free_gradients"),
@@ -298,6 +315,7 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         context_stride=strides["context"],
         data_stride=strides["data"],
         pipeline_stride=strides["pipeline"],
+        update_on_host=_matches(chunk, "plan.optimizer_step", "device", "host"),
         offload=_offload(chunk),
         stage_layers=_layers_by_hand(chunk),
     )

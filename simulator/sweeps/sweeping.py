@@ -21,7 +21,7 @@ from simulator.scenarios.scenario import Scenario
 from simulator.scenarios.scenario_reading import ABSENT
 from simulator.spaces.legal_rows import LegalRows
 from simulator.spaces.partition import Splitter
-from simulator.spaces.refusals import refusals
+from simulator.spaces.refusals import refusals, way_out
 from simulator.spaces.space import Space, space_from
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def explain_empty(space: Space, excluded: Mapping[str, int]) -> ScenarioError:
         rule=f"no combination is legal (left out: {counts})",
         fix="of the first one:",
     )
-    return ScenarioError([head, *found])
+    return ScenarioError([head, *found], way_out(space))
 
 
 def sweep(

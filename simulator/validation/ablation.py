@@ -38,8 +38,10 @@ OVERLAPS = (
     "plan.overlap_param_gather",
     "plan.overlap_tensor_parallel",
     "plan.overlap_expert_parallel",
+    "plan.overlap_shared_experts",
     "plan.overlap_pipeline_p2p",
 )
+WITHOUT_OVERLAP = {**dict.fromkeys(OVERLAPS, False), "plan.tensor_parallel_split": "none"}
 EXCHANGES = (
     "tensor_parallel_s",
     "context_parallel_s",
@@ -102,7 +104,7 @@ def _empty_wires(*arguments: Any, **options: Any) -> StageTraffic:
 
 
 TERMS: tuple[Term, ...] = (
-    Term(name="exchanges run beside compute", plan=dict.fromkeys(OVERLAPS, False)),
+    Term(name="exchanges run beside compute", plan=WITHOUT_OVERLAP),
     Term(name="exchanges that compute waits for", less=EXCHANGES),
     Term(name="hidden exchanges take compute units", fabric=_without_displaced_units),
     Term(name="axes share wires", patched={f"{STEP}.stage_traffic": _empty_wires}),

@@ -13,8 +13,9 @@ from simulator.measured_tables.table_kinds import TableKind
 __all__ = ["Case", "Quantity", "RowReader", "parse_assumptions"]
 
 SMALL_PARAMETERS, LARGE_PARAMETERS = 3e9, 30e9
-# Beside the columns: the fabric and node of the catalog for a row that states none, and the length of a prompt.
+# Beside the columns: the length of a prompt, and for training runs a calibration for the rows of its device.
 EXTRA_ASSUMPTIONS: Mapping[str, str] = {"prompt_length": "count"}
+EXTRA_OF_TABLE: Mapping[str, Mapping[str, str]] = {"training_runs": {"calibration": "text"}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +100,7 @@ def size_class_of(parameters: float | None) -> str:
 
 def parse_assumptions(assume: Mapping[str, str], kind: TableKind) -> dict[str, Cell]:
     """Typed values of ``--assume``; ScenarioError for unknown keys and values of the wrong type."""
-    known: dict[str, Any] = {**kind.columns, **EXTRA_ASSUMPTIONS}
+    known: dict[str, Any] = {**kind.columns, **EXTRA_ASSUMPTIONS, **EXTRA_OF_TABLE.get(kind.name, {})}
     out: dict[str, Cell] = {}
     problems: list[Problem] = []
     for key, value in assume.items():

@@ -77,6 +77,7 @@ def sharding(reader: RowReader, keys: Mapping[str, Any]) -> dict[str, Any]:
     text = str(reader.need("zero_stage") or "")
     if not text:
         return nothing
+    entry: dict[str, Any] | None
     entry = {"stage": int(text)} if text in UNSHARDED else spelling("zero_stage", text)
     if entry is None:
         reader.skip(f"zero_stage {text!r} is not in the table of spellings")
@@ -87,6 +88,7 @@ def sharding(reader: RowReader, keys: Mapping[str, Any]) -> dict[str, Any]:
     group = entry.get("group")
     sharing = reader.row.count("accelerators_per_node") if group == "node" else group
     found: dict[str, Any] = {"plan.zero_stage": int(entry["stage"])}
+    found |= {f"plan.{key}": value for key, value in entry.get("plan", {}).items()}
     return found | ({"plan.zero_group": sharing} if sharing is not None and sharing < ranks else {})
 
 
@@ -160,8 +162,6 @@ def precision(reader: RowReader, notes: Notes) -> tuple[str | dict[str, str], st
     if "skip" in entry:
         reader.skip(f"precision {text!r}: {entry['skip']}")
         return "bf16", str(entry["dtype"])
-    if "assumed" in entry:
-        reader.assumed["precision"] = str(entry["assumed"])
     shards = spelling("zero_stage", reader.row.text("zero_stage")) or {}
     return _types(RECIPES[entry["recipe"]], notes, shards.get("weights")), str(entry["dtype"])
 

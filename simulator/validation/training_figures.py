@@ -7,9 +7,10 @@ documentation again; nothing in it is typed by hand.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import numpy as np
 import yaml
 
 from simulator.measured_tables.measured_table import Row, read_table
-from simulator.validation.fit_stack_rates import LEAST_HIDDEN, STACKS
+from simulator.validation.fit_stack_rates import LEAST_HIDDEN
 from simulator.validation.report import validate
+from simulator.validation.stack_runs import STACKS
 
 __all__ = ["GROUPS", "FigureGroup", "figures", "main"]
 
@@ -28,6 +30,11 @@ ASSUMED: Mapping[str, str] = {
     "interconnect": "catalog",
     "zero_stage": "zero1 (distributed optimizer)",
 }
+# Kernels that were measured on the very machine of a group's runs.
+MACHINE_KERNELS: Mapping[str, str] = {"calibration": "b200-sxm-megatron"}
+MACHINE_RUNS: Mapping[str, str] = {"calibration": "b200-sxm-megatron-runs"}
+# Spellings of one recipe in releases of Megatron-Bridge: the table takes each for a series of its own.
+SAME_RECIPE: Mapping[str, str] = {"fp8-cs": "fp8", "fp8-mx": "mxfp8"}
 CALIBRATIONS = Path(__file__).parents[2] / "hardware_specs" / "calibrations"
 Test = Callable[[Row], bool]
 
@@ -48,8 +55,10 @@ class FigureGroup:
         Largest mean error that was asked for, as a fraction; None: printed only.
     holds : callable
         Whether a row belongs to it.
-    assume : bool
-        Whether blanks are filled by :data:`ASSUMED`.
+    assume : mapping of str to str
+        What is assumed of its rows, as ``--assume``.
+    newest : bool
+        Whether rows are left away that a newer release of the same configuration supersedes.
     constants : str
         What was fitted to whole runs, for people.
     """
@@ -59,7 +68,8 @@ class FigureGroup:
     asked: float | None
     quantity: str = STEP
     holds: Test = lambda row: True
-    assume: bool = False
+    assume: Mapping[str, str] = field(default_factory=dict)
+    newest: bool = False
     constants: str = "none"
 
 
@@ -92,6 +102,18 @@ def _newest(experts: bool, devices: Sequence[str]) -> Test:
 _HERE = ("h100_sxm_80gb", "b200_sxm_180gb")
 GROUPS = (
     FigureGroup(name="Megatron on one B200 node, blind", prefix="simu-b200-", asked=0.08),
+    FigureGroup(
+        name="Megatron on one B200 node, calibrated with kernels of that machine",
+        prefix="simu-b200-",
+        asked=0.04,
+        assume=MACHINE_KERNELS,
+    ),
+    FigureGroup(
+        name="Megatron on one B200 node, calibrated, and one rate fitted to these runs",
+        prefix="simu-b200-",
+        asked=None,
+        assume=MACHINE_RUNS,
+    ),
     FigureGroup(name="Megatron of the papers, A100", prefix="meg-sel22-|meg-sc21-", asked=0.03, holds=_clean),
     FigureGroup(name="FSDP, 7B and more, A100 40 GB", prefix="lf-", asked=0.05, holds=_of("a100_sxm_40gb")),
     FigureGroup(name="FSDP, 7B and more, A100 80 GB", prefix="lf-", asked=0.05, holds=_of("a100_sxm_80gb")),
@@ -120,34 +142,69 @@ GROUPS = (
         prefix="mbridge-",
         asked=0.08,
         holds=_newest(False, _HERE),
-        assume=True,
+        assume=ASSUMED,
+        newest=True,
     ),
     FigureGroup(
         name="Megatron-Bridge, experts, newest",
         prefix="mbridge-",
         asked=0.2,
         holds=_newest(True, _HERE),
-        assume=True,
+        assume=ASSUMED,
+        newest=True,
+    ),
+    FigureGroup(
+        name="Megatron-Bridge, experts, every series of the table",
+        prefix="mbridge-",
+        asked=None,
+        holds=_newest(True, _HERE),
+        assume=ASSUMED,
     ),
     FigureGroup(
         name="Megatron-Bridge on GB200, dense, newest",
         prefix="mbridge-",
         asked=None,
         holds=_newest(False, ("gb200",)),
-        assume=True,
+        assume=ASSUMED,
+        newest=True,
     ),
     FigureGroup(
         name="Megatron-Bridge on GB200, experts, newest",
         prefix="mbridge-",
         asked=None,
         holds=_newest(True, ("gb200",)),
-        assume=True,
+        assume=ASSUMED,
+        newest=True,
     ),
     FigureGroup(name="MaxText on TPU v6e", prefix="tpurec-", asked=0.05),
     FigureGroup(name="peak memory, Megatron on B200", prefix="simu-b200-", asked=0.02, quantity=PEAK),
     FigureGroup(name="peak memory, torchtitan", prefix="titan-", asked=0.06, quantity=PEAK),
     FigureGroup(name="peak memory, BLOOM", prefix="bloom-", asked=0.08, quantity=PEAK),
 )
+
+
+def _release(row: Row) -> tuple[int, ...]:
+    """The release that a row's notes state, such as 26.4.1; empty where they state none."""
+    found = re.search(r"release ([\d.]+)", row.text("notes"))
+    return tuple(int(part) for part in found[1].rstrip(".").split(".")) if found else ()
+
+
+def superseded(rows: Sequence[Row]) -> set[str]:
+    """Names of rows for which there is one of a newer release: same model, devices, length and recipe.
+
+    A recipe that a release spells otherwise is the same one. Raises nothing.
+    """
+    newest: dict[tuple[object, ...], tuple[int, ...]] = {}
+
+    def configuration(row: Row) -> tuple[object, ...]:
+        text = row.text("precision")
+        sizes = (row.count("n_accelerators"), row.count("seq_len"))
+        return (row.text("model"), row.text("accelerator"), *sizes, SAME_RECIPE.get(text, text))
+
+    for row in rows:
+        key = configuration(row)
+        newest[key] = max(newest.get(key, ()), _release(row))
+    return {row.name for row in rows if _release(row) < newest[configuration(row)]}
 
 
 def _belongs(group: FigureGroup, row: Row) -> bool:
@@ -174,15 +231,18 @@ def figures(path: Path) -> list[dict[str, Any]]:
         If the table cannot be read.
     """
     rows = read_table(path, None).rows
-    plain = {(r["id"], r["quantity"]): r for r in validate(path).to_dict()["rows"]}
-    filled = {(r["id"], r["quantity"]): r for r in validate(path, assume=dict(ASSUMED)).to_dict()["rows"]}
+    ways = {tuple(group.assume.items()) for group in GROUPS}
+    found = {way: validate(path, assume=dict(way)).to_dict()["rows"] for way in ways}
+    by_key = {way: {(r["id"], r["quantity"]): r for r in scored} for way, scored in found.items()}
     out = []
     for group in GROUPS:
-        scored = filled if group.assume else plain
+        scored = by_key[tuple(group.assume.items())]
+        chosen = [row for row in rows if _belongs(group, row)]
+        old = superseded(chosen) if group.newest else set()
         mine = [
             scored[key]
-            for row in rows
-            if _belongs(group, row) and (key := (row.name, group.quantity)) in scored
+            for row in chosen
+            if row.name not in old and (key := (row.name, group.quantity)) in scored
         ]
         stated = [r for r in mine if r["measured"] is not None]
         errors = np.array(
@@ -207,12 +267,20 @@ def _percent(value: float | None) -> str:
 def _constants() -> list[str]:
     """One line per stack: its constants, rows, and errors with all rows and with a model left out."""
     lines = []
+    by_device: dict[str, float] = {}
     for stack in STACKS:
         spec = yaml.safe_load((CALIBRATIONS / f"{stack.name}.yaml").read_text(encoding="utf-8"))
-        rates = ", ".join(f"{kind} {rate['value']:g}" for kind, rate in spec["rates"].items())
+        constants = [f"{kind} {rate['value']:g}" for kind, rate in spec["rates"].items()]
+        if "host" in spec:
+            constants.append(f"host {1e6 * spec['host']['between_s']:.0f} us")
+        rates = ", ".join(constants)
         errors = [_percent(spec["error"].get(name)) for name in ("before", "fitted", "left_out")]
         lines.append(f"| `{stack.name}` | {rates} | {spec['rows']} | {' | '.join(errors)} |")
-    return lines
+        by_device.update(
+            {name: error for name, error in spec["error"].items() if name.startswith("left_out_")}
+        )
+    parts = ", ".join(f"{name.removeprefix('left_out_')} {_percent(by_device[name])}" for name in by_device)
+    return [*lines, "", f"Left out, by part where stacks share a constant: {parts}."] if parts else lines
 
 
 def text_of(found: Sequence[Mapping[str, Any]]) -> str:
@@ -224,6 +292,10 @@ def text_of(found: Sequence[Mapping[str, Any]]) -> str:
         "Written by `python -m simulator.validation.training_figures TABLE --out docs/training-figures.md`: mean",
         "absolute error of the step time, or of peak memory, over the open rows; *stated* counts rows that state it.",
         f"Rows of Megatron-Bridge are scored with {assumed}.",
+        "*newest*: the latest release of each model, devices, length and recipe; releases spell a recipe in two ways",
+        "(fp8 and fp8-cs, mxfp8 and fp8-mx), which the table takes for two series. *calibrated*:",
+        "`--assume calibration=b200-sxm-megatron`: products, attention, streams and collectives of that machine",
+        "(micro.csv), no run fitted; *blind*: with none of them.",
         "",
         "| rows | asked | now | bias | scored | stated |",
         "|---|---|---|---|---|---|",

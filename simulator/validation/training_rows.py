@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hardware_specs import load_calibration, load_system
 from simulator.measured_tables.measured_table import Cell, Row
 from simulator.validation.cases import Case, Quantity, RowReader, size_class_of
 from simulator.validation.known_words import Framework, framework_of, notes_of
@@ -61,6 +62,32 @@ def _not_modelled(reader: RowReader) -> None:
         reader.skip("the run ended out of memory")
 
 
+def _calibration(
+    reader: RowReader, framework: Framework | None, notes: Sequence[Mapping[str, Any]], system: str | None
+) -> dict[str, str]:
+    """The calibration of a row: an assumed one where its rows ran on this device, else that of the framework's runs.
+
+    The notes may name a mode of the framework that has one of its own. Raises SpecError for an assumed name that is
+    not known.
+    """
+    if system is None:
+        return {}
+    name = reader.assumptions.get("calibration")
+    if name is not None:
+        accelerator = load_system(system).accelerator.name
+        if accelerator in load_calibration(str(name)).devices:
+            # Kernels of the very machine: such a row is calibrated, not blind, and stands apart.
+            reader.assumed["calibration"] = str(name)
+            return {"system.calibration": str(name)}
+    known = framework.calibrations if framework is not None else {}
+    if system not in known:
+        return {}
+    found = known[system]
+    for note in notes:
+        found = note.get("calibrations", {}).get(found, found)
+    return {"system.calibration": found}
+
+
 def training_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
     """Turn a row of ``training_runs`` into a case.
 
@@ -87,8 +114,7 @@ def training_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
     notes = notes_of(row.text("notes"))
     _not_modelled(reader)
     keys = machine_keys(reader)
-    if framework is not None and keys.get("system") in framework.calibrations:
-        keys["system.calibration"] = framework.calibrations[keys["system"]]
+    keys.update(_calibration(reader, framework, notes, keys.get("system")))
     keys.update(degrees(reader))
     keys.update(stage_layers(reader, framework, keys))
     sequence = reader.need_count("seq_len")

@@ -150,7 +150,7 @@ def test_a_run_uses_the_file_and_says_fitted(calibrate, llmsim, table: Path, tmp
     assert again["step_time_s"] > 1.3 * result["step_time_s"]
 
 
-@pytest.mark.parametrize("foreign", ["a100-sxm-serving", "a100-sxm-vllm", "a100-sxm-80gb-fsdp"])
+@pytest.mark.parametrize("foreign", ["a100-sxm-serving", "a100-sxm-vllm", "a100-sxm-fsdp"])
 def test_a_calibration_of_another_device_is_noted(foreign: str) -> None:
     scenario = {
         "model": "llama-3.1-8b",

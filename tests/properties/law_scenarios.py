@@ -25,6 +25,7 @@ def laws(n: int) -> settings:
 
 
 MODELS = (
+    "gpt-oss-20b",
     "gpt2-xl",
     "gpt3-175b",
     "llama-2-7b",
@@ -109,6 +110,9 @@ def scenarios(
         "attention_kernel": draw(st.sampled_from(("flash", "flash", "unfused"))),
         "kernel_fusion": "fused" if shape.experts else draw(st.sampled_from(("fused", "fused", "eager"))),
     }
+    if plan["overlap_tensor_parallel"] and plan["sequence_parallel"]:
+        plan["tensor_parallel_split"] = draw(st.sampled_from(("none", "ring", "pipelined", "ring_pipelined")))
+        plan["tensor_parallel_chunks"] = draw(st.sampled_from((2, 4)))
     sequence = draw(st.sampled_from([s for s in SHORT_SEQUENCES if s <= shape.max_positions]))
     context = 1
     if kind == "training":
@@ -130,6 +134,10 @@ def scenarios(
             plan |= {"expert_parallel": experts, "expert_tensor_parallel": parts}
             plan["expert_imbalance"] = draw(st.sampled_from((1.0, min(1.25, experts))))
             plan["overlap_expert_parallel"] = experts > 1 and draw(st.booleans())
+            plan["expert_capacity"] = draw(st.sampled_from((None, 0.75, 1.2)))
+            plan["expert_padding"] = plan["expert_capacity"] is not None and draw(st.booleans())
+            plan["expert_dispatch"] = draw(st.sampled_from(("per_expert", "per_node")))
+            plan["overlap_shared_experts"] = shape.shared_experts > 0 and draw(st.booleans())
         chunks = [v for v in (1, 2, 4) if v == 1 or (pipeline > 1 and shape.n_layers % (pipeline * v) == 0)]
         v, micro = draw(st.sampled_from(chunks)), draw(st.sampled_from((1, 2, 4)))
         least = 2 if plan.get("overlap_expert_parallel") else 1
@@ -144,6 +152,11 @@ def scenarios(
             "overlap_param_gather": draw(st.booleans()),
         }
         apart = plan.get("expert_parallel", 1) > 1 or plan.get("expert_tensor_parallel", tensor) != tensor
+        if plan["zero_stage"] == 3:
+            plan["reshard_after_forward"] = draw(st.booleans())
+            plan["prefetch_layers"] = draw(st.integers(0, 3))
+        if plan["zero_stage"] < 2:
+            plan["gradient_bucket"] = draw(st.sampled_from((None, 10**6, 10**8)))
         if plan["zero_stage"] == 0 or apart:
             plan["zero_group"] = None
         task = {"kind": kind, "sequence_length": sequence, "global_batch_size": data * micro * count}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+import re
+
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from law_scenarios import changed, laws, scenarios
 
@@ -11,6 +15,7 @@ from hardware_specs import ScenarioError
 from simulator import simulate, sweep
 from simulator.legality.plans import RULES, first_broken, problems
 from simulator.spaces.partition import Splitter
+from simulator.spaces.refusals import way_out
 from simulator.spaces.space import space_from
 
 
@@ -54,7 +59,9 @@ BROKEN = {
         | {"plan": {"tensor_parallel": 12, "pipeline_parallel": 2}}
     ],
     "tensor divides ffn": [
-        training(model="qwen2.5-7b", plan__tensor_parallel=7, plan__pipeline_parallel=1, devices=7)
+        training(model="qwen2.5-7b", plan__tensor_parallel=7, plan__pipeline_parallel=1, devices=7),
+        # The layers without experts have an MLP of their own width.
+        mixture(model={"base": "llama-4-scout", "experts_every": 2, "ffn": 16385}, plan__tensor_parallel=2),
     ],
     "tensor divides sequence": [training(plan__sequence_parallel=True, task__sequence_length=1023)],
     "layers divide into stages": [
@@ -122,6 +129,20 @@ BROKEN = {
             plan__offload="weights:nvme",
         ),
     ],
+    "a host updates what it holds": [training(plan__optimizer_step="host")],
+    "a host that updates is described": [
+        training(
+            system={
+                "base": "mi300x-8",
+                "host_memory": {"capacity": "1 TB", "bandwidth": "50 GB/s"},
+            },
+            plan__offload="optimizer",
+            plan__optimizer_step="host",
+        )
+    ],
+    "muon updates on the device": [
+        training(plan__offload="optimizer", plan__optimizer_step="host", plan__optimizer="muon")
+    ],
     "offload is for training": [prefill(plan__offload="weights")],
     "layers that recompute have a way to": [training(plan__recompute_layers=2)],
     "named modules need recompute: modules": [
@@ -147,16 +168,33 @@ BROKEN = {
         prefill(plan__engine="deepspeed"),
         prefill(plan__fragmentation=0.1),
         prefill(plan__free_gradients=True),
+        prefill(plan__optimizer_step="host"),
         prefill(plan__recompute="modules", plan__recompute_modules="core_attn"),
+        prefill(plan__gradient_bucket=10**7),
     ],
     "kept results need recompute: needed": [training(plan__recompute_keeps="gate")],
     "sharing ranks divide the replicas": [training(devices=32, plan__zero_stage=1, plan__zero_group=3)],
+    "products are cut where they overlap": [
+        training(plan__sequence_parallel=True, plan__tensor_parallel_split="ring"),
+        training(plan__overlap_tensor_parallel=True, plan__tensor_parallel_split="pipelined"),
+    ],
+    "gathered weights are sharded": [
+        training(devices=32, plan__zero_stage=1, plan__reshard_after_forward=False),
+        training(devices=32, plan__zero_stage=2, plan__prefetch_layers=2),
+    ],
+    "buckets are exchanged at the end": [
+        training(devices=32, plan__zero_stage=2, plan__gradient_bucket=10**7)
+    ],
     "sharing ranks share something": [training(devices=32, plan__zero_group=2)],
     "inference types are not trained": [
         training(plan__precision="w4a16"),
         training(plan__compression=[{"name": "sparsity_2_4"}]),
     ],
-    "device has the compute type": [training(plan__precision="fp8")],
+    "device has the compute type": [
+        training(plan__precision="fp8"),
+        # Hopper's units take fp8, but no scale per block.
+        training(plan__precision="mxfp8", system="dgx-h100"),
+    ],
     "positions cover the sequence": [training(task__sequence_length=4096)],
     "experts run in grouped kernels": [
         prefill(model="mixtral-8x7b", plan__kernel_fusion="eager", plan__attention_kernel="unfused")
@@ -207,6 +245,21 @@ BROKEN = {
     "rows pass beside another micro-batch": [
         mixture(plan__expert_parallel=2, plan__overlap_expert_parallel=True, task__global_batch_size=8)
     ],
+    "rows pass beside shared experts": [
+        mixture(plan__expert_parallel=2, plan__overlap_shared_experts=True),
+    ],
+    "capacity is of experts": [training(plan__expert_capacity=1.25), mixture(plan__expert_padding=True)],
+    "limited nodes hold a token's experts": [
+        mixture(plan__expert_parallel=8, plan__expert_node_limit=1),
+        mixture(
+            model={"base": "mixtral-8x7b", "topk": 5},
+            devices=16,
+            plan__expert_parallel=8,
+            plan__expert_dispatch="per_node",
+            system={"base": "dgx-a100-80gb", "accelerators_per_node": 4},
+            plan__expert_node_limit=1,
+        ),
+    ],
     "shards of experts are not grouped": [
         mixture(plan__expert_parallel=2, plan__zero_stage=1, plan__zero_group=2)
     ],
@@ -254,6 +307,66 @@ def test_every_rule_is_broken_by_an_example(name):
             assert problem.path.split(".")[0] in ("plan", "task", "devices", "model", "system")
             for part in (problem.path, problem.value, problem.rule, problem.fix):
                 assert part and part in str(refused.value), problem
+
+
+def plans_named(hint):
+    """Changes of the plan that a hint names, each as a mapping."""
+    named = re.findall(r"\(\d\) (.*?) \(tensor", hint)
+    return [
+        {key: yaml.safe_load(value) for key, value in re.findall(r"plan\.(\w+)=([^,]+)", one)}
+        for one in named
+    ]
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_nearest_plans_are_legal(name):
+    """One key is changed before two; whatever is named breaks no rule."""
+    for scenario in BROKEN[name]:
+        plans = plans_named(way_out(space_from(scenario)))
+        for plan in plans:
+            said = {**scenario, "plan": {**scenario.get("plan", {}), **plan}}
+            assert problems(combination(said)) == [], plan
+
+
+NEAREST = [
+    (mixture(plan__expert_parallel=16), [{"expert_parallel": 8}]),
+    (mixture(plan__expert_parallel=3), [{"expert_parallel": 4}, {"expert_parallel": 2}]),
+    (
+        training(
+            model="llama-3.1-70b",
+            devices=128,
+            plan={"tensor_parallel": 16, "context_parallel": 8, "context_parallel_kind": "ulysses"},
+        ),
+        [{"tensor_parallel": 8}, {"context_parallel": 4}],
+    ),
+    (
+        training(devices=12, plan__pipeline_parallel=3, plan__schedule="dualpipe", system="gb200-nvl72"),
+        [{"schedule": "1f1b"}],
+    ),
+    (training(system="mi300x-8", plan__offload="optimizer"), [{"offload": "none"}]),
+    (training(plan__data_parallel=2), [{"data_parallel": 1}]),
+]
+
+
+@pytest.mark.parametrize(("scenario", "first"), NEAREST)
+def test_the_nearest_plans_by_hand(scenario, first):
+    assert plans_named(way_out(space_from(scenario)))[: len(first)] == first
+
+
+def test_a_refused_scenario_says_the_nearest_plans_in_its_last_line():
+    with pytest.raises(ScenarioError) as refused:
+        simulate(mixture(plan__expert_parallel=16))
+    *rules, last = str(refused.value).splitlines()
+    assert len(rules) == 2 and "more than the 8 experts" in rules[0]
+    assert last.startswith(
+        "nearest legal plans: (1) plan.expert_parallel=8 (tensor 1, expert 8, data 8); (2) "
+    )
+    assert refused.value.hint == last
+    assert str(pickle.loads(pickle.dumps(refused.value))) == str(refused.value)
+    # Nothing near: only the rules are said.
+    with pytest.raises(ScenarioError) as refused:
+        simulate(training(devices=12, plan__tensor_parallel=6))
+    assert refused.value.hint == ""
 
 
 def test_no_example_is_for_a_rule_that_is_gone():

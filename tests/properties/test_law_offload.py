@@ -60,6 +60,122 @@ def test_activations_go_and_come_once_for_each_micro_batch():
     assert away.time["offload_s"] == pytest.approx(16 * 2 * kept / LINK, rel=1e-9)
 
 
+HOST_BYTES_PER_S = 409.6e9 / 8
+
+
+def on_host(offload="optimizer", **changes):
+    return step(offload, **{"plan__optimizer_step": "host", "plan__zero_stage": 1, **changes})
+
+
+def test_a_host_updates_at_the_speed_of_its_memory():
+    """Each pass moves what it moves on the device, over a device's share of the host's channels."""
+    here, there = step("none", plan__zero_stage=1), on_host()
+    update = here.operators[here.operators["phase"] == "optimizer"]
+    assert there.time["optimizer_s"] == pytest.approx(update["bytes"].sum() / HOST_BYTES_PER_S, rel=1e-9)
+    rows = there.operators[there.operators["phase"] == "optimizer"]
+    assert set(rows["stream"]) == {"host"} and set(rows["bound"]) == {"memory"}
+    assert rows["bytes"].sum() == pytest.approx(update["bytes"].sum())
+    assert there.step_time_s == pytest.approx(there.operators["exposed_s"].sum(), rel=1e-9)
+
+
+def test_a_host_that_computes_slowly_is_bound_by_that():
+    slow = {"base": "dgx-a100-80gb", "host_memory.vector_rate": "0.08 TFLOP/s"}
+    there = on_host(system=slow)
+    rows = there.operators[there.operators["phase"] == "optimizer"]
+    bound = rows["bound"] == "compute"
+    assert bound.any()
+    assert rows["busy_s"][bound].sum() == pytest.approx(rows["flop"][bound].sum() / 1e10, rel=1e-9)
+
+
+def test_gradients_go_down_and_weights_come_back_around_an_update_on_the_host():
+    """Fp32 gradients and bf16 weights of a shard; the states stay where they are. Hidden, all but a layer's part."""
+    shard = step("none", plan__zero_stage=1).memory["optimizer_bytes"] / 12
+    apart = on_host(plan__overlap_offload=False)
+    down, up = 4 * shard / LINK, 2 * shard / LINK
+    assert apart.time["offload_s"] == pytest.approx(down + up, rel=1e-6)
+    fast = {"base": "dgx-a100-80gb", "host_memory.bandwidth": f"{LINK * 100} B/s"}
+    beside, layers = on_host(system=fast), 12
+    assert beside.time["offload_s"] == pytest.approx((down + up) / 100 / layers, rel=1e-6)
+    (copies,) = beside.operators[beside.operators["stream"] == "offload"].to_dict("records")
+    assert copies["busy_s"] == pytest.approx((down + up) / 100, rel=1e-6)
+    assert copies["message_bytes"] == pytest.approx(6 * shard, rel=1e-6)
+    # What is on the host for good is not copied for the update.
+    for owner, rest in (("gradients", up), ("weights", down)):
+        copied = on_host(f"optimizer {owner}", plan__overlap_offload=False).time["offload_s"]
+        whole = step(owner, plan__overlap_offload=False, plan__zero_stage=1).time["offload_s"]
+        assert copied == pytest.approx(whole - passing(owner) + rest, rel=1e-6)
+
+
+def passing(owner):
+    """What an update on the device waits for where only gradients, or weights, are elsewhere [s]."""
+    return step("none", plan__zero_stage=1).memory[f"{owner}_bytes"] / LINK
+
+
+def test_a_host_that_updates_holds_the_gradients():
+    here = step("none", plan__zero_stage=1)
+    shard = here.memory["optimizer_bytes"] / 12
+    assert on_host().offload["host_bytes"] == pytest.approx(16 * shard, rel=1e-6)
+    # Nothing passes through the device.
+    assert on_host().memory["optimizer_bytes"] == 0
+    assert on_host().memory["buffers_bytes"] == here.memory["buffers_bytes"]
+
+
+def test_states_on_drives_pass_through_the_host_that_updates():
+    drives = 3.5e9
+    states = step("none", plan__zero_stage=1).memory["optimizer_bytes"]
+    away = on_host("optimizer:nvme", plan__overlap_offload=False)
+    near = on_host(plan__overlap_offload=False)
+    assert away.time["offload_s"] - near.time["offload_s"] == pytest.approx(states / drives, rel=1e-6)
+
+
+@laws(10)
+@given(st.floats(20.0, 2000.0), st.floats(1.01, 10.0))
+def test_faster_host_memory_is_never_slower(gb, factor):
+    slow, fast = (
+        on_host(system={"base": "dgx-a100-80gb", "host_memory.memory_bandwidth": f"{g} GB/s"}).step_time_s
+        for g in (gb, gb * factor)
+    )
+    assert fast <= slow
+
+
+def test_who_updates_can_be_swept():
+    found = sweep(changed(STEP, plan__offload="optimizer", plan__optimizer_step=["device", "host"]))
+    for word, seconds, energy in zip(
+        found["plan.optimizer_step"], found["step_time_s"], found["energy_j"], strict=True
+    ):
+        alone = step("optimizer", plan__optimizer_step=word)
+        assert seconds == pytest.approx(alone.step_time_s, rel=1e-12)
+        assert energy == pytest.approx(alone.energy_j, rel=1e-12)
+
+
+@pytest.mark.parametrize(("tier", "joule"), [("host", 215e-12), ("nvme", 3e-9)])
+def test_copies_take_energy_by_the_byte(tier, joule):
+    """States go and come once, those of all ranks; of a pipeline those of all stages."""
+    whole = {"plan__pipeline_parallel": 1, "devices": 8}
+    states = 8 * step("none", **whole).memory["optimizer_bytes"]
+    away = step(f"optimizer:{tier}", **whole)
+    assert away.energy["offload_j"] == pytest.approx(2 * states * joule, rel=1e-9)
+    # The last stage has the matrix of the embedding again: 51,200 x 12,288 of 175e9 parameters.
+    stages = step(f"optimizer:{tier}")
+    assert stages.energy["offload_j"] == pytest.approx(2 * states * joule * (1 + 0.629 / 175), rel=2e-4)
+    assert step("none").energy["offload_j"] == 0
+    parts = [v for k, v in away.energy.items() if k.endswith("_j")]
+    assert away.energy_j == pytest.approx(sum(parts), rel=1e-12)
+
+
+def test_hidden_copies_have_a_row():
+    """Weights come twice for each micro-batch, beside compute that takes longer."""
+    link = {"base": "dgx-a100-80gb", "host_memory.bandwidth": "4 TB/s"}
+    away = step("weights", system=link, plan__pipeline_parallel=1, devices=8)
+    here = step("none", plan__pipeline_parallel=1, devices=8)
+    (row,) = away.operators[away.operators["stream"] == "offload"].to_dict("records")
+    weights = here.memory["weights_bytes"]
+    assert row["exposed_s"] == pytest.approx(away.time["offload_s"]) and row["exposed_s"] < row["busy_s"] / 50
+    # 16 micro-batches, two passes each, and the new weights go once.
+    assert row["busy_s"] == pytest.approx((16 * 2 + 1) * weights / 4e12, rel=1e-9)
+    assert row["message_bytes"] == pytest.approx((16 * 2 + 1) * weights, rel=1e-9)
+
+
 def test_a_faster_link_is_never_slower_and_hides_copies():
     times = [
         simulate(

@@ -314,6 +314,12 @@ def test_switches_that_mean_nothing_change_nothing(scenario):
         "expert_parallel",
         "expert_tensor_parallel",
         "expert_imbalance",
+        "expert_capacity",
+        "expert_padding",
+        "reshard_after_forward",
+        "prefetch_layers",
+        "gradient_bucket",
+        "tensor_parallel_split",
     ):
         alone["plan"].pop(degree, None)
     alone |= {"devices": 1, "task": {**scenario["task"], "global_batch_size": 8}}

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from law_scenarios import changed, laws
 
+from hardware_specs import load_system
 from simulator import simulate, sweep
 from simulator.per_device.optimizers import OPTIMIZERS
 from workloads.catalog import load_model
@@ -68,6 +69,34 @@ def test_muon_takes_its_products_at_the_rate_of_products():
     alone = {"plan__zero_stage": 0}
     whole = step("muon", **alone).time["optimizer_s"] - step("sgd_momentum", **alone).time["optimizer_s"]
     assert whole == pytest.approx(8 * seconds, rel=1e-6)
+
+
+def products(**changes):
+    rows = step("muon", **changes).operators
+    (row,) = rows[rows.name == "optimizer.newton_schulz"].to_dict("records")
+    return row
+
+
+def test_muon_orthogonalises_in_16_bits_whatever_the_products_of_the_layers():
+    """By data sheet the products of an update take as long under fp8 as under bf16, and say what they compute in."""
+    wide, narrow = (products(plan__precision=p, fidelity="datasheet") for p in ("bf16", "fp8"))
+    assert narrow["busy_s"] == wide["busy_s"] == pytest.approx(muon_flop() / 8 / 989.4e12, rel=0.02)
+    assert narrow["dtype"] == wide["dtype"] == "bf16" and wide["bound"] == "compute"
+    # Fitted efficiencies are those of the recipe's products.
+    assert products(plan__precision="fp8")["busy_s"] > muon_flop() / 8 / 989.4e12
+
+
+def test_products_of_an_update_are_counted():
+    """FLOP by hand; a product reads both operands and writes its result, in bf16; energy takes both."""
+    row, sides = products(), [(4096, 6144), (4096, 4096), (4096, 28672), (4096, 14336)]
+    assert row["flop"] == pytest.approx(muon_flop() / 8, rel=1e-12)
+    # X and A; A, A (read once as one operand of two) and its square; A, X and the new X.
+    moved = 32 * 5 * 2 * sum((s * n + s * s) + (2 * s * s) + (s * s + 2 * s * n) for s, n in sides) / 8
+    assert row["bytes"] == pytest.approx(moved, rel=1e-12)
+    more, less = (step(name) for name in ("muon", "sgd_momentum"))
+    energy = more.energy["compute_j"] - less.energy["compute_j"]
+    per_flop = load_system("dgx-h100").accelerator.energy_per_flop["bf16"].value
+    assert energy == pytest.approx(muon_flop() * per_flop, rel=1e-6)
 
 
 @laws(15)

@@ -64,6 +64,7 @@ TRANSFER = {
 KEPT = {
     "everything_bytes": 100, "dropped_bytes": 0, "input_bytes": 8, "named_bytes": 5, "recompute_all": 0,
 }  # fmt: skip
+HOST_PASS = {"moved_bytes": 28e9, "host_memory_bytes_per_s": 100e9, "host_flop_per_s": 1e12}
 OUTPUTS = {"in_flight": 2, "tokens": 10, "hidden": 8, "activation_bytes": 2}
 FLIGHT = {"stage": 0, "pipeline_parallel": 4, "virtual_pipeline": 1, "micro_batches": 16}
 MODEL = {"n_layers": 10, "heads": 8, "head_dim": 64, "attended_tokens": 100}
@@ -452,6 +453,20 @@ CASES = [
     # 8 GB in beside 4 GB out at 2 GB/s; nothing to copy needs no link
     ("copy_time", {"into_bytes": 8e9, "out_bytes": 4e9, "link_bytes_per_s": 2e9}, 4),
     ("copy_time", {"into_bytes": 0, "out_bytes": 0, "link_bytes_per_s": np.nan}, 0),
+    # 2 GB at 215 pJ/B and 1 GB at 3 nJ/B
+    (
+        "copy_energy",
+        {
+            "host_copied_bytes": 2e9,
+            "nvme_copied_bytes": 1e9,
+            "host_j_per_byte": 215e-12,
+            "nvme_j_per_byte": 3e-9,
+        },
+        3.43,
+    ),
+    # 28 bytes and 12 FLOP of each of 1e9 parameters: 0.28 s of memory, 0.012 s of processors; the other way round
+    ("host_pass_time", {**HOST_PASS, "flop": 12e9}, 0.28),
+    ("host_pass_time", {**HOST_PASS, "flop": 12e11}, 1.2),
     # a master copy of 4 bytes, moments of 4; 2 x 1.001953125; rows and columns of a matrix with 8 rows: 2 x 4 / 8
     ("optimizer_state_bytes", STATES, 12),
     ("optimizer_state_bytes", {**STATES, "optimizer": 2}, 6.00390625),
@@ -479,6 +494,42 @@ CASES = [
         },
         75,
     ),  # fmt: skip
+    # four parts: three hops of 5 s beside products of 3 s; pipelined, the first exchange is in the open too
+    (
+        "exposed_parts",
+        {"part_exchange_s": 5, "part_product_s": 3, "parts": 4, "pipelined": 0},
+        6,
+    ),
+    (
+        "exposed_parts",
+        {"part_exchange_s": 2, "part_product_s": 3, "parts": 4, "pipelined": 1},
+        2,
+    ),
+    # the layer that computes and two ahead, of three at most; all of them where they are kept
+    ("unsharded_layers", {"layers": 8, "prefetch_layers": 2, "reshard_after_forward": 1}, 3),
+    ("unsharded_layers", {"layers": 2, "prefetch_layers": 2, "reshard_after_forward": 1}, 2),
+    ("unsharded_layers", {"layers": 8, "prefetch_layers": 2, "reshard_after_forward": 0}, 8),
+    ("gradient_buckets", {"parameters": 100, "bucket_elements": 40}, 2.5),
+    ("gradient_buckets", {"parameters": 10, "bucket_elements": 40}, 1),
+    # 40 of 100 gradients of 4 bytes, sent in 2
+    (
+        "bucket_copy",
+        {"parameters": 100, "bucket_elements": 40, "gradient_bytes": 4, "communication_bytes": 2},
+        80,
+    ),
+    (
+        "bucket_copy",
+        {"parameters": 100, "bucket_elements": 40, "gradient_bytes": 4, "communication_bytes": 4},
+        0,
+    ),
+    ("rows_over_mean", {"expert_imbalance": 1.5, "expert_capacity": np.nan, "expert_padding": 0}, 1.5),
+    ("rows_over_mean", {"expert_imbalance": 1.5, "expert_capacity": 1.25, "expert_padding": 0}, 1.25),
+    ("rows_over_mean", {"expert_imbalance": 1.1, "expert_capacity": 1.25, "expert_padding": 0}, 1.1),
+    ("rows_over_mean", {"expert_imbalance": 1.1, "expert_capacity": 1.25, "expert_padding": 1}, 1.25),
+    # 2 of 8 experts on 4 nodes of 2: 15 of 28 pairs miss a node, so 4 x 13/28 nodes are hit
+    ("distinct_places", {"topk": 2, "experts": 8, "pool": 8, "places": 4}, 13 / 7),
+    # 2 of the 4 experts of two nodes: a node is missed by one pair of 6
+    ("distinct_places", {"topk": 2, "experts": 8, "pool": 4, "places": 4}, 10 / 6),
     ("exposed_rows", {"exchange_s": 5, "kernels_s": 3}, 2),
     ("exposed_rows", {"exchange_s": 2, "kernels_s": 3}, 0),
     # four ranks: a sixteenth of the pairs in each of four kernels, a quarter, or all of them for fewer heads

@@ -123,3 +123,64 @@ def test_weights_are_gathered_once_per_micro_batch_and_pass():
     assert four == pytest.approx(4 * one, rel=1e-9)
     first, second = (simulate(plan(1, 8, m)).energy["network_j"] for m in (1, 4))
     assert first == pytest.approx(second, rel=1e-12)
+
+
+def sharded(m=2, **keys):
+    base = plan(3, 8, m)
+    base["task"]["sequence_length"] = 1024
+    return {**base, "plan": {**base["plan"], **keys}}
+
+
+def test_weights_that_are_kept_are_gathered_once_a_micro_batch():
+    """16-bit gradients are sent as such: two passes of 2 bytes and one of gradients, against one and one."""
+    kept, again = (simulate(sharded(reshard_after_forward=r)) for r in (False, True))
+    sent = [e.energy["network_j"] / E_PER_BYTE / 8 / (N * 7 / 8) for e in (kept, again)]
+    assert sent[1] - sent[0] == pytest.approx(2 * 2, rel=1e-9)
+    assert kept.step_time_s < again.step_time_s
+
+
+def test_memory_of_weights_that_are_kept_or_prefetched():
+    """Two bytes a parameter of all layers and ends; ahead are as many layers as the plan says, if there are."""
+    deep = {"model.n_layers": 24, "model.vocab": 8}
+    shape = load_model("llama-2-7b").model_copy(update={"n_layers": 24, "vocab": 8})
+    one = 2 * parameters(shape)["total"] / 24  # the ends are tiny
+
+    def buffers(**keys):
+        return simulate({**sharded(**keys), **deep}).memory["buffers_bytes"]
+
+    assert buffers(prefetch_layers=5) - buffers(prefetch_layers=1) == pytest.approx(4 * one, rel=1e-3)
+    assert buffers(prefetch_layers=99) - buffers(prefetch_layers=1) == pytest.approx(22 * one, rel=1e-3)
+    kept = buffers(reshard_after_forward=False)
+    assert kept - buffers(prefetch_layers=1) == pytest.approx(22 * one, rel=1e-3)
+
+
+def test_gathers_without_prefetch_are_in_the_open():
+    """One layer ahead is as good as three; none is as slow as no overlap."""
+    none, one, three = (simulate(sharded(prefetch_layers=n)).step_time_s for n in (0, 1, 3))
+    assert three == one < none
+    open_s = simulate(sharded(overlap_param_gather=False)).step_time_s
+    assert none == pytest.approx(open_s, rel=1e-12)
+
+
+@laws(20)
+@given(st.integers(0, 1), st.sampled_from([2, 8]), st.integers(5, 9), st.booleans())
+def test_buckets_send_the_same_bytes_and_start_more_often(stage, d, exponent, overlap):
+    base = plan(stage, d, 1)
+    base["plan"]["overlap_grad_reduce"] = overlap
+    whole = simulate(base)
+    base["plan"]["gradient_bucket"] = 10**exponent
+    parts = simulate(base)
+    assert parts.energy["network_j"] == pytest.approx(whole.energy["network_j"], rel=1e-9)
+    if not overlap:
+        assert parts.step_time_s >= whole.step_time_s * (1 - 1e-12)
+    finer = simulate({**base, "plan": {**base["plan"], "gradient_bucket": 10 ** (exponent - 1)}})
+    busy = [e.operators.set_index("name").loc["gradients.exchange"].busy_s for e in (parts, finer)]
+    assert busy[1] >= busy[0] * (1 - 1e-12)
+
+
+def test_a_bucket_that_is_sent_narrower_is_a_copy():
+    """10^6 gradients of 4 bytes that are sent in 2."""
+    wide = plan(1, 8, 1, precision={"gradients": "fp32", "communication": "bf16"})
+    bucketed = {**wide, "plan": {**wide["plan"], "gradient_bucket": 10**6}}
+    before, after = (simulate(s).memory["buffers_bytes"] for s in (wide, bucketed))
+    assert after - before == pytest.approx(2e6, rel=1e-9)

@@ -11,7 +11,7 @@ from law_scenarios import EXACT, TASKS, laws, scenarios
 from simulator import simulate
 from simulator.composition.memory import OWNERS
 
-ENERGY_PARTS = ("static_j", "compute_j", "memory_j", "network_j", "host_j")
+ENERGY_PARTS = ("static_j", "compute_j", "memory_j", "network_j", "host_j", "offload_j")
 
 
 @pytest.mark.parametrize("kind", TASKS)

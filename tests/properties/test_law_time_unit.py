@@ -122,6 +122,20 @@ def test_estimate_in_another_time_unit(kind):
     law()
 
 
+@pytest.mark.parametrize("k", FACTORS)
+def test_a_host_that_waits_follows_the_time_unit(k):
+    scenario = {
+        "model": "gpt3-175b",
+        "task": {"kind": "training", "sequence_length": 2048, "global_batch_size": 16},
+        "system": "dgx-a100-80gb",
+        "devices": 64,
+        "system.calibration": "a100-sxm-megatron-deepspeed",
+        "plan": {"tensor_parallel": 8, "pipeline_parallel": 8, "recompute": "full"},
+    }
+    assert load_calibration(scenario["system.calibration"]).host.waits
+    assert in_other_unit(scenario, k)["step_time_s"] == scaled(simulate(scenario).step_time_s, 1, k)
+
+
 @pytest.mark.parametrize("name", list_systems())
 def test_stretching_there_and_back_changes_no_figure(name):
     system = load_system(name)

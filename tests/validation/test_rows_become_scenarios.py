@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from measured_rows import ENERGY_ROW, FSDP_ROW, MEGATRON_ROW, write_rows
 
+from hardware_specs.errors import ScenarioError, SpecError
 from simulator import simulate
+from simulator.measured_tables.measured_table import read_table
 from simulator.validation import Validation, validate
 from simulator.validation.predictions import scenario_of
+from simulator.validation.training_figures import superseded
 
 
 def scored(tmp_path: Path, *rows: dict[str, Any], **options: Any) -> Validation:
@@ -38,6 +41,18 @@ def test_scenario_of_an_fsdp_row(tmp_path: Path) -> None:
     assert case.size_class == "small" and case.assumed == ""
     default = scored(tmp_path, {**FSDP_ROW, "notes": "mp_mode=DEFAULT"}).scores[0].case
     assert default.scenario["plan.precision"] == "bf16"
+
+
+def test_a_mode_of_a_framework_has_a_calibration_of_its_own(tmp_path: Path) -> None:
+    rows = [{**FSDP_ROW, "id": f"lf-{mode}", "notes": f"mp_mode={mode}"} for mode in ("PURE", "DEFAULT")]
+    rows.append({**rows[0], "id": "lf-h100", "accelerator": "h100_sxm_80gb", "interconnect": ""})
+    named = [entry.case.scenario["system.calibration"] for entry in scored(tmp_path, *rows).scores]
+    assert named == ["a100-sxm-fsdp-pure", "a100-sxm-fsdp", "h100-sxm-fsdp"]
+
+
+def test_checkpoints_of_fsdp_stop_at_the_last_tensor_that_is_needed(tmp_path: Path) -> None:
+    case = scored(tmp_path, {**FSDP_ROW, "recompute": "full"}).scores[0].case
+    assert case.scenario["plan.recompute"] == "needed" and not case.scenario.get("plan.recompute_keeps")
 
 
 def test_all_rows_together_equal_simulate_of_each(tmp_path: Path) -> None:
@@ -180,7 +195,7 @@ def test_energy_rows(tmp_path: Path) -> None:
         ENERGY_ROW,
         {**ENERGY_ROW, "isl": 128, "avg_output_len": 64, "itl_median_ms": ""},
         {**ENERGY_ROW, "isl": 1024, "avg_output_len": 1024, "batch": 4096, "itl_median_ms": ""},
-        {**ENERGY_ROW, "model": "openai/gpt-oss-20b"},
+        {**ENERGY_ROW, "model": "deepseek-ai/DeepSeek-V3"},
     ]
     energy, latency, request, too_big, experts, _ = scored(tmp_path, *rows).scores
     step = simulate(scenario_of(energy.case))
@@ -193,7 +208,7 @@ def test_energy_rows(tmp_path: Path) -> None:
     whole = simulate(scenario_of(request.case))
     assert request.predicted == pytest.approx(whole.energy_j / (16 * 64))
     assert "does not fit" in too_big.skipped_because
-    assert "experts with biases" in experts.skipped_because
+    assert "latent attention" in experts.skipped_because
 
 
 def test_a_rack_is_one_node_however_a_table_counts_it(tmp_path: Path) -> None:
@@ -210,3 +225,56 @@ def test_a_rack_is_one_node_however_a_table_counts_it(tmp_path: Path) -> None:
     part = {**whole, "system.accelerators_per_node": 64, "system.scale_out.links": 64}
     assert machine(256) == machine(256, interconnect="") == part
     assert machine(64, interconnect="") == whole
+
+
+B200_ROW = {
+    **MEGATRON_ROW,
+    "id": "simu-test-001",
+    "date": "2026-04",
+    "framework": "Megatron-LM 23e00ed0 + TE 2.11, torch 2.10",
+    "accelerator": "b200_sxm_180gb",
+    "interconnect": "single HGX B200 node (NVLink)",
+    "precision": "bf16",
+    "recompute": "none",
+    "flash_attention": True,
+}
+
+
+def test_an_assumed_calibration_is_taken_by_rows_of_its_device_and_named(tmp_path: Path) -> None:
+    assume = {"calibration": "b200-sxm-megatron"}
+    (blind,) = scored(tmp_path, B200_ROW).scores
+    calibrated, other = scored(tmp_path, B200_ROW, MEGATRON_ROW, assume=assume).scores
+    assert "system.calibration" not in blind.case.scenario and blind.case.assumed == ""
+    assert calibrated.case.scenario["system.calibration"] == assume["calibration"]
+    assert calibrated.case.assumed == "calibration=b200-sxm-megatron"
+    assert calibrated.predicted != pytest.approx(blind.predicted, rel=1e-3)
+    # Kernels of a B200 say nothing of an A100.
+    assert "system.calibration" not in other.case.scenario and other.case.assumed == ""
+
+
+def test_an_unknown_calibration_and_another_table_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="b200-sxm-megatro"):
+        scored(tmp_path, B200_ROW, assume={"calibration": "b200-sxm-megatro"})
+    with pytest.raises(ScenarioError, match="is not a field to assume"):
+        scored(tmp_path, ENERGY_ROW, assume={"calibration": "b200-sxm-megatron"})
+
+
+def test_notes_say_how_context_ranks_meet(tmp_path: Path) -> None:
+    row = {**B200_ROW, "tp": 1, "dp": 1, "cp": 8, "global_batch": 4}
+    plain, notes = scored(tmp_path, row, {**row, "id": "simu-test-002", "notes": "mbs=1; CP a2a"}).scores
+    assert "plan.context_parallel_kind" not in plain.case.scenario
+    assert notes.case.scenario["plan.context_parallel_kind"] == "ulysses"
+
+
+def test_a_newer_release_supersedes_a_row_however_it_spells_the_recipe(tmp_path: Path) -> None:
+    row = {**B200_ROW, "framework": "Megatron-Bridge"}
+    changes = {
+        "old": {"precision": "fp8-mx", "notes": "release 25.11; x"},
+        "new": {"precision": "mxfp8", "notes": "release 26.04.01; x"},
+        "middle": {"precision": "mxfp8", "notes": "release 26.04; x"},
+        "other-recipe": {"precision": "fp8", "notes": "release 25.09; x"},
+        "other-length": {"precision": "mxfp8", "seq_len": 8192, "notes": "release 25.11; x"},
+        "more-devices": {"precision": "mxfp8", "n_accelerators": 64, "notes": "release 25.11; x"},
+    }
+    table = write_rows(tmp_path / "rows.csv", *({**row, **c, "id": name} for name, c in changes.items()))
+    assert superseded(read_table(table, None).rows) == {"old", "middle"}

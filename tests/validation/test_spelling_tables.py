@@ -69,6 +69,7 @@ def test_entries_name_plan_keys_recipes_and_model_keys() -> None:
         ("recompute", "selective", {"plan": "selective"}),
         ("recompute", "minimal", {"plan": "needed", "keeps": "query keys values attention_out gate up"}),
         ("precision", "fp8 hybrid", {"recipe": "fp8", "dtype": "fp8"}),
+        ("precision", "fp8-mx", {"recipe": "mxfp8", "dtype": "mxfp8"}),
         (
             "interconnect",
             "4 x 100Gb RoCE per node",

@@ -131,6 +131,25 @@ def test_dimensions_are_positive_whole_numbers(key, value):
         ({"dropout": -0.1}, "dropout"),
         ({"source": "me"}, "source"),
         ({"kv_heads": 8}, "kv_heads"),
+        ({"attention_chunk": 8, "sliding_window": 8}, "attention_chunk"),
+        ({"attention_chunk": 8, "causal": False}, "attention_chunk"),
+        ({"sliding_window": 8, "causal": False}, "sliding_window"),
+        ({"attention_chunk": 0}, "attention_chunk"),
+        ({"global_attention_every": 2}, "global_attention_every"),
+        ({"sliding_window": 8, "global_attention_every": 1}, "global_attention_every"),
+        ({"global_rotary": False}, "global_rotary"),
+        ({"sliding_window": 8, "global_rotary": False}, "global_rotary"),
+        (
+            {"sliding_window": 8, "global_attention_every": 2, "global_rotary": False, "positions": "alibi"},
+            "global_rotary",
+        ),
+        ({"experts_every": 2}, "experts_every"),
+        ({"router_bias": True}, "router_bias"),
+        ({"experts": 4, "topk": 1, "experts_every": 3}, "experts_every"),
+        (
+            {"kv_lora_rank": 8, "rope_head_dim": 4, "value_head_dim": 8, "attention_sinks": True},
+            "attention_sinks",
+        ),
     ],
 )
 def test_contradictions_are_refused(changes, key):

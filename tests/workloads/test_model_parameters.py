@@ -83,6 +83,7 @@ EXPECTED = {
     "llama-4-maverick": (llama_4(24, 24, 128), None),
     "nemotron-mini-4b": (nemotron_like(32, 3072, 8 * 128, 9216), None),
     "minitron-8b": (nemotron_like(32, 4096, 8 * 128, 16384, q_width=48 * 128), None),
+    "nemotron-3-8b": (nemotron_like(32, 4096, 4096, 16384), None),
     "qwen3-0.6b": (small_qwen3(28, 1024, 2048, 3072), None),
     "qwen3-1.7b": (small_qwen3(28, 2048, 2048, 6144), None),
     "qwen3-4b": (small_qwen3(36, 2560, 4096, 9728), None),

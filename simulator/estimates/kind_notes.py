@@ -11,7 +11,7 @@ __all__ = ["kind_notes"]
 def kind_notes(model: ModelSpec, stages: float) -> list[str]:
     """Note where ``stages`` [1] hold their kinds of layers in other shares than the whole model; raises nothing."""
     period = period_of_kinds(model)
-    if stages == 1 or (model.n_layers / stages) % period == 0:
+    if period == 1 or stages == 1 or (model.n_layers / stages) % period == 0:
         return []
     return [
         f"kinds of layers follow a pattern of {period} layers, which does not divide the "

@@ -91,8 +91,10 @@ class PlanColumns:
     kept where ``recompute_needed`` is 1; ``recompute_modules`` that over the words of :data:`MODULES` which run again
     where ``recompute_named`` is 1;
     ``schedule`` is a code (:data:`SCHEDULES` of `simulator.pipelines`), ``optimizer`` too (:data:`OPTIMIZERS` of
-    `simulator.per_device`); ``first_stage_layers`` and ``last_stage_layers`` are NaN where the plan does not say them.
-    ``update_on_host`` is 1 where the host's processors update the parameters.
+    `simulator.per_device`); ``first_stage_layers`` and ``last_stage_layers`` are NaN where the plan does not say them;
+    ``stage_layers`` has the layers of every chunk of the model by its place from the embedding (as text), NaN where a
+    plan does not say them or has fewer, and is empty where none says any. ``update_on_host`` is 1 where the host's
+    processors update the parameters.
     ``offload`` has by owner the code of a tier (:data:`TIERS` of `simulator.scenarios`), 0 on the device.
     ``collective_algorithm`` is a code (:data:`ALGORITHMS` of `simulator.communication`), 0 where the fastest one is
     taken.
@@ -107,6 +109,7 @@ class PlanColumns:
     ring: FloatArray
     gathered: FloatArray
     ulysses: FloatArray
+    zigzag: FloatArray
     gradient_ranks: FloatArray
     expert_parallel: FloatArray
     expert_tensor_parallel: FloatArray
@@ -159,6 +162,7 @@ class PlanColumns:
     pipeline_stride: FloatArray
     update_on_host: FloatArray
     offload: Mapping[str, FloatArray]
+    stage_layers: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

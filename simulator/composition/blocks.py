@@ -6,7 +6,7 @@ a sweep evaluates it once per distinct combination.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from simulator.arrays.columns import DeviceColumns, Inputs, PlanColumns
 from simulator.certainty.doubt import Doubt, exchange_doubt, kernel_doubt
 from simulator.certainty.fitted_ranges import outside_fit
 from simulator.composition.split_products import split_pairs
-from simulator.composition.streams import issue_order, longest_path
+from simulator.composition.streams import Issue, issue_order, longest_path
 from simulator.kernels.counting import OPERATOR_KINDS, Parameters, Work, count, parameters_of
 from simulator.kernels.dispatch import dispatched_time
 from simulator.kernels.models import KERNEL_MODELS
@@ -43,6 +43,7 @@ from workloads.rematerialisation import (
 )
 
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 ZERO: FloatArray = np.zeros(1)
 ONE: FloatArray = np.ones(1)
 ATTENTION = "attention"
@@ -70,11 +71,13 @@ class BlockCost:
 
     ``variance_s2`` sums the squares of what each operator errs by on its own [s^2], ``shared_s`` what they err by
     together [s], both as standard deviations; ``extrapolated`` counts the kernels of sizes that nobody measured [1].
+    ``weight_gradients_s`` is what operators that compute nothing but gradients of weights add to its time [s].
     """
 
     name: str
     operators: Sequence[OperatorCost]
     seconds: FloatArray
+    weight_gradients_s: FloatArray
     variance_s2: FloatArray
     shared_s: FloatArray
     extrapolated: FloatArray
@@ -155,6 +158,44 @@ def _scaled(work: Work, scale: FloatArray) -> Work:
     )
 
 
+# Exchanges that are cut with their products: where, what they add [s], and the units that they take [1].
+InParts = Mapping[int, tuple[BoolArray, FloatArray, FloatArray]]
+
+
+def _finished(
+    issues: Sequence[Issue], durations: Sequence[FloatArray], inputs: Inputs, in_parts: InParts
+) -> tuple[FloatArray, list[FloatArray]]:
+    """Time of a block and what each operator adds to it, under the plan's overlap [s]."""
+    return longest_path(
+        issues,
+        durations,
+        inputs.plan.overlap_tensor_parallel,
+        inputs.fabric.inner.compute_share,
+        inputs.plan.overlap_expert_parallel,
+        inputs.plan.overlap_shared_experts,
+        in_parts,
+    )
+
+
+def _added_by_weight_gradients(
+    issues: Sequence[Issue],
+    busy: Sequence[FloatArray],
+    total: FloatArray,
+    inputs: Inputs,
+    in_parts: InParts,
+) -> FloatArray:
+    """What gradients of weights add to a block [s]: exchanges that they hide are in the open without them."""
+    late = [issue.operator.weight_gradient for issue in issues]
+    if not any(late):
+        return ZERO
+    plan = inputs.plan
+    hides = (plan.overlap_tensor_parallel, plan.overlap_expert_parallel, plan.overlap_shared_experts)
+    if not (in_parts or any(np.any(hidden) for hidden in hides)):
+        return sum((s for s, put_off in zip(busy, late, strict=True) if put_off), ZERO)
+    rest = [np.zeros_like(s) if put_off else s for s, put_off in zip(busy, late, strict=True)]
+    return np.maximum(total - _finished(issues, rest, inputs, in_parts)[0], 0.0)
+
+
 def cost_block(
     name: str, graph: Graph, inputs: Inputs, exchanges: TensorExchanges | None = None
 ) -> BlockCost:
@@ -200,15 +241,8 @@ def cost_block(
     for i, pair in pairs.items():
         busy[i] = np.where(pair.chosen, pair.exchange_s, busy[i])
         busy[pair.product] = np.where(pair.chosen, pair.product_s, busy[pair.product])
-    total, exposed = longest_path(
-        issues,
-        busy,
-        inputs.plan.overlap_tensor_parallel,
-        inputs.fabric.inner.compute_share,
-        inputs.plan.overlap_expert_parallel,
-        inputs.plan.overlap_shared_experts,
-        {i: (pair.chosen, pair.exposed_s, pair.compute_share) for i, pair in pairs.items()},
-    )
+    shown_pairs = {i: (pair.chosen, pair.exposed_s, pair.compute_share) for i, pair in pairs.items()}
+    total, exposed = _finished(issues, busy, inputs, shown_pairs)
     costs = [
         OperatorCost(
             operator=issue.operator,
@@ -225,6 +259,7 @@ def cost_block(
         name=name,
         operators=costs,
         seconds=total,
+        weight_gradients_s=_added_by_weight_gradients(issues, busy, total, inputs, shown_pairs),
         variance_s2=sum(((c.exposed_s * own) ** 2 for c, (own, _) in doubted), ZERO),
         shared_s=sum((c.exposed_s * shared for c, (_, shared) in doubted), ZERO),
         extrapolated=sum(
@@ -354,7 +389,11 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         sequence=plan.sequence_parallel,
         experts=_expert_ranks(inputs, training=training) if structure.layer.experts else None,
         context=ContextRanks(
-            ranks=plan.context_parallel, ring=plan.ring, gathered=plan.gathered, ulysses=plan.ulysses
+            ranks=plan.context_parallel,
+            ring=plan.ring,
+            gathered=plan.gathered,
+            ulysses=plan.ulysses,
+            zigzag=plan.zigzag,
         ),
     )
     layers = {kind.name: layer_of_kind(structure.layer, sizes, kind) for kind in structure.layer.kinds}

@@ -38,9 +38,7 @@ def _mean(layers: Sequence[FloatArray], values: Sequence[FloatArray]) -> FloatAr
 
 def weight_gradient_seconds(cost: BlockCost | None) -> FloatArray:
     """What operators that compute nothing but gradients of weights add to a backward pass [s]; raises nothing."""
-    if cost is None:
-        return ZERO
-    return sum((c.exposed_s for c in cost.operators if c.operator.weight_gradient), ZERO)
+    return ZERO if cost is None else cost.weight_gradients_s
 
 
 def exchange_seconds(axis: str, *costs: BlockCost) -> FloatArray:

@@ -39,6 +39,7 @@ ZERO: FloatArray = np.zeros(1)
 MODEL_STATES = ("weights", "gradients", "optimizer")
 OWNERS = ("weights", "gradients", "optimizer", "activations", "kv_cache", "buffers", "reserved")
 STAGES = ("first", "middle", "last")
+MIDDLE = STAGES.index("middle")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,11 +321,12 @@ def memory(
         totals.append(np.where(present, sum((owners[o] for o in OWNERS), ZERO), 0.0))
         host, nvme = np.maximum(host, present * found.host), np.maximum(nvme, present * found.nvme)
     best, heaviest, chosen = totals[0], np.zeros_like(totals[0]), candidates[0]
-    for number in (1, 2):
-        heavier = totals[number] > best
-        best = np.where(heavier, totals[number], best)
-        heaviest = np.where(heavier, float(number), heaviest)
-        chosen = {o: np.where(heavier, candidates[number][o], chosen[o]) for o in OWNERS}
+    for number, (total, owners) in enumerate(zip(totals[1:], candidates[1:], strict=True), 1):
+        heavier = total > best
+        best = np.where(heavier, total, best)
+        # Further kinds are middle stages.
+        heaviest = np.where(heavier, float(number if number < len(STAGES) else MIDDLE), heaviest)
+        chosen = {o: np.where(heavier, owners[o], chosen[o]) for o in OWNERS}
     device = inputs.device
     fits = best <= device.memory_capacity_bytes
     for held, capacity in ((host, device.host_capacity_bytes), (nvme, device.nvme_capacity_bytes)):

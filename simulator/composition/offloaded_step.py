@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,12 +142,11 @@ def copies_of_step(
         )
 
     def most(name: str) -> FloatArray:
-        first, middle, last = (getattr(copies, name) for copies in updates)
-        return np.maximum(np.maximum(first, middle), last)
+        return reduce(np.maximum, (getattr(copies, name) for copies in updates))
 
     def of_slowest(name: str) -> FloatArray:
-        first, middle, last = (getattr(copies, name) for copies in passes[:3])
-        return micro_batches * stages.at_slowest((first, middle, last))
+        # The lighter stages come last, and are not the slowest.
+        return micro_batches * stages.at_slowest(tuple(getattr(copies, name) for copies in passes[:-1]))
 
     return StepCopies(
         passes_s=micro_batches * stages.at_slowest(stages.offload_s),

@@ -75,25 +75,30 @@ def stage_layers(
 
 @rule(
     symbol="T",
-    formula="sum(t_i)/v + (m - 1/v) max(t_i)",
+    formula="m max(t_i) + sum(c_i) - min(c_i + m (max(t) - t_i))",
     unit="s",
-    source="Narayanan et al., arXiv:2104.04473, section 2.2 (uniform stages: m t + (p - 1) t / v)",
+    source="Narayanan et al., arXiv:2104.04473, section 2.2 (uniform stages: m t + (p - 1) t / v); the longest path: a "
+    "stage is as busy as can be, and the first and the last micro-batch pass one chunk of each other one",
 )
 def pipeline_time(
     *,
-    sum_of_stages_s: FloatArray,
     slowest_stage_s: FloatArray,
     micro_batches: FloatArray,
-    virtual_pipeline: FloatArray,
+    sum_of_chunks_s: FloatArray,
+    least_rest_s: FloatArray,
 ) -> FloatArray:
     """Time of one step through the pipeline without point-to-point transfers.
 
     Parameters
     ----------
-    sum_of_stages_s, slowest_stage_s : ndarray
-        Forward plus backward of one micro-batch, over all stages and on the slowest [s].
-    micro_batches, virtual_pipeline : ndarray
-        Micro-batches per replica and model chunks per stage [1].
+    slowest_stage_s : ndarray
+        Forward plus backward of one micro-batch on the slowest stage [s].
+    micro_batches : ndarray
+        Per replica [1].
+    sum_of_chunks_s : ndarray
+        Forward plus backward of one micro-batch through one chunk of each stage, the outermost one of the ends [s].
+    least_rest_s : ndarray
+        Least of all stages: one chunk, and how much less than the slowest the stage has to do in all [s].
 
     Returns
     -------
@@ -102,14 +107,15 @@ def pipeline_time(
 
     Raises
     ------
-    FloatingPointError
-        Never: ``virtual_pipeline`` is at least 1.
+    ValueError
+        If shapes do not broadcast.
 
     Notes
     -----
-    Equal to an event replay for uniform stages; elsewhere the steady state runs at the slowest stage's pace.
+    The largest, over the stages, of all that one has to do and of one chunk of each other one. Equal to an event replay
+    for uniform stages. A largest one of sums that grow with every stage, it grows with every stage too.
     """
-    return sum_of_stages_s / virtual_pipeline + (micro_batches - 1.0 / virtual_pipeline) * slowest_stage_s
+    return micro_batches * slowest_stage_s + (sum_of_chunks_s - least_rest_s)
 
 
 @rule(

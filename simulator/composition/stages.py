@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,22 +23,37 @@ ZERO: FloatArray = np.zeros(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StagePasses:
+    """Passes of a kind of stage, of which there are ``number`` [1]; ``long`` and ``short`` are one without waits.
+
+    Where copies or exchanges bound the backward pass, its parts may each be as long as they are alone (``long``), or
+    what they add to the other part (``short``): a step that counts the first and takes the second off only grows.
+    """
+
+    number: FloatArray
+    long: Passes
+    short: Passes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageTimes:
-    """Seconds of one micro-batch by kind of stage [s], three arrays each: first, middle, last.
+    """Seconds of one micro-batch by kind of stage [s]: first, middle, last, and further middle ones laid by hand.
 
     ``forward_s`` and ``backward_s`` contain the exposed exchanges and copies; ``tensor_s``, ``data_s`` and
     ``offload_s`` are the parts of both passes that wait for tensor-parallel and data-parallel exchanges, and for copies
-    to and from other tiers; ``weight_gradients_s`` is the part of the backward pass that computes them (zero unless a
-    schedule asks), ``n_layers`` the layers [1]; ``lighter`` has forward, backward and weight gradients of the middle
-    stages with fewer layers, ``number`` says how many there are of each of the four kinds [1]; ``total_s`` is forward
-    and backward, ``sum_s`` that of all stages. ``first_slowest`` says where no stage is slower than the first,
-    ``middle_slower`` where the last one is no slower than the middle.
+    to and from other tiers, ``n_layers`` the layers [1]; where a schedule puts gradients of weights off,
+    ``weight_gradients_s`` is how long these are computed, and ``input_gradients_s`` the backward pass without them
+    (both may wait for the same copies). ``lighter`` has these four passes of the middle stages with fewer
+    layers, ``number`` says how many there are of each kind, the lighter ones last [1]; ``total_s`` is
+    forward and backward, ``sum_s`` that of all stages, ``end_chunks_s`` that of the first and of the last chunk of the
+    model. ``slower`` says where a kind is slower than all in front of it, the second one first.
     """
 
     forward_s: ByStage
     backward_s: ByStage
+    input_gradients_s: ByStage
     weight_gradients_s: ByStage
-    lighter: tuple[FloatArray, FloatArray, FloatArray]
+    lighter: tuple[FloatArray, FloatArray, FloatArray, FloatArray]
     number: tuple[FloatArray, ...]
     tensor_s: ByStage
     offload_s: ByStage
@@ -45,25 +61,23 @@ class StageTimes:
     n_layers: ByStage
     total_s: ByStage
     sum_s: FloatArray
-    first_slowest: BoolArray
-    middle_slower: BoolArray
+    end_chunks_s: tuple[FloatArray, FloatArray]
+    slower: tuple[BoolArray, ...]
 
     def slowest_s(self) -> FloatArray:
         """Time of the slowest stage [s]."""
-        first, middle, last = self.total_s
-        return np.maximum(np.maximum(first, middle), last)
-
-    def slowest(self) -> FloatArray:
-        """Index of the slowest kind of stage, the first of equals [1]."""
-        return self.at_slowest((np.zeros(1), np.ones(1), np.full(1, 2.0)))
+        return self.most(self.total_s)
 
     def at_slowest(self, values: ByStage) -> FloatArray:
-        """The one of three ``values`` that belongs to the slowest stage."""
-        return np.where(self.first_slowest, values[0], np.where(self.middle_slower, values[1], values[2]))
+        """The one of ``values`` by kind that belongs to the slowest stage, the first of equals."""
+        chosen = values[0]
+        for slower, value in zip(self.slower, values[1:], strict=True):
+            chosen = np.where(slower, value, chosen)
+        return chosen
 
     def most(self, values: ByStage) -> FloatArray:
-        """Largest of three ``values``; a stage that does not exist has none."""
-        return np.maximum(np.maximum(values[0], values[1]), values[2])
+        """Largest of ``values`` by kind; a stage that does not exist has none."""
+        return reduce(np.maximum, values)
 
     def _sum(self, values: ByStage, lighter: FloatArray) -> FloatArray:
         """Over all stages, the middle ones with fewer layers included."""
@@ -71,39 +85,54 @@ class StageTimes:
 
     def sums_s(self) -> tuple[FloatArray, FloatArray]:
         """Forward and backward pass of one micro-batch over all stages [s]; raises nothing."""
-        there, back, _ = self.lighter
+        there, back, _, _ = self.lighter
         return self._sum(self.forward_s, there), self._sum(self.backward_s, back)
 
-    def others(self, pipeline_parallel: FloatArray) -> Passes:
-        """Mean passes of the stages beside the slowest one [s]; raises nothing."""
-        behind = np.maximum(pipeline_parallel - 1.0, 1.0)
-        there, back = self.sums_s()
-        late = self._sum(self.weight_gradients_s, self.lighter[2])
-        mean = [
-            np.maximum(total - self.at_slowest(own), 0.0) / behind
-            for total, own in (
-                (there, self.forward_s),
-                (back, self.backward_s),
-                (late, self.weight_gradients_s),
+    def chunks_s(self, virtual_pipeline: FloatArray) -> tuple[ByStage, FloatArray]:
+        """Both passes of one micro-batch through one chunk, by kind and over all stages [s]; raises nothing.
+
+        Of the ends it is the outermost chunk, which holds the embedding or the head.
+        """
+        first, middle, last, *more = (total / virtual_pipeline for total in self.total_s)
+        if np.any(virtual_pipeline > 1):
+            first, last = (
+                np.where(virtual_pipeline > 1, chunk, whole)
+                for chunk, whole in zip(self.end_chunks_s, (first, last), strict=True)
             )
-        ]
-        return Passes(
-            forward_s=mean[0],
-            input_gradients_s=np.maximum(mean[1] - mean[2], 0.0),
-            weight_gradients_s=mean[2],
+        chunks = (first, middle, last, *more)
+        return chunks, self._sum(chunks, (self.lighter[0] + self.lighter[1]) / virtual_pipeline)
+
+    def passes(self) -> tuple[StagePasses, ...]:
+        """Passes by kind, the lighter ones last [s]; raises nothing."""
+        kinds = zip(
+            self.forward_s, self.backward_s, self.input_gradients_s, self.weight_gradients_s, strict=True
+        )
+        return tuple(
+            StagePasses(
+                number=number,
+                long=Passes(forward_s=there, input_gradients_s=inputs, weight_gradients_s=late),
+                short=Passes(
+                    forward_s=there,
+                    input_gradients_s=np.maximum(back - late, 0.0),
+                    weight_gradients_s=np.maximum(back - inputs, 0.0),
+                ),
+            )
+            for (there, back, inputs, late), number in zip((*kinds, self.lighter), self.number, strict=True)
         )
 
     def least(self, values: ByStage) -> FloatArray:
-        """Smallest of three ``values`` over the kinds of stage that exist; raises nothing."""
-        there = [np.where(total > 0, v, np.inf) for total, v in zip(self.total_s, values, strict=True)]
-        return np.minimum(np.minimum(there[0], there[1]), there[2])
+        """Smallest of ``values`` over the kinds of stage that exist; raises nothing."""
+        return reduce(
+            np.minimum,
+            [np.where(total > 0, v, np.inf) for total, v in zip(self.total_s, values, strict=True)],
+        )
 
 
 Chain = tuple[FloatArray, FloatArray, FloatArray]
 
 
-def _chains(table: LayerTable, inputs: Inputs, layer: InLayer) -> tuple[Chain, Chain]:
-    """Chains of layers with their exchanges, forward and backward."""
+def _chains(table: LayerTable, inputs: Inputs, layer: InLayer, *, split: bool) -> tuple[Chain, Chain, Chain]:
+    """Chains of layers with their exchanges: forward, backward, and backward without gradients of weights."""
     plan, ahead = inputs.plan, prefetched(inputs)
     switches = {"overlap_gather": ahead, "overlap_reduce": plan.overlap_grad_reduce}
     gather, again, reduce = layer.gather.seconds, layer.again.seconds, layer.reduce.seconds
@@ -115,9 +144,13 @@ def _chains(table: LayerTable, inputs: Inputs, layer: InLayer) -> tuple[Chain, C
         queues = [wire_queue(gather * ahead, hidden[0], own[0]), wire_queue(beside, hidden[1], own[1])]
         forward_s = forward_s + wire_wait(own[0], hidden[0], forward_s)
         backward_s = backward_s + wire_wait(own[1], hidden[1], backward_s)
+    back = layer_chain(backward_s, again, reduce, queue_s=queues[1], **switches)
+    inputs_s = np.maximum(backward_s - table.layer_weight_gradients_s, 0.0)
     return (
         layer_chain(forward_s, gather, ZERO, queue_s=queues[0], **switches),
-        layer_chain(backward_s, again, reduce, queue_s=queues[1], **switches),
+        back,
+        # Gradients of weights are summed when they are there.
+        layer_chain(inputs_s, again, ZERO, queue_s=queues[0], **switches) if split else back,
     )
 
 
@@ -204,6 +237,60 @@ def no_copies(
     return ZERO, ZERO
 
 
+def _passes(
+    kind: StageKind,
+    table: LayerTable,
+    inputs: Inputs,
+    chains: tuple[Chain, Chain, Chain],
+    ends: _Ends,
+    exchanges_s: tuple[FloatArray, FloatArray, FloatArray],
+    training: bool,
+    split: bool,
+    copies: PassCopies,
+) -> tuple[FloatArray, ...]:
+    """Forward and backward pass of a kind of stage, the latter's two parts, and what they wait for [s].
+
+    That is tensor-parallel exchanges, data-parallel ones, and copies.
+    """
+    n_layers, first, last = kind.layers, kind.embedding, kind.head
+    gather_s, again_s, reduce_s = exchanges_s
+
+    def summed(layer: FloatArray, embedding: FloatArray, head: FloatArray) -> FloatArray:
+        return n_layers * layer + first * embedding + last * head
+
+    data_forward = _exposed(n_layers, chains[0], table.layer_forward_s, gather_s, inputs)
+    data_backward = ZERO
+    if training:
+        data_backward = _exposed(n_layers, chains[1], table.layer_backward_s, again_s + reduce_s, inputs)
+    data_forward = data_forward + first * ends.embedding_forward + last * ends.head_forward
+    data_backward = data_backward + first * ends.embedding_backward + last * ends.head_backward
+    forward = summed(table.layer_forward_s, table.embedding_forward_s, table.head_forward_s) + data_forward
+    backward = summed(table.layer_backward_s, table.embedding_backward_s, table.head_backward_s)
+    tensor = summed(table.layer_exchange_s, table.embedding_exchange_s, table.head_exchange_s)
+    late = input_gradients = ZERO
+    if split:
+        late = summed(
+            table.layer_weight_gradients_s,
+            table.embedding_weight_gradients_s,
+            table.head_weight_gradients_s,
+        )
+        layer_s = np.maximum(table.layer_backward_s - table.layer_weight_gradients_s, 0.0)
+        input_gradients = np.maximum(backward - late, 0.0) + _exposed(
+            n_layers, chains[2], layer_s, again_s, inputs
+        )
+        input_gradients = input_gradients + copies(kind, forward, input_gradients)[1]
+    copied = copies(kind, forward, backward + data_backward)
+    return (
+        forward + copied[0],
+        backward + data_backward + copied[1],
+        input_gradients,
+        late,
+        tensor,
+        data_forward + data_backward,
+        copied[0] + copied[1],
+    )
+
+
 def stage_times(
     table: LayerTable,
     inputs: Inputs,
@@ -241,66 +328,35 @@ def stage_times(
         If shapes do not broadcast.
     """
     layer, split = units[0], bool(np.any(follows(inputs.plan, *SPLIT)))
-    chains, gather_s = _chains(table, inputs, layer), layer.gather.seconds
-    backward_exchange_s = layer.again.seconds + layer.reduce.seconds
+    chains, gather_s = _chains(table, inputs, layer, split=split), layer.gather.seconds
     ends = _ends(table, inputs, units)
-    rows: list[tuple[FloatArray, ...]] = []
-    for kind in (*kinds, kinds.lighter):
-        n_layers, first, last = kind.layers, kind.embedding, kind.head
-        data_forward = _exposed(n_layers, chains[0], table.layer_forward_s, gather_s, inputs)
-        data_backward = (
-            _exposed(n_layers, chains[1], table.layer_backward_s, backward_exchange_s, inputs)
-            if training
-            else ZERO
-        )
-        data_forward = data_forward + first * ends.embedding_forward + last * ends.head_forward
-        data_backward = data_backward + first * ends.embedding_backward + last * ends.head_backward
-        forward = (
-            n_layers * table.layer_forward_s + first * table.embedding_forward_s + last * table.head_forward_s
-        )
-        backward = (
-            n_layers * table.layer_backward_s
-            + first * table.embedding_backward_s
-            + last * table.head_backward_s
-        )
-        tensor = (
-            n_layers * table.layer_exchange_s
-            + first * table.embedding_exchange_s
-            + last * table.head_exchange_s
-        )
-        late = (
-            n_layers * table.layer_weight_gradients_s
-            + first * table.embedding_weight_gradients_s
-            + last * table.head_weight_gradients_s
-            if split
-            else ZERO
-        )
-        copied = copies(kind, forward + data_forward, backward + data_backward)
-        rows.append(
-            (
-                forward + data_forward + copied[0],
-                backward + data_backward + copied[1],
-                tensor,
-                data_forward + data_backward,
-                late,
-                copied[0] + copied[1],
-            )
-        )
-    forward, backward, tensor, data, late, offload = zip(*rows, strict=True)
-    total = [there + back for there, back in zip(forward, backward, strict=True)]
+    exchanges_s = gather_s, layer.again.seconds, layer.reduce.seconds
+    kinds_and_chunks = (*kinds, kinds.lighter, *(kinds.end_chunks or ()))
+    rows = [
+        _passes(kind, table, inputs, chains, ends, exchanges_s, training, split, copies)
+        for kind in kinds_and_chunks
+    ]
+    forward, backward, at_once, late, tensor, data, offload = zip(*rows, strict=True)
+    n = len(tuple(kinds))
+    total = tuple(there + back for there, back in zip(forward, backward, strict=True))
     counts = tuple(kind.number for kind in (*kinds, kinds.lighter))
+    slowest, slower = total[0], []
+    for one in total[1:n]:
+        slower.append(one > slowest)
+        slowest = np.maximum(slowest, one)
     return StageTimes(
-        forward_s=forward[:3],
-        backward_s=backward[:3],
-        weight_gradients_s=late[:3],
-        lighter=(forward[3], backward[3], late[3]),
+        forward_s=forward[:n],
+        backward_s=backward[:n],
+        input_gradients_s=at_once[:n],
+        weight_gradients_s=late[:n],
+        lighter=(forward[n], backward[n], at_once[n], late[n]),
         number=counts,
-        tensor_s=tensor[:3],
-        offload_s=offload[:3],
-        data_s=data[:3],
+        tensor_s=tensor[:n],
+        offload_s=offload[:n],
+        data_s=data[:n],
         n_layers=kinds.by_stage("layers"),
-        total_s=(total[0], total[1], total[2]),
-        sum_s=sum((c * t for c, t in zip(counts, total, strict=True)), ZERO),
-        first_slowest=total[0] >= np.maximum(total[1], total[2]),
-        middle_slower=total[1] >= total[2],
+        total_s=total[:n],
+        sum_s=sum((c * t for c, t in zip(counts, total, strict=False)), ZERO),
+        end_chunks_s=(total[n + 1], total[n + 2]) if kinds.end_chunks else (total[0], total[2]),
+        slower=tuple(slower),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from simulator.composition.blocks import BlockCost, cost_block
 from simulator.composition.data_parallel import (
     EndOfStep,
     Replicas,
+    UnitExchanges,
     apart,
     buckets_of,
     end_of_step,
@@ -41,7 +43,7 @@ from simulator.composition.shared_wires import (
     stage_traffic,
 )
 from simulator.composition.stage_kinds import StageKinds, ends_apart, stage_kinds
-from simulator.composition.stages import StageTimes, no_copies, stage_times
+from simulator.composition.stages import PassCopies, StageTimes, no_copies, stage_times
 from simulator.composition.utilisation import (
     TRAINING_PASSES,
     flop_utilisation,
@@ -139,6 +141,11 @@ def layers_by_stage(inputs: Inputs) -> StageLayers:
     )
 
 
+def kinds_of_stage(inputs: Inputs) -> StageKinds:
+    """What each kind of stage holds under the plan; raises nothing."""
+    return stage_kinds(layers_by_stage(inputs), inputs.plan, inputs.model.first_dense)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineMessages:
     """Point-to-point traffic of a step: what it adds [s], its energy over all devices [J], one message's wires [s]."""
@@ -212,12 +219,13 @@ def _closing(
     tied: bool,
 ) -> _Closing:
     plan = inputs.plan
-    first, middle, last = (
-        kinds.copies * stage_parameters(table, k.layers, first=k.embedding, last=k.head, tied=tied)
-        for k in kinds
+    held = stages.most(
+        tuple(
+            kinds.copies * stage_parameters(table, k.layers, first=k.embedding, last=k.head, tied=tied)
+            for k in kinds
+        )
     )
-    held = np.maximum(np.maximum(first, middle), last)
-    most = np.maximum(np.maximum(kinds.first.layers, kinds.middle.layers), kinds.last.layers)
+    most = stages.most(kinds.by_stage("layers"))
     held, experts = apart(held, kinds.copies * most * table.expert_parameters, inputs)
     end = end_of_step(
         inputs,
@@ -288,8 +296,8 @@ def _orthogonal(inputs: Inputs, table: LayerTable, kinds: StageKinds) -> Orthogo
             getattr(table, f"{of}_orthogonal_{unit}") for of in ("layer", "expert", "front")
         )
         of_layer = layer / ranks + expert / holders
-        first, middle, last = (kind.layers * of_layer + kind.embedding * front / ranks for kind in kinds)
-        return np.maximum(np.maximum(first, middle), last)
+        held = (kind.layers * of_layer + kind.embedding * front / ranks for kind in kinds)
+        return reduce(np.maximum, held)
 
     return Orthogonal(seconds=of_rank("s"), flop=of_rank("flop"), moved_bytes=of_rank("bytes"))
 
@@ -396,6 +404,18 @@ def _utilisation(
     return mfu, hfu
 
 
+def times_of(
+    kinds: StageKinds, structure: Structure, inputs: Inputs, table: LayerTable, units: UnitExchanges
+) -> StageTimes:
+    """Passes of one micro-batch on some kinds of stage, copies to other tiers included [s]; raises nothing."""
+    training, tied = structure.layer.computation == "training", structure.layer.tied
+    copies: PassCopies = no_copies
+    if training and offloads(inputs):
+        micro_batches = micro_batches_per_replica(inputs)
+        copies = copies_of_passes(inputs, table, kinds, micro_batches, tied=tied)
+    return stage_times(table, inputs, kinds, units, training=training, copies=copies)
+
+
 def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
     """Compose one step of every row.
 
@@ -420,14 +440,12 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
     """
     plan, task = inputs.plan, inputs.task
     training = structure.layer.computation == "training"
-    kinds = stage_kinds(layers_by_stage(inputs), plan)
+    kinds = kinds_of_stage(inputs)
     micro_batches = micro_batches_per_replica(inputs)
     group = replica_group(inputs)
-    units = unit_exchanges(table, inputs, group, tied=structure.layer.tied)
     tied = structure.layer.tied
-    offloading = training and offloads(inputs)
-    copies = copies_of_passes(inputs, table, kinds, micro_batches, tied=tied) if offloading else no_copies
-    stages = stage_times(table, inputs, kinds, units, training=training, copies=copies)
+    units = unit_exchanges(table, inputs, group, tied=tied)
+    stages = times_of(kinds, structure, inputs, table, units)
     slowest = stages.slowest_s()
     with at("time.pipeline_s"):
         if structure.layer.computation == "decode":
@@ -443,7 +461,7 @@ def compose(structure: Structure, inputs: Inputs, table: LayerTable) -> Step:
         else _Closing(reduce_s=ZERO, gather_s=ZERO, optimizer=None, optimizer_s=ZERO, end=None)
     )
     copied = StepCopies.nothing()
-    if offloading:
+    if training and offloads(inputs):
         copied = copies_of_step(inputs, table, kinds, stages, micro_batches, closing.optimizer_s, tied=tied)
     offload_s, update_copies_s = copied.passes_s, copied.update_s
     with at("step_time_s"):

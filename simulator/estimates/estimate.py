@@ -187,6 +187,13 @@ def _kinds(partition: Partition) -> tuple[dict[str, str], dict[str, FamilyEviden
     return {**dtypes, "vector": "fp32"}, evidence
 
 
+def _by_hand(partition: Partition) -> bool:
+    """Whether the plan says the layers of stages."""
+    plan = partition.inputs.plan
+    ends = first_value(plan.first_stage_layers), first_value(plan.last_stage_layers)
+    return bool(plan.stage_layers) or not np.all(np.isnan(ends))
+
+
 def _notes(partition: Partition, totals: Totals, evidence: Mapping[str, FamilyEvidence]) -> list[str]:
     out: list[str] = []
     precision, system, device = partition.precisions[0], partition.systems[0], partition.inputs.device
@@ -213,9 +220,8 @@ def _notes(partition: Partition, totals: Totals, evidence: Mapping[str, FamilyEv
         out += _calibration_notes(system, evidence)
     layers = partition.inputs.model.n_layers / partition.inputs.plan.pipeline_parallel
     if first_value(layers) != np.floor(first_value(layers)):
-        out.append(
-            f"uneven stages: {first_value(layers):g} layers on average, the extra ones on stages in the middle first"
-        )
+        where = "as the plan says" if _by_hand(partition) else "the extra ones on stages in the middle first"
+        out.append(f"uneven stages: {first_value(layers):g} layers on average, {where}")
     return out + kind_notes(partition.models[0], first_value(partition.inputs.plan.pipeline_parallel))
 
 

@@ -6,7 +6,7 @@ that are shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -85,6 +85,13 @@ def divisors(value: float, limit: int = 12) -> str:
     """Divisors of a whole number as text, at most ``limit`` of them."""
     found = [str(d) for d in range(1, int(min(value, 10**5)) + 1) if value % d == 0]
     return ", ".join(found[:limit]) + (", ..." if len(found) > limit else "")
+
+
+def nearest(wanted: float, possible: Iterable[float]) -> str:
+    """The possible values on both sides of a wanted one, as text; empty where there are none."""
+    found = sorted(possible)
+    below, above = [v for v in found if v < wanted], [v for v in found if v > wanted]
+    return " or ".join(f"{v:.10g}" for v in [*below[-1:], *above[:1]])
 
 
 def _degrees(c: Combination) -> Problem:

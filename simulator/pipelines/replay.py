@@ -106,13 +106,15 @@ def replay(
     schedule: str = "1f1b",
     n_chunks: int = 1,
     message_s: float = 0.0,
+    by_chunk: bool = False,
 ) -> Replay:
     """Play out one step.
 
     Parameters
     ----------
     forward_s, backward_s : sequence of float, one per stage
-        Time of one micro-batch on the whole stage; a chunk takes 1/v of it [s].
+        Time of one micro-batch on the whole stage; a chunk takes 1/v of it [s]. With ``by_chunk`` one per chunk of the
+        model, from the embedding to the head.
     micro_batches : int
         Per replica [1].
     weights_s : sequence of float, optional
@@ -123,6 +125,8 @@ def replay(
         Model chunks per stage, v [1].
     message_s : float
         Delay of a message to another stage, beside which the sender goes on [s].
+    by_chunk : bool
+        Whether times are those of chunks, in the order of the model.
 
     Returns
     -------
@@ -134,12 +138,14 @@ def replay(
     ValueError
         If the lists differ in length or the schedule is not possible.
     """
-    n_stages = len(forward_s)
-    late_s = [0.0] * n_stages if weights_s is None else weights_s
-    if not n_stages == len(backward_s) == len(late_s):
+    late_s = [0.0] * len(forward_s) if weights_s is None else weights_s
+    if not len(forward_s) == len(backward_s) == len(late_s):
         raise ValueError(
-            f"{n_stages} forward, {len(backward_s)} backward and {len(late_s)} weight-gradient times"
+            f"{len(forward_s)} forward, {len(backward_s)} backward and {len(late_s)} weight-gradient times"
         )
+    n_stages, left = divmod(len(forward_s), n_chunks if by_chunk else 1)
+    if left:
+        raise ValueError(f"{len(forward_s)} chunks are no multiple of the {n_chunks} of a stage")
     wrong = list(problems_of(schedule, n_stages, n_chunks, micro_batches))
     if wrong:
         raise ValueError("; ".join(wrong))
@@ -153,11 +159,16 @@ def replay(
         ("inputs", [b - w for b, w in zip(backward_s, late_s, strict=True)]),
         ("weights", late_s),
     ):
-        seconds[phase] = [by_stage[_stage_of(k, n_stages, schedule)] / n_chunks for k in range(places)]
+        seconds[phase] = (
+            list(by_stage)
+            if by_chunk
+            else [by_stage[stage_of(k, n_stages, schedule)] / n_chunks for k in range(places)]
+        )
     return _played(orders, seconds, micro_batches, n_chunks, message_s)
 
 
-def _stage_of(place: int, n_stages: int, schedule: str) -> int:
+def stage_of(place: int, n_stages: int, schedule: str) -> int:
+    """Stage of a chunk, by its place from the embedding [1]: in turn, or there and back; raises nothing."""
     turn, stage = divmod(place, n_stages)
     return n_stages - 1 - stage if turn % 2 and schedule == "zb_v" else stage
 

@@ -30,6 +30,15 @@ Algorithm = Literal[
 ]
 
 
+def layers_given(text: str) -> tuple[int, ...]:
+    """Layers of each stage or chunk as a plan writes them [1]; ValueError for anything but whole numbers."""
+    words = text.replace(",", " ").split()
+    wrong = [word for word in words if not (word.isascii() and word.isdigit())]
+    if wrong or any(int(word) > MAX_COUNT for word in words):
+        raise ValueError(f"{' '.join(wrong) or text}: must be whole numbers, one for each stage")
+    return tuple(int(word) for word in words)
+
+
 class _Keys(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -104,6 +113,11 @@ class Plan(_Keys):
     context_parallel_kind: ContextKind = Field(
         "ring",
         description="keys and values pass in a ring beside attention, are gathered, or heads are split instead",
+    )
+    context_zigzag: bool = Field(
+        True,
+        description="each context rank has a chunk of the sequence's first half and its mirror image, or one part: "
+        "under a causal mask the last rank then has most to attend to",
     )
     expert_parallel: int = Field(
         1,
@@ -195,10 +209,23 @@ class Plan(_Keys):
         False, description="layers may not divide by the stages; middle stages take more"
     )
     first_stage_layers: int | None = Field(
-        None, ge=0, le=MAX_COUNT, description="layers of the first stage; absent: as many as the others [1]"
+        None,
+        ge=0,
+        le=MAX_COUNT,
+        description="layers of the first stage; absent: as many as the others; interleaved, its first chunk may have "
+        "one less than its others (Megatron's account_for_embedding_in_pipeline_split) [1]",
     )
     last_stage_layers: int | None = Field(
-        None, ge=0, le=MAX_COUNT, description="layers of the last stage; absent: as many as the others [1]"
+        None,
+        ge=0,
+        le=MAX_COUNT,
+        description="layers of the last stage; absent: as many as the others; interleaved, its last chunk may have one "
+        "less than its others (Megatron's account_for_loss_in_pipeline_split) [1]",
+    )
+    stage_layers: str = Field(
+        "",
+        description="layers of every stage, front to back (`11 13 13 11`), or of every chunk of the model, in its "
+        "order, where stages have several; they add up to the model's",
     )
     schedule: Schedule = Field(
         "1f1b",
@@ -291,6 +318,12 @@ class Plan(_Keys):
     def _known_modules(cls, value: str) -> str:
         """As words of kept results."""
         return _in_order(value, MODULES)
+
+    @field_validator("stage_layers")
+    @classmethod
+    def _whole_layers(cls, value: str) -> str:
+        """Whole numbers, separated by spaces or commas."""
+        return " ".join(str(n) for n in layers_given(value))
 
     @field_validator("placement")
     @classmethod

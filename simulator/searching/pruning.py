@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.arrays.columns import Inputs
+from simulator.arrays.columns import Inputs, PlanColumns
 from simulator.arrays.shared_columns import dense
 from simulator.composition.evaluate import layer_columns
 from simulator.composition.layer_cache import LayerCache
 from simulator.composition.layer_table import LayerTable
 from simulator.composition.memory import memory
-from simulator.composition.stage_kinds import stage_kinds
-from simulator.composition.step import layers_by_stage, micro_batches_per_replica
+from simulator.composition.step import kinds_of_stage, micro_batches_per_replica
 from simulator.pipelines.schedules import SPLIT, follows
 from simulator.searching.best_rows import Objective
 from simulator.spaces.partition import Partition, Splitter
@@ -91,7 +90,7 @@ def promising(
     needed = memory(
         inputs,
         table,
-        stage_kinds(layers_by_stage(inputs), inputs.plan),
+        kinds_of_stage(inputs),
         micro_batches,
         tied=structure.layer.tied,
         training=structure.layer.computation == "training",
@@ -103,6 +102,12 @@ def promising(
         least_s = least_step_time(inputs, table, micro_batches, decoding=decoding)
         least = least_cost(objective, inputs, least_s, partition.graphical.kind)
     return Promising(fits=fits, least=least)
+
+
+def _short_ends(plan: PlanColumns) -> bool:
+    """Whether any plan says how many layers its stages have."""
+    ends = (plan.first_stage_layers, plan.last_stage_layers)
+    return bool(plan.stage_layers) or any(bool(np.any(n == n)) for n in ends)
 
 
 def least_step_time(
@@ -125,6 +130,9 @@ def least_step_time(
     else:
         # A schedule that puts gradients of weights off may have no bubble.
         waits = 1.0 - follows(inputs.plan, *SPLIT) if np.any(inputs.plan.schedule > 0) else 1.0
+        if _short_ends(inputs.plan):
+            # The first micro-batch waits for less than the mean chunk where those of the ends are light.
+            waits = waits * (inputs.plan.virtual_pipeline == 1)
         rounds = (micro_batches + waits * (stages - 1.0) / inputs.plan.virtual_pipeline) / stages
     # A hair less: sums in another order may differ in their last digit.
     return rounds * (layers + ends) * (1.0 - ROUNDING)

@@ -18,7 +18,8 @@ import simulator.legality.context
 import simulator.legality.experts
 import simulator.legality.offload
 import simulator.legality.pipelines
-import simulator.legality.recomputing  # noqa: F401  all register rules of legality
+import simulator.legality.recomputing
+import simulator.legality.stage_layers  # noqa: F401  all register rules of legality
 from hardware_specs import SystemSpec
 from hardware_specs.fabric_rules import GRIDS
 from simulator.arrays.axis_tables import Factor, Level, Rows, UndecidedError

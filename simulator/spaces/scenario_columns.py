@@ -14,7 +14,7 @@ from simulator.per_device.optimizers import OPTIMIZERS
 from simulator.pipelines.schedules import SCHEDULES
 from simulator.scenarios.offload import OFFLOADED, TIERS, offload_tiers
 from simulator.scenarios.precision import DTYPE_BYTES, Precision, operand_dtypes
-from simulator.scenarios.scenario import AXES, ContextKind, Plan
+from simulator.scenarios.scenario import AXES, ContextKind, Plan, layers_given
 from simulator.spaces.row_values import RowValues
 from simulator.spaces.variants import Graphical
 from workloads.decoder_graph import LayerStructure, Pass
@@ -201,6 +201,18 @@ def _words(chunk: RowValues, key: str, known: Collection[str]) -> FloatArray:
     return chunk.spread(np.array([sum(2.0**i for i, w in enumerate(known) if w in v) for v in words]), axis)
 
 
+def _layers_by_hand(chunk: RowValues) -> dict[str, FloatArray]:
+    """Layers of every chunk of the model by place from the embedding, empty where no plan gives them [1]."""
+    values, axis = chunk.raw("plan.stage_layers", "")
+    counts = [layers_given(value) for value in values]
+    return {
+        str(place): chunk.spread(
+            np.array([float(c[place]) if place < len(c) else np.nan for c in counts]), axis
+        )
+        for place in range(max(map(len, counts)))
+    }
+
+
 def _names(chunk: RowValues, key: str, default: str, word: str) -> FloatArray:
     """1 where the given word is one of those that a row's value joins by an underscore, else 0 [1]."""
     values, axis = chunk.raw(key, default)
@@ -251,6 +263,7 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         ring=ring.astype(np.float64),
         gathered=gathered.astype(np.float64),
         ulysses=ulysses.astype(np.float64),
+        zigzag=plan("context_zigzag"),
         gradient_ranks=data * context,
         expert_parallel=experts,
         expert_tensor_parallel=parts,
@@ -306,4 +319,5 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         pipeline_stride=strides["pipeline"],
         update_on_host=_matches(chunk, "plan.optimizer_step", "device", "host"),
         offload=_offload(chunk),
+        stage_layers=_layers_by_hand(chunk),
     )

@@ -43,16 +43,14 @@ def degrees(reader: RowReader) -> dict[str, Any]:
 def stage_layers(reader: RowReader, framework: Framework | None, keys: Mapping[str, Any]) -> dict[str, int]:
     """Layers of the first and the last stage as scenario keys [1], where the others do not divide; an assumption.
 
-    Some frameworks count the embedding and the loss as a layer each. Raises nothing.
+    Some frameworks count the embedding and the loss as a layer each, so that the first and the last chunk have one
+    less. Raises nothing.
     """
     stages, layers = keys["plan.pipeline_parallel"], reader.row.count("n_layers") or 0
     parts = stages * keys["plan.virtual_pipeline"]
     if stages < 2 or framework is None or not framework.ends_are_layers or layers % parts == 0:
         return {}
     if (layers + 2) % parts:
-        return {}
-    if keys["plan.virtual_pipeline"] > 1:
-        reader.skip("interleaved stages whose first and last chunk have a layer less are not modelled")
         return {}
     reader.assumed["stages"] = "embedding and loss as layers"
     ends = (layers + 2) // stages - 1

@@ -69,7 +69,8 @@ BROKEN = {
         training(plan__pipeline_parallel=2, plan__virtual_pipeline=5, plan__uneven_stages=True),
     ],
     "the first stage holds the first dense layers": [
-        mixture(model=DEEP, devices=32, plan__pipeline_parallel=4, plan__uneven_stages=True)
+        mixture(model=DEEP, devices=32, plan__pipeline_parallel=4, plan__uneven_stages=True),
+        mixture(model=DEEP, devices=16, plan__pipeline_parallel=2, plan__stage_layers="1 5"),
     ],
     "latent attention is trained": [
         changed(mixture(model=DEEP), task={"kind": "prefill", "batch_size": 8, "prompt_length": 64})
@@ -89,6 +90,15 @@ BROKEN = {
         training(plan__first_stage_layers=90, plan__last_stage_layers=5),
         training(plan__first_stage_layers=5, plan__virtual_pipeline=2),
         training(devices=16, plan__pipeline_parallel=4, plan__first_stage_layers=22),
+        # Chunks of 30, 32 and 32: the first one has two layers less.
+        training(plan__first_stage_layers=46, plan__virtual_pipeline=3),
+    ],
+    "layers of every stage add up": [
+        training(plan__stage_layers="32 32 32"),
+        training(plan__stage_layers="48 47"),
+        training(plan__stage_layers="48 48", plan__virtual_pipeline=2),
+        training(plan__stage_layers="48 48", plan__last_stage_layers=48),
+        training(plan__stage_layers="96", plan__pipeline_parallel=1, devices=4),
     ],
     "schedules are for pipelines that train": [
         prefill(plan__schedule="gpipe"),
@@ -106,8 +116,8 @@ BROKEN = {
         training(task__global_batch_size=2, plan__schedule="dualpipe"),
         training(devices=32, plan__pipeline_parallel=8, task__global_batch_size=8, plan__schedule="zb_h2"),
     ],
-    "both directions have equal stages": [
-        training(plan__schedule="dualpipe", plan__first_stage_layers=48),
+    "a V has its ends on one stage": [
+        training(plan__schedule="zb_v", plan__virtual_pipeline=2, plan__first_stage_layers=48),
     ],
     "offload has its tier": [
         training(system="mi300x-8", plan__offload="optimizer"),
@@ -344,15 +354,15 @@ def test_the_nearest_plans_by_hand(scenario, first):
     assert plans_named(way_out(space_from(scenario)))[: len(first)] == first
 
 
-def test_a_refused_scenario_says_the_nearest_plans_in_its_last_line():
+def test_a_refused_scenario_says_the_nearest_plans_behind_its_last_mistake():
     with pytest.raises(ScenarioError) as refused:
         simulate(mixture(plan__expert_parallel=16))
-    *rules, last = str(refused.value).splitlines()
-    assert len(rules) == 2 and "more than the 8 experts" in rules[0]
-    assert last.startswith(
-        "nearest legal plans: (1) plan.expert_parallel=8 (tensor 1, expert 8, data 8); (2) "
-    )
-    assert refused.value.hint == last
+    first, last = str(refused.value).splitlines()
+    assert "more than the 8 experts" in first
+    rule, hint = last.split("; nearest legal plans: ")
+    assert rule == str(refused.value.problems[-1])
+    assert hint.startswith("(1) plan.expert_parallel=8 (tensor 1, expert 8, data 8); (2) ")
+    assert refused.value.hint == f"nearest legal plans: {hint}"
     assert str(pickle.loads(pickle.dumps(refused.value))) == str(refused.value)
     # Nothing near: only the rules are said.
     with pytest.raises(ScenarioError) as refused:
@@ -395,6 +405,27 @@ def test_legal_scenarios_break_nothing(scenario):
             training(devices=16, plan__pipeline_parallel=4, plan__first_stage_layers=22),
             {"plan__first_stage_layers": 21},
         ),
+        # Three stages pair with nobody: the nearest even numbers divide layers and devices.
+        (
+            training(devices=12, plan__pipeline_parallel=3, plan__schedule="dualpipe", system="gb200-nvl72"),
+            {"plan__pipeline_parallel": 2, "plan__tensor_parallel": 6, "plan__data_parallel": 1},
+        ),
+        (training(plan__stage_layers="48 47"), {"plan__stage_layers": "48 48"}),
+        (training(plan__stage_layers="32 32 32"), {"plan__stage_layers": "48 48"}),
+        (training(plan__stage_layers="48 48", plan__last_stage_layers=48), {"plan__last_stage_layers": None}),
+        (
+            training(plan__first_stage_layers=46, plan__virtual_pipeline=3),
+            {"plan__first_stage_layers": 45},
+        ),
+        (
+            training(model={"base": "gpt3-175b", "n_layers": 94}, plan__virtual_pipeline=4),
+            {"plan__first_stage_layers": 47, "plan__last_stage_layers": 47},
+        ),
+        (training(plan__virtual_pipeline=2, task__global_batch_size=15), {"task__global_batch_size": 14}),
+        (
+            training(plan__schedule="zb_v", plan__virtual_pipeline=2, plan__first_stage_layers=50),
+            {"plan__first_stage_layers": None, "plan__stage_layers": "25 23 23 25"},
+        ),
         (prefill(plan__recompute="full"), {"plan__recompute": "none"}),
     ],
 )
@@ -410,6 +441,24 @@ def test_the_way_out_leads_out(scenario, way_out):
         ({"plan__first_stage_layers": 10, "plan__last_stage_layers": 10}, "makes 20 layers.*give 96 in all"),
         ({"plan__first_stage_layers": 100}, "makes 100 layers.*give at most 96"),
         ({"plan__pipeline_parallel": 1, "plan__first_stage_layers": 96}, "is for pipelines.*leave it out"),
+        ({"plan__stage_layers": "48 47"}, "makes 95 layers.*has 96; use `48 48`"),
+        ({"plan__stage_layers": "32 32 32"}, "are 3 numbers, and there are 2 stages; use `48 48`"),
+        ({"plan__stage_layers": "40 57"}, "use `40 56`"),
+        ({"plan__stage_layers": "40 x"}, "x: must be whole numbers"),
+        (
+            {"plan__stage_layers": "96", "plan__pipeline_parallel": 1},
+            "is for pipelines, and the one stage has all layers; leave it out",
+        ),
+        (
+            {"plan__virtual_pipeline": 3, "plan__first_stage_layers": 46},
+            "hold as many layers each, or the first one has one less; use 45 or 47",
+        ),
+        (
+            {"plan__virtual_pipeline": 5},
+            "must divide the 96 layers; use .*or write 10 numbers into plan.stage_layers",
+        ),
+        ({"plan__virtual_pipeline": 7}, "or set first_stage_layers and last_stage_layers to 48"),
+        ({"plan__virtual_pipeline": 2, "task__global_batch_size": 15}, "use 14 or 16 sequences"),
     ],
 )
 def test_layers_by_hand_that_no_other_stage_takes(plan, message):

@@ -21,16 +21,20 @@ from simulator.pipelines.replay import replay
 seconds = st.floats(1e-4, 10.0)
 
 
-def closed(forward, backward, micro_batches, v=1):
-    """The closed form for stages with these times [s]."""
+def closed(forward, backward, micro_batches, v=1, end_chunks=None):
+    """The closed form for stages with these times [s]; chunks are equal but for the ``end_chunks`` of the model."""
     stages = np.array(forward) + np.array(backward)
+    chunks = stages / v
+    if end_chunks is not None:
+        chunks[0], chunks[-1] = end_chunks
+    rest = np.min(chunks + micro_batches * (stages.max() - stages))
     return float(
         pipeline_time(
-            sum_of_stages_s=np.array([stages.sum()]),
-            slowest_stage_s=np.array([stages.max()]),
-            micro_batches=np.array([float(micro_batches)]),
-            virtual_pipeline=np.array([float(v)]),
-        )[0]
+            slowest_stage_s=stages.max(),
+            micro_batches=micro_batches,
+            sum_of_chunks_s=chunks.sum(),
+            least_rest_s=rest,
+        )
     )
 
 
@@ -131,21 +135,77 @@ def test_worst_gap_on_stages_of_real_models():
     assert 0.16 < worst["uneven"][1] < 0.17
 
 
-def test_worst_gap_of_interleaving_with_heavier_ends():
-    """Embedding and head as above, spread over the stage's chunks, v of 2 to 4: 0 % short, 3.8 % long."""
-    worst = [0.0, 0.0]
+def end_heavy_chunks(p, v, layers, less, head):
+    """Layers of each chunk, (v, p): ``less`` fewer on the model's first and last one, embedding and head added."""
+    chunks = np.full((v, p), float(layers))
+    chunks[0, 0] += 0.1 - less
+    chunks[-1, -1] += head - less
+    return chunks
+
+
+def test_worst_gap_of_interleaving_with_uneven_ends():
+    """Embedding of 0.1 layers in the first chunk, head of 0 to 2 layers in the last one, v of 2 to 4.
+
+    Chunks of as many layers: 1.4 % short, 2.1 % long. The first and the last chunk with a layer less: 3.1 % short,
+    7.0 % long (two stages of few layers; from four stages on 1.4 % short).
+    """
+    worst = {0: [0.0, 0.0], 1: [0.0, 0.0], "four stages": [0.0, 0.0]}
     for p in (2, 4, 8):
         for v in (2, 3, 4):
-            for layers in (v, 12):
-                for head in (0.0, 0.5, 2.0):
-                    stages = real_stages(p, layers, 0, 0.1, head)
-                    for m in (p, 4 * p):
-                        formula = closed(stages, [2.0 * s for s in stages], m, v)
-                        played = replay(stages, [2.0 * s for s in stages], m, n_chunks=v).makespan_s
-                        worst = [min(worst[0], formula / played - 1), max(worst[1], formula / played - 1)]
+            for layers in (2, 4, 6):
+                for less in (0, 1):
+                    for head in (0.0, 0.5, 1.0, 2.0):
+                        chunks = end_heavy_chunks(p, v, layers, less, head)
+                        ends = 3 * chunks[0, 0], 3 * chunks[-1, -1]
+                        forward, flat = chunks.sum(axis=0), chunks.reshape(-1)
+                        for m in (p, 4 * p):
+                            formula = closed(forward, 2 * forward, m, v, ends)
+                            done = replay(list(flat), list(2 * flat), m, n_chunks=v, by_chunk=True)
+                            gap = formula / done.makespan_s - 1.0
+                            for key in (less, *(["four stages"] if p > 2 and less else [])):
+                                worst[key] = [min(worst[key][0], gap), max(worst[key][1], gap)]
     print(f"closed form over replay, interleaved: {worst}")
-    assert worst[0] == pytest.approx(0.0, abs=1e-12)
-    assert worst[1] < 0.04
+    assert -0.015 < worst[0][0] < -0.01 and 0.015 < worst[0][1] < 0.022
+    assert -0.033 < worst[1][0] < -0.03 and 0.06 < worst[1][1] < 0.071
+    assert worst["four stages"][0] > -0.015
+
+
+@laws(40)
+@given(st.integers(2, 6), st.integers(2, 4), st.integers(1, 4), st.integers(2, 6))
+def test_kept_layers_of_a_short_end_are_those_of_the_replay(p, v, rounds, layers):
+    """An outermost chunk less by a layer: the closed form lets every chunk hold the mean of its stage.
+
+    The first stage, which keeps most, is at most p layers of a micro-batch too heavy (11 % of its activations for two
+    layers a chunk, 3 % for six), and the last one as many too light.
+    """
+    chunks = end_heavy_chunks(p, v, layers, 1, 0.0)
+    chunks[0, 0] -= 0.1
+    flat, m = chunks.reshape(-1), rounds * p
+    done = replay(list(flat), list(2 * flat), m, n_chunks=v, by_chunk=True)
+    for stage in (0, p - 1):
+        mine = done.stage == stage
+        moments = np.concatenate(
+            [done.end_s[mine & (done.phase == 1)], done.start_s[mine & (done.phase == 0)]]
+        )
+        held = np.concatenate(
+            [
+                -chunks[done.chunk[mine & (done.phase == 1)], stage],
+                chunks[done.chunk[mine & (done.phase == 0)], stage],
+            ]
+        )
+        most = np.cumsum(held[np.argsort(moments, kind="stable")]).max()
+        formula = (
+            float(
+                micro_batches_in_flight(
+                    stage=np.array([float(stage)]),
+                    pipeline_parallel=np.array([float(p)]),
+                    virtual_pipeline=np.array([float(v)]),
+                    micro_batches=np.array([float(m)]),
+                )[0]
+            )
+            * chunks[:, stage].sum()
+        )
+        assert 0 <= (formula - most if stage == 0 else most - formula) + 1e-9 <= p
 
 
 def test_gap_with_messages_that_run_beside_compute():

@@ -69,7 +69,17 @@ HOST_PASS = {"moved_bytes": 28e9, "host_memory_bytes_per_s": 100e9, "host_flop_p
 OUTPUTS = {"in_flight": 2, "tokens": 10, "hidden": 8, "activation_bytes": 2}
 FLIGHT = {"stage": 0, "pipeline_parallel": 4, "virtual_pipeline": 1, "micro_batches": 16}
 MODEL = {"n_layers": 10, "heads": 8, "head_dim": 64, "attended_tokens": 100}
-WAITS = {"stages": 5, "forward_s": 3, "input_gradients_s": 4, "weight_gradients_s": 2}
+# passes of 3, 4 and 2 s on each of five stages
+WAITS = {"forward_s": 3, "input_gradients_s": 4, "weight_gradients_s": 2}
+OWN = tuple(f"own_{name}" for name in WAITS)
+
+
+def waits(*names, **changed):
+    """Five stages: forward passes and gradients of inputs of the others, and what else a form takes, some changed."""
+    values = {"stages": 5, "forward_s": 3, "input_gradients_s": 4}
+    return values | {name: WAITS[name.removeprefix("own_")] for name in names} | changed
+
+
 ALL_THEN_ALL = {
     "sum_of_forward_s": 6, "sum_of_backward_s": 10, "slowest_forward_s": 3, "slowest_backward_s": 4,
     "slowest_stage_s": 6, "micro_batches": 5,
@@ -404,33 +414,41 @@ CASES = [
     # 4 stages of 3 s: the first micro-batch takes 12 s, 7 more follow 3 s apart
     (
         "pipeline_time",
-        {"sum_of_stages_s": 12, "slowest_stage_s": 3, "micro_batches": 8, "virtual_pipeline": 1},
+        {"slowest_stage_s": 3, "micro_batches": 8, "sum_of_chunks_s": 12, "least_rest_s": 3},
         33,
     ),
     # two chunks halve the bubble of 9 s: 24 + 4.5
     (
         "pipeline_time",
-        {"sum_of_stages_s": 12, "slowest_stage_s": 3, "micro_batches": 8, "virtual_pipeline": 2},
+        {"slowest_stage_s": 3, "micro_batches": 8, "sum_of_chunks_s": 6, "least_rest_s": 1.5},
         28.5,
     ),
     # fill 3 ms, 2 chunks x 4 further micro-batches x 1 ms, both ways: 2 x (3 + 8)
     # fill and drain of the other stages 3 + 6; the slowest each way are two stages: 7 - 6 = 1 s more, 5 times
     ("gpipe_bubble", ALL_THEN_ALL, 14),
     ("gpipe_bubble", {**ALL_THEN_ALL, "slowest_stage_s": 7}, 9),
-    # 4 x (3 + 4 - 2); with weights' gradients of 9 s the longer of 3 and 4
-    ("zb_h1_bubble", WAITS, 20),
-    ("zb_h1_bubble", {**WAITS, "weight_gradients_s": 9}, 16),
+    # 4 x (3 + 4 - 2); with own gradients of weights of 9 s the longer of 3 and 4
+    ("zb_h1_bubble", waits("own_weight_gradients_s"), 20),
+    ("zb_h1_bubble", waits("own_weight_gradients_s", own_weight_gradients_s=9), 16),
     # 4 x (3 + 4 - 4), 4 x (4 - 3), nothing
-    ("zb_h2_bubble", WAITS, 12),
-    ("zb_h2_bubble", {**WAITS, "weight_gradients_s": 9}, 4),
-    ("zb_h2_bubble", {**WAITS, "weight_gradients_s": 9, "input_gradients_s": 2}, 0),
+    ("zb_h2_bubble", waits("own_forward_s", "own_weight_gradients_s"), 12),
+    ("zb_h2_bubble", waits("own_forward_s", own_weight_gradients_s=9), 4),
+    ("zb_h2_bubble", waits("own_forward_s", own_weight_gradients_s=9, input_gradients_s=2), 0),
     # chunks of 1.5, 2 and 1 s: 8 x (2 - 1); of 3, 2 and 1 s: 8 x 3 - 9 x 1; equal chunks wait for nothing
-    ("zb_v_bubble", WAITS, 8),
-    ("zb_v_bubble", {**WAITS, "forward_s": 6}, 15),
-    ("zb_v_bubble", {**WAITS, "forward_s": 4, "weight_gradients_s": 4}, 0),
+    ("zb_v_bubble", waits(*OWN, "weight_gradients_s"), 8),
+    ("zb_v_bubble", waits(*OWN, "weight_gradients_s", forward_s=6, own_forward_s=6), 15),
+    (
+        "zb_v_bubble",
+        waits(*OWN, forward_s=4, own_forward_s=4, weight_gradients_s=4, own_weight_gradients_s=4),
+        0,
+    ),
+    # a stage of its own pace: chunks of 3 s forward beside others of 1.5 s, 4 x (2 - 1) x 2 is the longest still
+    ("zb_v_bubble", waits(*OWN, "weight_gradients_s", own_forward_s=6), 8),
     # 3/2 x (3 + 4 - 2) and the longer of 3/2 x 3 and 3/2 x 4 - 3
-    ("dualpipe_bubble", WAITS, 12),
-    ("dualpipe_bubble", {**WAITS, "stages": 2}, 0),
+    ("dualpipe_bubble", waits("own_forward_s", "own_weight_gradients_s"), 12),
+    ("dualpipe_bubble", waits("own_forward_s", "own_weight_gradients_s", stages=2), 0),
+    # a device with gradients of weights of 3 s and no forward pass: 3/2 x (3 + 4 - 3) and 3/2 x 4 - 0
+    ("dualpipe_bubble", waits(own_forward_s=0, own_weight_gradients_s=3), 12),
     ("scheduled_in_flight", HELD, 16),
     ("scheduled_in_flight", {**HELD, "schedule": 2}, 4),
     ("scheduled_in_flight", {**HELD, "schedule": 3}, 7),
@@ -517,8 +535,25 @@ CASES = [
     ("distinct_places", {"topk": 2, "experts": 8, "pool": 8, "places": 4}, 13 / 7),
     # 2 of the 4 experts of two nodes: a node is missed by one pair of 6
     ("distinct_places", {"topk": 2, "experts": 8, "pool": 4, "places": 4}, 10 / 6),
+    ("dispatched_bytes", {"tokens_bytes": 8, "places_hit": 3, "places_of_domain": 4}, 18),
     ("exposed_rows", {"exchange_s": 5, "kernels_s": 3}, 2),
     ("exposed_rows", {"exchange_s": 2, "kernels_s": 3}, 0),
+    # 36 pairs of 8 causal tokens; of 4 ranks the last has 7 + 8
+    (
+        "fullest_over_mean",
+        {"pairs": 36, "last_pairs": 15, "context_parallel": 4, "masked": 1, "zigzag": 0},
+        5 / 3,
+    ),
+    (
+        "fullest_over_mean",
+        {"pairs": 36, "last_pairs": 15, "context_parallel": 4, "masked": 1, "zigzag": 1},
+        1,
+    ),
+    (
+        "fullest_over_mean",
+        {"pairs": 64, "last_pairs": 16, "context_parallel": 4, "masked": 0, "zigzag": 0},
+        1,
+    ),
     # four ranks: a sixteenth of the pairs in each of four kernels, a quarter, or all of them for fewer heads
     ("pairs_per_kernel", {"pairs": 160, "context_parallel": 4, "ring": 1, "gathered": 0}, 10),
     ("pairs_per_kernel", {"pairs": 160, "context_parallel": 4, "ring": 0, "gathered": 1}, 40),

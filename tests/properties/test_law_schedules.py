@@ -19,16 +19,13 @@ from simulator.estimates.pipeline_timeline import pipeline_timeline
 from simulator.pipelines.replay import replay
 from simulator.pipelines.schedules import (
     CODE,
-    dualpipe_bubble,
+    PASSES,
     gpipe_bubble,
     scheduled_in_flight,
-    zb_h1_bubble,
-    zb_h2_bubble,
-    zb_v_bubble,
 )
+from simulator.pipelines.schedules import ZERO_BUBBLE_FORMS as FORMS
 
 seconds = st.floats(1e-3, 10.0)
-FORMS = {"zb_h1": zb_h1_bubble, "zb_h2": zb_h2_bubble, "zb_v": zb_v_bubble, "dualpipe": dualpipe_bubble}
 # Steps of these follow each other stage by stage.
 VALIDATED_LATER = ("zb_h2", "zb_v")
 
@@ -48,10 +45,11 @@ def played(schedule, forward, inputs, weights, m):
 
 
 def closed(schedule, forward, inputs, weights, m):
-    """Closed form for stages with these passes [s]: the slowest one's work, and the bubble from the others' mean."""
+    """Closed form for stages with these passes [s]: work and bubble of a stage, the longest of all."""
     f, b, w = (np.array(x) for x in (forward, inputs, weights))
+    if schedule == "dualpipe":  # each device has a stage from either end
+        f, b, w = ((x + x[::-1]) / 2.0 for x in (f, b, w))
     total = f + b + w
-    slowest = int(np.argmax(total))
     if schedule == "gpipe":
         bubble = gpipe_bubble(
             sum_of_forward_s=f.sum(),
@@ -61,11 +59,14 @@ def closed(schedule, forward, inputs, weights, m):
             slowest_stage_s=total.max(),
             micro_batches=m,
         )
-    else:
-        mean = [(x.sum() - x[slowest]) / max(len(f) - 1, 1) for x in (f, b, w)]
-        names = ("forward_s", "input_gradients_s", "weight_gradients_s")
-        bubble = FORMS[schedule](stages=len(f), **dict(zip(names, mean, strict=True)))
-    return m * total.max() + float(np.max(bubble))
+        return m * total.max() + float(np.max(bubble))
+    form, theirs, mine = FORMS[schedule]
+    passes, found = dict(zip(PASSES, (f, b, w), strict=True)), []
+    for stage in range(len(f)):
+        mean = {name: (passes[name].sum() - passes[name][stage]) / max(len(f) - 1, 1) for name in theirs}
+        own = {f"own_{name}": passes[name][stage] for name in mine}
+        found.append(m * total[stage] + float(np.max(form(stages=len(f), **mean, **own))))
+    return max(found)
 
 
 @laws(120)
@@ -128,9 +129,10 @@ def test_published_bubbles_for_passes_of_one_length():
 def test_worst_gap_on_stages_of_real_models():
     """Ends of 0.1 and up to two layers, uneven layers, passes of 1 : 1.1 : 0.9; the closed form over the replay.
 
-    GPipe is exact. The others are never short; ZB-H1 is up to 6.6 % long, ZB-H2 4.4 and ZB-V 3.0.
+    GPipe is exact. ZB-H1 is up to 5.6 % long, ZB-H2 3.1 % long and 2.0 % short, ZB-V 2.3 % long, DualPipe 10.3 % long
+    and 0.7 % short: it is long where the ends have the head, since a slow end fills the bubble of the others.
     """
-    worst = {name: [0.0, 0.0] for name in ("gpipe", "zb_h1", "zb_h2", "zb_v")}
+    worst = {name: [0.0, 0.0] for name in ("gpipe", *FORMS)}
     for p in (2, 4, 8):
         for layers in (2, 6, 12):
             for head in (0.0, 0.5, 2.0):
@@ -149,8 +151,14 @@ def test_worst_gap_on_stages_of_real_models():
                             gap[0], gap[1] = min(gap[0], found), max(gap[1], found)
     print(f"closed form over replay, least and most: {worst}")
     assert worst["gpipe"] == pytest.approx([0.0, 0.0], abs=1e-12)
-    for name, longest in {"zb_h1": 0.067, "zb_h2": 0.045, "zb_v": 0.03}.items():
-        assert worst[name][0] > -1e-12
+    limits = {
+        "zb_h1": (0.0, 0.057),
+        "zb_h2": (-0.02, 0.032),
+        "zb_v": (0.0, 0.024),
+        "dualpipe": (-0.0075, 0.104),
+    }
+    for name, (shortest, longest) in limits.items():
+        assert worst[name][0] > shortest - 1e-12
         assert 0.9 * longest < worst[name][1] < longest
 
 

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
-from simulator import sweep
+from simulator import simulate, sweep
+from simulator.estimates.pipeline_timeline import pipeline_timeline
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 PUBLISHED = Path(__file__).parent / "published"
 EACH_WITHIN = 0.08
 SPEED_UP_WITHIN = 0.03
@@ -97,6 +100,26 @@ def test_narayanan_table_1() -> None:
     print("narayanan table 1, signed errors:", np.round(errors, 4))
     assert np.mean(np.abs(errors)) <= SC21_MAPE_AT_MOST
     assert np.max(np.abs(errors)) <= 0.10
+
+
+def test_deepseek_v3_table_1() -> None:
+    """The published plan as it is, of which nothing was tuned: 26 % too slow (docs/decisions.md says why)."""
+    (row,) = rows_of("deepseek_v3_table_1.csv")
+    scenario = yaml.safe_load((EXAMPLES / "deepseek-v3-published-plan.yaml").read_text())
+    assert scenario["devices"] == int(row["devices"])
+    assert scenario["task"]["global_batch_size"] == int(row["global_batch_size"])
+    estimate = simulate(scenario)
+    steps = float(row["tokens"]) / (int(row["sequence_length"]) * int(row["global_batch_size"]))
+    hours = steps * estimate.step_time_s * int(row["devices"]) / 3600.0
+    error = hours / float(row["h800_hours"]) - 1.0
+    print(f"DeepSeek-V3: {hours / 1e6:.2f} million H800 hours, signed error {error:.3f}")
+    # Not a limit to be proud of: a change of the gap is to be said in docs/decisions.md.
+    assert 0.2 < error < 0.32
+    # Uneven stages under DualPipe: the closed form against the same step played out.
+    ended = max(passed["end_s"] for passed in pipeline_timeline(scenario))
+    outside = ("optimizer_s", "pipeline_p2p_s", "data_parallel_s")
+    inside = sum(seconds for name, seconds in estimate.time.items() if name not in outside)
+    assert inside / ended - 1.0 == pytest.approx(0.0, abs=0.005)
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in PUBLISHED.glob("*.csv")))

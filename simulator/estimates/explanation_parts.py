@@ -235,7 +235,8 @@ def _memory_part(data: Data, path: str) -> Composition:
     if part:
         return Composition(formula="bytes of this part on one device of the heaviest stage")
     if not owner:
-        names = tuple(f"memory_parts.{name}" for name in data["memory_parts"])
+        held = ((o, name) for o, parts in data["memory_parts"].items() for name in parts)
+        names = tuple(f"memory_parts.{o}.{name}" for o, name in held)
         return Composition(formula="parts of activations and buffers", parts=_parts(data, *names))
     names = tuple(f"memory_parts.{owner}.{name}" for name in data["memory_parts"][owner])
     return Composition(formula=f"parts that sum to memory.{owner}_bytes", parts=_parts(data, *names))

@@ -77,7 +77,7 @@ class LlmsimError(Exception):
     Attributes
     ----------
     problems : tuple of Problem
-        The mistakes; ``str(error)`` prints one on each line, and ``hint`` behind a single one, else on a last line.
+        The mistakes; ``str(error)`` prints one on each line, and ``hint`` behind the last.
     hint : str
         As given.
     """
@@ -87,14 +87,9 @@ class LlmsimError(Exception):
             problems = [Problem(path="", value="", rule=problems)]
         self.problems: tuple[Problem, ...] = tuple(problems)
         self.hint = hint
-        lines = [str(problem) for problem in self.problems]
-        # One mistake is one message.
-        text = (
-            f"{lines[0]}; {hint}"
-            if hint and len(lines) == 1
-            else "\n".join([*lines, *([hint] if hint else [])])
-        )
-        super().__init__(text)
+        # A line is a mistake: what leads out of all of them is at the end of the last one.
+        text = "\n".join(str(problem) for problem in self.problems)
+        super().__init__(f"{text}; {hint}" if hint else text)
 
     def __reduce__(self) -> tuple[type[LlmsimError], tuple[tuple[Problem, ...], str]]:
         # worker processes send errors back by pickle, which would otherwise keep only the text

@@ -19,7 +19,7 @@ from reports.human_numbers import (
     format_rate,
     format_time,
 )
-from reports.memory_by_owner import memory_figure, memory_table, memory_verdict
+from reports.memory_by_owner import memory_figure, memory_parts_table, memory_table, memory_verdict
 from reports.pipeline_passes import pipeline_figure, pipeline_table
 from reports.roofline import roofline_figure, roofline_table
 from reports.scaling import scaling_figure, scaling_table
@@ -121,11 +121,12 @@ def _time(estimate: Mapping[str, Any]) -> Chapter:
 
 def _memory(estimate: Mapping[str, Any]) -> Chapter:
     owners, verdict = memory_table(estimate), memory_verdict(estimate)
+    parts = memory_parts_table(estimate)
     return Chapter(
         name="memory_by_owner",
         heading="Memory",
         figure=lambda: memory_figure(estimate),
-        tables={"memory_by_owner": owners},
+        tables={"memory_by_owner": owners, **({"memory_parts": parts} if parts else {})},
         shown=html_table(owners, _MEMORY, "Memory by owner, fullest device"),
         alt=f"Stacked bar of memory, {verdict}: {_shares(owners, 'bytes', format_bytes)}.",
         caption="Bytes on one device of the heaviest pipeline stage; GB is 1e9 bytes.",

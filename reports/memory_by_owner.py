@@ -16,7 +16,7 @@ from reports.stacked_bar import draw_parts, legend_height_in
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["memory_figure", "memory_table", "plot_memory"]
+__all__ = ["memory_figure", "memory_parts_table", "memory_table", "plot_memory"]
 
 _TOTALS = ("capacity_bytes", "peak_bytes")
 _OVERFULL = "#d55e00"
@@ -42,6 +42,33 @@ def memory_table(estimate: Mapping[str, Any]) -> Rows:
     """
     owners = {name: value for name, value in (estimate.get("memory") or {}).items() if name not in _TOTALS}
     return part_rows(owners, "_bytes", MEMORY_LABELS, "owner", "bytes")
+
+
+def memory_parts_table(estimate: Mapping[str, Any]) -> Rows:
+    """What activations and buffers are made of, the largest part of each first.
+
+    Parameters
+    ----------
+    estimate : mapping
+        ``Estimate.to_dict()``.
+
+    Returns
+    -------
+    list of dict
+        ``owner``, ``part``, ``bytes`` [byte], ``fraction`` (of the owner) [1]; empty for inference.
+
+    Notes
+    -----
+    Raises nothing. Source: only the mapping; nothing is recomputed.
+    """
+    rows: Rows = []
+    for owner, parts in (estimate.get("memory_parts") or {}).items():
+        total = math.fsum(parts.values())
+        ordered = sorted(parts.items(), key=lambda item: -item[1])
+        rows += [
+            {"owner": owner, "part": part, "bytes": size, "fraction": size / total} for part, size in ordered
+        ]
+    return rows
 
 
 def memory_verdict(estimate: Mapping[str, Any]) -> str:

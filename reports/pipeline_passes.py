@@ -1,4 +1,4 @@
-"""When each stage of a pipeline works on which micro-batch, and how many micro-batches it holds."""
+"""When each stage of a pipeline works on which micro-batch, and what it holds meanwhile."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ LINE_INCHES, MOST_INCHES = 0.34, 4.2
 
 
 def pipeline_table(passes: pd.DataFrame | Iterable[Mapping[str, Any]]) -> Rows:
-    """Per stage: seconds at work and idle, its share of idle time, and most micro-batches held.
+    """Per stage: seconds at work and idle, its share of idle time, most micro-batches held and most memory.
 
     Parameters
     ----------
     passes : frame or iterable of mappings
-        ``stage``, ``micro_batch`` [1], ``pass``, ``start_s``, ``end_s`` [s], ``held`` [1].
+        ``stage``, ``micro_batch`` [1], ``pass``, ``start_s``, ``end_s`` [s], ``held`` [1], ``memory_bytes`` [byte]
+        where it is known.
 
     Returns
     -------
     list of dict
-        ``stage`` [1], ``busy_s``, ``idle_s`` [s], ``idle_fraction``, ``most_held`` [1]. Idle is all of the span from
-        the first pass of the step to the last in which the stage runs none.
+        ``stage`` [1], ``busy_s``, ``idle_s`` [s], ``idle_fraction``, ``most_held`` [1], ``most_bytes`` [byte] where
+        it is known. Idle is all of the span from the first pass of the step to the last in which the stage runs none.
 
     Notes
     -----
@@ -57,6 +58,7 @@ def pipeline_table(passes: pd.DataFrame | Iterable[Mapping[str, Any]]) -> Rows:
     for stage in sorted({row["stage"] for row in rows}):
         mine = [row for row in rows if row["stage"] == stage]
         busy = _covered(mine)
+        sizes = [row["memory_bytes"] for row in mine if "memory_bytes" in row]
         table.append(
             {
                 "stage": stage,
@@ -64,6 +66,7 @@ def pipeline_table(passes: pd.DataFrame | Iterable[Mapping[str, Any]]) -> Rows:
                 "idle_s": span - busy,
                 "idle_fraction": 1.0 - busy / span if span else 0.0,
                 "most_held": max(row["held"] for row in mine),
+                **({"most_bytes": max(sizes)} if sizes else {}),
             }
         )
     return table
@@ -79,7 +82,7 @@ def _covered(rows: Rows) -> float:
 
 
 def pipeline_figure(passes: Rows, title: str = "") -> Figure:
-    """Passes as bars, one line a stage, above the micro-batches that the first and the last stage hold."""
+    """Passes as bars, one line a stage, above what the first and the last stage hold."""
     stages = 1 + max(row["stage"] for row in passes)
     lines = min(max(stages * LINE_INCHES, 1.2), MOST_INCHES)
     figure = new_figure(lines + 3.9)
@@ -148,15 +151,20 @@ def _draw_passes(axes: Axes, passes: Rows, stages: int, scale: float) -> None:
 
 
 def _draw_held(axes: Axes, passes: Rows, stages: int, scale: float) -> None:
+    """Memory of a device of the first and of the last stage over time; micro-batches held where no bytes are known."""
+    known = all("memory_bytes" in row for row in passes)
+    field = "memory_bytes" if known else "held"
+    most = max(row[field] for row in passes)
+    size, unit = axis_unit(most, "B") if known else (1.0, "micro-batches")
     for stage, colour in ((0, BLUE), (stages - 1, SKY)):
-        mine = sorted((row["start_s"], row["held"]) for row in passes if row["stage"] == stage)
+        mine = sorted((row["start_s"], row[field]) for row in passes if row["stage"] == stage)
         axes.step(
             [start / scale for start, _ in mine],
-            [held for _, held in mine],
+            [held / size for _, held in mine],
             where="post",
             color=colour,
             label=f"stage {stage}",
         )
-    axes.set_ylim(0.0, 1.35 * max(row["held"] for row in passes))
-    axes.set_ylabel("Held (micro-batches)", size=9.5)
+    axes.set_ylim(0.0, 1.35 * most / size)
+    axes.set_ylabel(f"{'Memory' if known else 'Held'} ({unit})", size=9.5)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper right", ncols=2)

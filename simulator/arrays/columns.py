@@ -109,6 +109,7 @@ class PlanColumns:
     ring: FloatArray
     gathered: FloatArray
     ulysses: FloatArray
+    zigzag: FloatArray
     gradient_ranks: FloatArray
     expert_parallel: FloatArray
     expert_tensor_parallel: FloatArray
@@ -152,6 +153,7 @@ class PlanColumns:
     deepspeed: FloatArray
     loss_copies: FloatArray
     loss_compiled: FloatArray
+    loss_chunked: FloatArray
     fragmentation: FloatArray
     collective_algorithm: FloatArray
     tensor_stride: FloatArray

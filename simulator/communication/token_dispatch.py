@@ -16,7 +16,7 @@ from simulator.communication.exchanges import Exchange
 from simulator.communication.placement import Group
 from simulator.rules import rule
 
-__all__ = ["distinct_places", "dispatch_by_node"]
+__all__ = ["dispatch_by_node", "dispatched_bytes", "distinct_places"]
 
 FloatArray = NDArray[np.float64]
 
@@ -62,22 +62,40 @@ def distinct_places(
     return places * pool / experts * (1.0 - missed)
 
 
-def _copies(
-    group: Group, topk: FloatArray, experts: FloatArray, node_limit: FloatArray
+@rule(
+    symbol="V",
+    formula="M D (1 - 1/s)",
+    unit="B",
+    source="DeepSeek-AI, arXiv:2412.19437, section 3.2.2: a token goes to each node once and is forwarded there; of "
+    "the s places of a domain one has it already",
+)
+def dispatched_bytes(
+    *, tokens_bytes: FloatArray, places_hit: FloatArray, places_of_domain: FloatArray
+) -> FloatArray:
+    """Bytes that a rank sends on one tier of its tokens [byte].
+
+    ``tokens_bytes`` are all its tokens, once each [byte], ``places_hit`` the places that want one, ``places_of_domain``
+    how many the tier joins [1]. Broadcasts; raises nothing.
+    """
+    return tokens_bytes * places_hit * (1.0 - 1.0 / places_of_domain)
+
+
+def _sent(
+    group: Group, tokens: FloatArray, topk: FloatArray, experts: FloatArray, node_limit: FloatArray
 ) -> tuple[FloatArray, list[FloatArray]]:
-    """Copies of a token that a rank sends inside the node and on each tier outside it [1]."""
+    """What a rank sends of its ``tokens`` inside the node and on each tier outside it [byte]."""
     nodes = group.ranks / group.inner
     allowed = np.where(np.isnan(node_limit), nodes, np.minimum(np.nan_to_num(node_limit), nodes))
     # A limit that leaves fewer experts than a token picks is refused by legality.
     pool = np.maximum(experts * allowed / nodes, topk)
-    inside = distinct_places(topk=topk, experts=experts, pool=pool, places=group.ranks)
+    hit = distinct_places(topk=topk, experts=experts, pool=pool, places=group.ranks)
+    inside = dispatched_bytes(tokens_bytes=tokens, places_hit=hit, places_of_domain=group.inner)
     across = []
     for reach in group.across:
         places = group.ranks / reach.inside
-        wanted = distinct_places(topk=topk, experts=experts, pool=pool, places=places)
-        # Of the places of a domain one has the token already.
-        across.append(np.minimum(wanted, allowed) * (1.0 - 1.0 / reach.units))
-    return inside * (1.0 - 1.0 / group.inner), across
+        hit = np.minimum(distinct_places(topk=topk, experts=experts, pool=pool, places=places), allowed)
+        across.append(dispatched_bytes(tokens_bytes=tokens, places_hit=hit, places_of_domain=reach.units))
+    return inside, across
 
 
 def dispatch_by_node(
@@ -118,13 +136,13 @@ def dispatch_by_node(
     what arrives over the network crosses the node's links too. Nodes are drawn alike.
     """
     tokens = message_bytes / topk
-    inside, across = _copies(group, topk, experts, node_limit)
-    several = group.ranks > 1
+    # One rank has nobody to send to: all its places are itself.
+    inside, across = _sent(group, tokens, topk, experts, node_limit)
     return direct_exchange(
         message_bytes,
         group,
         fabric,
-        sent_inside=np.where(several, tokens * inside, 0.0),
+        sent_inside=inside,
         relayed=np.zeros(1),
-        across=[np.where(several, tokens * copies, 0.0) for copies in across],
+        across=across,
     )

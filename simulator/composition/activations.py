@@ -109,6 +109,58 @@ def named_bytes(
     return sum((kept[name] * size for name, size in sizes.items()), ZERO)
 
 
+def kept_by_module(
+    operators: Sequence[Operator],
+    precision: PrecisionColumns,
+    *,
+    modules: Mapping[str, FloatArray],
+    named: Mapping[str, FloatArray],
+    recompute_all: FloatArray,
+) -> dict[str, FloatArray]:
+    """Bytes that one sharded layer keeps per micro-batch, by the module that makes them [byte].
+
+    Parameters
+    ----------
+    operators : sequence of Operator
+        Sizes per device.
+    precision : PrecisionColumns
+        Bytes per element by class.
+    modules, named : mapping of str to ndarray
+        Shares of modules that run again, and of tensors that are kept by name, as for :func:`saved_bytes` and
+        :func:`named_bytes` [1].
+    recompute_all : ndarray
+        1 where the whole layer runs again, or the share of layers [1].
+
+    Returns
+    -------
+    dict
+        By the module of an operator, "layer input" for what comes from outside; sums to :func:`kept_bytes`.
+
+    Raises
+    ------
+    KeyError
+        If a tensor's kind has no width, or a module is unknown.
+    """
+    widths = dict(bytes_per_element(precision))
+    widths["operand"] = precision.activations
+    maker = {t.name: op.module for op in operators if op.kind != "collective" for t in op.writes}
+    dropped = shares_dropped(operators, modules)
+    parts: dict[str, FloatArray] = {}
+
+    def add(name: str, size: FloatArray) -> None:
+        module = maker.get(name, "layer input")
+        parts[module] = parts.get(module, ZERO) + size
+
+    sizes = {t.name: elements(t) * widths[t.kind] for op in operators for t in op.saved}
+    for name, size in sizes.items():
+        outside = float(name not in maker)
+        kept = (1.0 - recompute_all) * (1.0 - dropped.get(name, ZERO)) + recompute_all * outside
+        add(name, kept * size)
+    for name, share in named.items():
+        add(name, recompute_all * named_bytes(operators, {name: share}, precision))
+    return parts
+
+
 @rule(
     symbol="A",
     formula="all: input + named; modules: everything - dropped; none: everything",

@@ -389,7 +389,11 @@ def cost_blocks(structure: Structure, inputs: Inputs) -> Blocks:
         sequence=plan.sequence_parallel,
         experts=_expert_ranks(inputs, training=training) if structure.layer.experts else None,
         context=ContextRanks(
-            ranks=plan.context_parallel, ring=plan.ring, gathered=plan.gathered, ulysses=plan.ulysses
+            ranks=plan.context_parallel,
+            ring=plan.ring,
+            gathered=plan.gathered,
+            ulysses=plan.ulysses,
+            zigzag=plan.zigzag,
         ),
     )
     layers = {kind.name: layer_of_kind(structure.layer, sizes, kind) for kind in structure.layer.kinds}

@@ -127,10 +127,23 @@ def _cache(inputs: Inputs, stage: StageKind) -> FloatArray:
     )
 
 
-def _in_flight(inputs: Inputs, stage: StageKind, micro_batches: FloatArray) -> FloatArray:
-    """Micro-batches whose activations a stage keeps [1]."""
+def rebuilt_bytes(inputs: Inputs, table: LayerTable, stage: StageKind) -> tuple[FloatArray, FloatArray]:
+    """What a layer that runs again makes, and what the head keeps [byte]: one of them lives at a time.
+
+    The head runs forward and straight back: one micro-batch of logits, whatever is in flight. Raises nothing.
+    """
+    return table.layer_rebuilt_bytes, stage.head * head_kept_bytes(inputs, table.head_kept_bytes)
+
+
+def working_bytes(inputs: Inputs, table: LayerTable, stage: StageKind) -> FloatArray:
+    """Largest set of tensors that one operator of a stage works on [byte]; raises nothing."""
+    return np.maximum(table.working_bytes, stage.head * head_working_bytes(inputs, table.head_working_bytes))
+
+
+def in_flight(inputs: Inputs, stage: StageKind, micro_batches: FloatArray) -> FloatArray:
+    """Micro-batches whose activations a stage keeps [1]; raises nothing."""
     plan = inputs.plan
-    in_flight = micro_batches_in_flight(
+    held = micro_batches_in_flight(
         stage=stage.position,
         pipeline_parallel=plan.pipeline_parallel,
         virtual_pipeline=plan.virtual_pipeline,
@@ -140,14 +153,14 @@ def _in_flight(inputs: Inputs, stage: StageKind, micro_batches: FloatArray) -> F
         scheduled = scheduled_in_flight(
             schedule=plan.schedule, stages=plan.pipeline_parallel, micro_batches=micro_batches
         )
-        in_flight = np.where(plan.schedule > 0, scheduled, in_flight)
+        held = np.where(plan.schedule > 0, scheduled, held)
     if np.any(plan.overlap_expert_parallel):
         # Another micro-batch computes while rows pass.
-        in_flight = np.minimum(in_flight + plan.overlap_expert_parallel, micro_batches)
-    return in_flight
+        held = np.minimum(held + plan.overlap_expert_parallel, micro_batches)
+    return held
 
 
-def _training(
+def training_stage(
     inputs: Inputs,
     table: LayerTable,
     stage: StageKind,
@@ -156,16 +169,14 @@ def _training(
     *,
     tied: bool,
 ) -> Stored:
+    """Bytes of one kind of stage by owner in training, without what the driver reserves [byte]; raises nothing."""
     plan = inputs.plan
     owners = stage_states(inputs, table, stage, copies, tied=tied)
-    # The head runs forward and straight back: one micro-batch of logits, whatever is in flight.
-    rebuilt = np.maximum(
-        table.layer_rebuilt_bytes, stage.head * head_kept_bytes(inputs, table.head_kept_bytes)
-    )
+    rebuilt = np.maximum(*rebuilt_bytes(inputs, table, stage))
     with at("memory.activations_bytes"):
-        in_flight = _in_flight(inputs, stage, micro_batches)
+        held = in_flight(inputs, stage, micro_batches)
         owners["activations"] = activation_bytes(
-            in_flight=in_flight,
+            in_flight=held,
             layers=stage.layers,
             per_layer_bytes=table.layer_kept_bytes,
             ends_bytes=stage.embedding * table.embedding_kept_bytes,
@@ -179,10 +190,8 @@ def _training(
         )
     owners["kv_cache"] = ZERO
     with at("memory.buffers_bytes"):
-        working = np.maximum(
-            table.working_bytes, stage.head * head_working_bytes(inputs, table.head_working_bytes)
-        )
-        owners["buffers"] = unsharded_bytes(inputs, table, stage, tied=tied) + working
+        unsharded = unsharded_bytes(inputs, table, stage, tied=tied)
+        owners["buffers"] = unsharded + working_bytes(inputs, table, stage)
         bucketed = not np.all(np.isnan(plan.gradient_bucket))
         if bucketed or np.any(plan.deepspeed):
             parameters = stage_parameters(
@@ -191,7 +200,7 @@ def _training(
         if bucketed:
             owners["buffers"] = owners["buffers"] + bucket_copy_bytes(inputs, parameters)
         if np.any(plan.deepspeed):
-            owners["buffers"] = owners["buffers"] + engine_bytes(inputs, parameters, in_flight)
+            owners["buffers"] = owners["buffers"] + engine_bytes(inputs, parameters, held)
     kept = owners["activations"] - rebuilt
     found = _moved(inputs, table, stage, copies, owners, kept, tied=tied)
     with at("memory.buffers_bytes"):
@@ -301,7 +310,7 @@ def memory(
     host = nvme = ZERO
     for stage in kinds:
         found = (
-            _training(inputs, table, stage, kinds.copies, micro_batches, tied=tied)
+            training_stage(inputs, table, stage, kinds.copies, micro_batches, tied=tied)
             if training
             else _inference(inputs, table, stage, tied=tied)
         )

@@ -11,6 +11,8 @@ from simulator.rules import at, rule
 __all__ = [
     "bucket_copy",
     "bucket_copy_bytes",
+    "chunked_gradients",
+    "chunked_logits",
     "engine_bytes",
     "flat_copies",
     "fragmented",
@@ -56,6 +58,45 @@ def narrow_logits(
 ) -> FloatArray:
     """Logits in the type of the activations [byte]; counts [1], width [byte]; broadcasts; raises nothing."""
     return tokens * np.ceil(vocab / tensor_parallel) * activation_bytes
+
+
+@rule(
+    symbol="Lc",
+    formula="2^ceil(log2 ceil(T / ceil(V / h))) ceil(V / t) b",
+    unit="B",
+    source="Hsu et al., Liger Kernel, arXiv:2410.10989, section 3.2 (fused linear cross-entropy): tokens in chunks of "
+    "a power of two, so that the logits of one are about as large as the head's input; the gradient overwrites them",
+)
+def chunked_logits(
+    *,
+    tokens: FloatArray,
+    vocab: FloatArray,
+    hidden: FloatArray,
+    tensor_parallel: FloatArray,
+    activation_bytes: FloatArray,
+) -> FloatArray:
+    """Logits of one chunk of tokens [byte]; counts [1], width [byte]; broadcasts; raises nothing."""
+    chunk = 2.0 ** np.ceil(np.log2(np.ceil(tokens / np.ceil(vocab / hidden))))
+    return np.minimum(chunk, tokens) * np.ceil(vocab / tensor_parallel) * activation_bytes
+
+
+@rule(
+    symbol="Gc",
+    formula="(T + ceil(V / t)) h b",
+    unit="B",
+    source="Hsu et al., Liger Kernel, arXiv:2410.10989, section 3.2: gradients of the head's input and of its matrix "
+    "are made in the forward pass and kept",
+)
+def chunked_gradients(
+    *,
+    tokens: FloatArray,
+    vocab: FloatArray,
+    hidden: FloatArray,
+    tensor_parallel: FloatArray,
+    activation_bytes: FloatArray,
+) -> FloatArray:
+    """What a loss in chunks keeps in place of logits [byte]; counts [1], width [byte]; broadcasts; raises nothing."""
+    return (tokens + np.ceil(vocab / tensor_parallel)) * hidden * activation_bytes
 
 
 @rule(
@@ -166,22 +207,39 @@ def head_working_bytes(inputs: Inputs, largest_operator_bytes: FloatArray) -> Fl
         tensor_parallel=plan.tensor_parallel,
     )
     working = np.maximum(largest_operator_bytes, of_loss)
-    if not np.any(plan.loss_compiled):
-        return working
-    return np.where(plan.loss_compiled > 0, _narrow(inputs), working)
+    if np.any(plan.loss_compiled):
+        working = np.where(plan.loss_compiled > 0, _narrow(inputs), working)
+    if np.any(plan.loss_chunked):
+        working = np.where(plan.loss_chunked > 0, chunked_logits(**_of_head(inputs)), working)
+    return working
+
+
+def _of_head(inputs: Inputs) -> dict[str, FloatArray]:
+    """Sizes of the head, by the names that the rules have for them."""
+    return {
+        "tokens": _tokens(inputs),
+        "vocab": inputs.model.vocab,
+        "hidden": inputs.model.hidden,
+        "tensor_parallel": inputs.plan.tensor_parallel,
+        "activation_bytes": inputs.precision.activations,
+    }
 
 
 def head_kept_bytes(inputs: Inputs, kept_bytes: FloatArray) -> FloatArray:
-    """What the head keeps of one micro-batch [byte]: a compiled loss keeps the logits as they were computed.
+    """What the head keeps of one micro-batch [byte].
 
-    Raises nothing.
+    A compiled loss keeps the logits as they were computed, one in chunks keeps gradients instead. Raises nothing.
     """
-    if not np.any(inputs.plan.loss_compiled):
+    plan = inputs.plan
+    if not np.any(plan.loss_compiled + plan.loss_chunked):
         return kept_bytes
     with at("memory.activations_bytes"):
         narrow = _narrow(inputs)
-    wide = narrow * LOGIT_BYTES / inputs.precision.activations
-    return kept_bytes - inputs.plan.loss_compiled * (wide - narrow)
+        wide = narrow * LOGIT_BYTES / inputs.precision.activations
+        kept = kept_bytes - plan.loss_compiled * (wide - narrow)
+        if np.any(plan.loss_chunked):
+            kept = kept - plan.loss_chunked * (wide - chunked_gradients(**_of_head(inputs)))
+    return kept
 
 
 def engine_bytes(inputs: Inputs, parameters: FloatArray, in_flight: FloatArray) -> FloatArray:

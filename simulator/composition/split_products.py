@@ -158,11 +158,10 @@ def split_pairs(
             ring = ring & (plan.split_pipelined == 0)
         pipelined = np.where(ring, 0.0, 1.0)
         parts = np.where(ring, plan.tensor_parallel, plan.tensor_chunks)
-        with at(f"operators.{product.module}.{product.name}"):
-            part_s = kernel_s(_part(product, parts))
         (message,) = exchange.reads
         message_bytes = elements(message) * inputs.precision.activation_communication
-        with at(f"operators.{exchange.module}.{exchange.name}"):
+        with at("time.tensor_parallel_s"):
+            part_s = kernel_s(_part(product, parts))
             once_s = exchanges.of(exchange.collective, message_bytes / parts).seconds
             hop_s = exchanges.hop_seconds(message_bytes / plan.tensor_parallel)
             each_s = np.where(ring, hop_s, once_s)

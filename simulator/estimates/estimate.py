@@ -19,6 +19,7 @@ from simulator.certainty.evidence import FamilyEvidence, collective_evidence, ke
 from simulator.certainty.intervals import COVERAGE, bounds
 from simulator.composition.evaluate import ENERGIES, TIMES, Detail, Totals, evaluate
 from simulator.composition.memory import OWNERS, STAGES
+from simulator.composition.memory_parts import memory_parts
 from simulator.estimates.feasibility import reasons, smallest_change
 from simulator.estimates.kind_notes import kind_notes
 from simulator.estimates.operator_rows import detail_rows
@@ -62,6 +63,9 @@ class Estimate:
         Model and hardware FLOP utilisation over the dense peak of the matmul type [1].
     memory, time, energy : mapping of str to value
         Bytes by owner at the heaviest stage, exposed seconds by cause, joules by cause; each sums to its total.
+    memory_parts : mapping of str to mapping
+        In training bytes of the activations by the module that makes them, and of the buffers by what they are for;
+        each sums to its owner [byte].
     offload : mapping of str to float or None
         Bytes that a device keeps on host memory and on NVMe, and its share of what a node has [byte]; None where the
         system declares none.
@@ -92,6 +96,7 @@ class Estimate:
     mfu: float
     hfu: float
     memory: Mapping[str, float | str]
+    memory_parts: Mapping[str, Mapping[str, float]]
     offload: Mapping[str, float | None]
     time: Mapping[str, float]
     energy_j: float
@@ -127,6 +132,7 @@ class Estimate:
             "mfu": self.mfu,
             "hfu": self.hfu,
             "memory": dict(self.memory),
+            "memory_parts": {owner: dict(parts) for owner, parts in self.memory_parts.items()},
             "offload": dict(self.offload),
             "time": dict(self.time),
             "energy_j": self.energy_j,
@@ -296,6 +302,24 @@ def _rows(
     return [{k: float(v) if isinstance(v, np.floating) else v for k, v in row.items()} for row in rows]
 
 
+def _memory_parts(partition: Partition, details: Sequence[Detail]) -> Mapping[str, Mapping[str, float]]:
+    """Parts of activations and buffers of a training step; empty for inference."""
+    if partition.graphical.kind != "training":
+        return {}
+    (detail,) = details
+    step = detail.step
+    return memory_parts(
+        partition.structure,
+        partition.inputs,
+        detail.blocks,
+        detail.table,
+        step.kinds,
+        step.micro_batches,
+        step.memory,
+        tied=detail.tied,
+    )
+
+
 def _smallest_change(space: Space) -> str | None:
     """As the function it calls, whose own evaluations are kept out of an active recorder."""
     with recording():
@@ -320,6 +344,7 @@ def estimate_space(space: Space) -> tuple[Estimate, Partition]:
         time_per_output_token_s=_maybe(totals.time_per_output_token_s),
         mfu=first_value(totals.mfu),
         hfu=first_value(totals.hfu),
+        memory_parts=_memory_parts(partition, details),
         memory={
             "capacity_bytes": first_value(totals.capacity_bytes),
             "peak_bytes": first_value(totals.peak_bytes),

@@ -223,7 +223,22 @@ def composition_of(data: Data, path: str) -> Composition | None:
         return _operator(data, path)
     if path.startswith("interval"):
         return _interval(data, path)
+    if path.startswith("memory_parts"):
+        return _memory_part(data, path)
     return None
+
+
+def _memory_part(data: Data, path: str) -> Composition:
+    """Of all owners, of one, or of one part."""
+    _, _, inner = path.partition(".")
+    owner, _, part = inner.partition(".")
+    if part:
+        return Composition(formula="bytes of this part on one device of the heaviest stage")
+    if not owner:
+        names = tuple(f"memory_parts.{name}" for name in data["memory_parts"])
+        return Composition(formula="parts of activations and buffers", parts=_parts(data, *names))
+    names = tuple(f"memory_parts.{owner}.{name}" for name in data["memory_parts"][owner])
+    return Composition(formula=f"parts that sum to memory.{owner}_bytes", parts=_parts(data, *names))
 
 
 def _interval(data: Data, path: str) -> Composition:

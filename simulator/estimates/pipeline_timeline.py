@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from simulator.arrays.columns import Inputs, first_value
 from simulator.composition.data_parallel import replica_group, unit_exchanges
 from simulator.composition.evaluate import Detail, evaluate
+from simulator.composition.memory import in_flight, training_stage
+from simulator.composition.offload import kept_by_micro_batch
 from simulator.composition.stage_kinds import StageKind, StageKinds
 from simulator.composition.step import layers_by_stage, times_of
 from simulator.estimates.estimate import single_partition
@@ -78,7 +80,8 @@ def pipeline_timeline(scenario: Mapping[str, Any]) -> list[dict[str, Any]]:
     -------
     list of dict
         ``stage``, ``chunk``, ``micro_batch`` [1, from 0], ``pass`` (forward, backward, inputs, weights), ``start_s``
-        and ``end_s`` [s], and ``held``, the micro-batches whose activations the stage keeps while the pass runs [1].
+        and ``end_s`` [s], ``held``, the micro-batches whose activations the stage keeps while the pass runs [1], and
+        ``memory_bytes`` of one of its devices, with everything that does not change over the step [byte].
         Empty where there is one stage, no training, or more than 200,000 passes.
 
     Raises
@@ -108,16 +111,46 @@ def pipeline_timeline(scenario: Mapping[str, Any]) -> list[dict[str, Any]]:
         n_chunks=n_chunks,
         by_chunk=True,
     )
-    return _rows(done)
+    return _rows(done, *_bytes_by_stage(partition.inputs, detail))
 
 
-def _rows(done: Replay) -> list[dict[str, Any]]:
+def _bytes_by_stage(inputs: Inputs, detail: Detail) -> tuple[FloatArray, FloatArray]:
+    """For every stage, front to back: what a device holds all step long, and what each held micro-batch adds [byte]."""
+    step, plan = detail.step, inputs.plan
+    n_stages, schedule = int(first_value(plan.pipeline_parallel)), SCHEDULES[int(first_value(plan.schedule))]
+    layers, (embedding, head) = np.zeros(n_stages), np.zeros((2, n_stages))
+    for place, n in enumerate(layers_of_chunks(inputs)):
+        layers[stage_of(place, n_stages, schedule)] += n
+    if schedule == "dualpipe":  # a device has a stage of each direction
+        layers = (layers + layers[::-1]) / 2.0
+    for stage, kind in ((0, step.kinds.first), (-1, step.kinds.last)):
+        embedding[stage], head[stage] = first_value(kind.embedding), first_value(kind.head)
+    every = StageKind(
+        number=np.ones(n_stages),
+        position=np.arange(n_stages, dtype=np.float64),
+        layers=layers,
+        embedding=embedding,
+        head=head,
+    )
+    found = training_stage(
+        inputs, detail.table, every, step.kinds.copies, step.micro_batches, tied=detail.tied
+    )
+    # What is offloaded leaves no trace on the device, and of what stays an allocator holds a share beyond.
+    away = bool(np.any(plan.offload["activations"] > 0))
+    each = np.zeros(1) if away else kept_by_micro_batch(detail.table, every) * (1.0 + plan.fragmentation)
+    whole = sum(found.owners.values(), inputs.device.reserved_bytes)
+    constant = whole - in_flight(inputs, every, step.micro_batches) * each
+    return np.broadcast_to(constant, (n_stages,)), np.broadcast_to(each, (n_stages,))
+
+
+def _rows(done: Replay, constant: FloatArray, of_micro_batch: FloatArray) -> list[dict[str, Any]]:
     held = np.empty(len(done.start_s))
     for stage in range(int(done.stage.max()) + 1):
         mine = done.stage == stage
         moments, kept = done.held_over_time(stage)
         held[mine] = kept[np.searchsorted(moments, done.start_s[mine], side="right") - 1]
-    columns = (done.stage, done.chunk, done.micro_batch, done.phase, done.start_s, done.end_s, held)
+    memory = constant[done.stage] + of_micro_batch[done.stage] * held
+    columns = (done.stage, done.chunk, done.micro_batch, done.phase, done.start_s, done.end_s, held, memory)
     return [
         {
             "stage": s,
@@ -127,6 +160,7 @@ def _rows(done: Replay) -> list[dict[str, Any]]:
             "start_s": start,
             "end_s": end,
             "held": kept,
+            "memory_bytes": size,
         }
-        for s, c, m, p, start, end, kept in zip(*(column.tolist() for column in columns), strict=True)
+        for s, c, m, p, start, end, kept, size in zip(*(column.tolist() for column in columns), strict=True)
     ]

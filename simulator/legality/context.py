@@ -26,19 +26,19 @@ def _training(c: Combination) -> BoolArray:
 
 def _chunks(c: Combination) -> Problem:
     ranks, tokens = float(c.plan.context_parallel[0]), float(c.task.query_length[0])
-    ulysses = bool(c.plan.ulysses[0])
+    whole = bool((c.plan.ulysses[0] > 0) | (c.plan.zigzag[0] == 0))
     return Problem(
         path="plan.context_parallel",
         value=one_of(c.plan.context_parallel),
         rule=f"must divide the {tokens:.10g} tokens of a sequence"
-        + ("" if ulysses else f" into {2 * ranks:g} chunks, two for each rank"),
-        fix=f"use {divisors(tokens if ulysses else tokens / 2)}, or pad the sequence",
+        + ("" if whole else f" into {2 * ranks:g} chunks, two for each rank"),
+        fix=f"use {divisors(tokens if whole else tokens / 2)}, or pad the sequence",
     )
 
 
 @legality_rule("context divides the sequence", _chunks)
 def _sequence(c: Combination) -> BoolArray:
-    chunks = c.plan.context_parallel * np.where(c.plan.ulysses > 0, 1.0, 2.0)
+    chunks = c.plan.context_parallel * np.where((c.plan.ulysses > 0) | (c.plan.zigzag == 0), 1.0, 2.0)
     return (c.plan.context_parallel > 1) & (np.mod(c.task.query_length, chunks) != 0)
 
 

@@ -372,7 +372,7 @@ def _training_keys(c: Combination) -> dict[str, BoolArray]:
         "zero_stage": p.zero_stage > 0,
         "recompute": (p.recompute_core > 0) | (p.recompute_named > 0),
         "optimizer": p.optimizer > 0,
-        "loss": (p.loss_copies > 0) | (p.loss_compiled > 0),
+        "loss": (p.loss_copies + p.loss_compiled + p.loss_chunked) > 0,
         "engine": p.deepspeed > 0,
         "fragmentation": p.fragmentation > 0,
         "free_gradients": p.free_gradients > 0,

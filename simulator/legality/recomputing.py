@@ -53,13 +53,18 @@ def _given(codes: FloatArray, words: Collection[str], word: str) -> BoolArray:
     return np.mod(np.floor(codes / 2.0 ** list(words).index(word)), 2.0) > 0
 
 
+def _has_plain_layers(c: Combination) -> BoolArray:
+    """Whether some layers have the one MLP."""
+    m = c.model
+    return (m.experts == 0) | (m.first_dense > 0) | (m.experts_every > 1)
+
+
 def _absent_modules(c: Combination) -> dict[str, BoolArray]:
     """Where a model lacks what a word of the modules stands for."""
     m = c.model
-    plain = (m.experts == 0) | (m.first_dense > 0)
     return {
         "mla_up_proj": m.kv_rank == 0,
-        "mlp": ~plain,
+        "mlp": ~_has_plain_layers(c),
         "moe": m.experts == 0,
         "moe_act": m.experts == 0,
         "shared_experts": m.shared_ffn == 0,
@@ -68,8 +73,7 @@ def _absent_modules(c: Combination) -> dict[str, BoolArray]:
 
 def _absent_results(c: Combination) -> dict[str, BoolArray]:
     """Where a model lacks what a word of the kept results stands for: experts' rows have no word."""
-    m = c.model
-    no_mlp = (m.experts > 0) & (m.first_dense == 0) & (m.shared_ffn == 0)
+    no_mlp = ~_has_plain_layers(c) & (c.model.shared_ffn == 0)
     return {"gate": no_mlp | (c.gated == 0), "up": no_mlp, "mlp_out": no_mlp}
 
 

@@ -1,7 +1,8 @@
 """Context parallelism: ranks hold parts of every sequence and meet in attention only.
 
 Three ways to meet. In a *ring* each rank keeps its queries and passes keys and values on, while it attends to those
-that it has; chunks are dealt in a zigzag, so that a causal mask leaves every rank and every pass the same pairs.
+that it has; chunks are dealt in a zigzag, so that a causal mask leaves every rank and every pass the same pairs
+(otherwise the rank with the last part of the sequence has most, in every pass).
 With an *all-gather* every rank first collects all keys and values. In *Ulysses* an all-to-all turns parts of the
 sequence into parts of the heads, and a second one turns the result back.
 
@@ -10,16 +11,18 @@ Which way a plan takes is a 0/1 array; where a plan takes another way, or has on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.rules import rule
+from workloads.attention import attended_pairs
 from workloads.operator_graph import Dim, Extent, Operator, Tensor, length
 
 FloatArray = NDArray[np.float64]
+ONE: FloatArray = np.ones(1)
 
 ATTENTION = ("attention", "attention_backward", "latent_attention", "latent_attention_backward")
 RING_EXCHANGE = "ring_exchange"
@@ -28,12 +31,16 @@ KV_LABEL, QUERY_LABEL = "kv_heads", "heads"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextRanks:
-    """Context ranks [1], and which way they meet: 0/1 switches, all 0 for one rank."""
+    """Context ranks [1], and which way they meet: 0/1 switches, all 0 for one rank.
+
+    ``zigzag`` is 1 where chunks are dealt so that all ranks have the same pairs.
+    """
 
     ranks: FloatArray
     ring: FloatArray
     gathered: FloatArray
     ulysses: FloatArray
+    zigzag: FloatArray = field(default_factory=lambda: ONE)
 
     @classmethod
     def alone(cls) -> ContextRanks:
@@ -93,6 +100,43 @@ def exposed_ring(
     return np.maximum(exchange_s - window_s, 0.0)
 
 
+@rule(
+    symbol="z",
+    formula="zigzag or no mask: 1; else c P_last/P",
+    unit="1",
+    source="Grattafiori et al., arXiv:2407.21783, section 3.3.2: of whole parts under a causal mask the last one has "
+    "most pairs, in every pass of a ring too",
+)
+def fullest_over_mean(
+    *,
+    pairs: FloatArray,
+    last_pairs: FloatArray,
+    context_parallel: FloatArray,
+    masked: FloatArray,
+    zigzag: FloatArray,
+) -> FloatArray:
+    """Query-key pairs of the fullest context rank over the mean [1].
+
+    ``pairs`` of a sequence and ``last_pairs`` of its last part under the mask [1]; switches are 0/1. Broadcasts; raises
+    nothing.
+    """
+    return np.where((zigzag > 0) | (masked == 0), 1.0, context_parallel * last_pairs / pairs)
+
+
+def _fullest(e: Mapping[str, Extent], context: ContextRanks) -> FloatArray:
+    """How much longer the fullest rank attends than the mean one [1]: whole sequences in Ulysses."""
+    if np.all(context.zigzag > 0):
+        return ONE
+    queries, keys, span = (length(e[name]) for name in ("query_length", "kv_length", "kv_span"))
+    return fullest_over_mean(
+        pairs=attended_pairs(queries, keys, span),
+        last_pairs=attended_pairs(queries / context.ranks, keys, span),
+        context_parallel=context.ranks,
+        masked=(length(e["pairs"]) < queries * keys) * (1.0 - context.ulysses),
+        zigzag=context.zigzag,
+    )
+
+
 def _has(tensor: Tensor, label: str) -> bool:
     return any(part.label == label for extent in tensor.extents for part in extent)
 
@@ -131,7 +175,7 @@ def _local(op: Operator, context: ContextRanks) -> tuple[Operator, FloatArray]:
     span = np.minimum(length(e["kv_span"]), length(e["kv_length"]))
     e["kv_span"] = (Dim("kv_span", span),)
     pairs = pairs_per_kernel(pairs=length(e["pairs"]), context_parallel=c, ring=ring, gathered=gathered)
-    e["pairs"] = (Dim("pairs", pairs),)
+    e["pairs"] = (Dim("pairs", pairs * _fullest(op.extents, context)),)
     e["heads"] = _times(e["heads"], 1.0 / np.where(ulysses > 0, c, one))
     e["kv_heads"] = _times(e["kv_heads"], 1.0 / kv_parts)
     more = np.where(gathered > 0, c, one) * copies

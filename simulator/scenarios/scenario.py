@@ -114,6 +114,11 @@ class Plan(_Keys):
         "ring",
         description="keys and values pass in a ring beside attention, are gathered, or heads are split instead",
     )
+    context_zigzag: bool = Field(
+        True,
+        description="each context rank has a chunk of the sequence's first half and its mirror image, or one part: "
+        "under a causal mask the last rank then has most to attend to",
+    )
     expert_parallel: int = Field(
         1,
         ge=1,
@@ -257,10 +262,10 @@ class Plan(_Keys):
         "plain",
         description="who runs pipeline and step: DeepSpeed keeps outputs of stages and flat copies of gradients",
     )
-    loss: Literal["in_place", "plain", "compiled"] = Field(
+    loss: Literal["in_place", "plain", "compiled", "chunked"] = Field(
         "in_place",
         description="copies of the logits: one in 32 bits that the gradient overwrites, one for each step of the loss "
-        "(plain PyTorch), or none in 32 bits (one compiled kernel)",
+        "(plain PyTorch), none in 32 bits (one compiled kernel), or none whole (some tokens at a time)",
     )
     fragmentation: float = Field(
         0.0, ge=0, le=1, description="memory that the allocator holds beyond what is in use, over that [1]"

@@ -34,6 +34,7 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
     "context_parallel_kind": get_args(ContextKind),
     "schedule": get_args(Schedule),
     "uneven_stages": (True, False),
+    "context_zigzag": (True, False),
     "zero_stage": (0, 1, 2, 3),
     "attention_kernel": ("flash",),
     "kernel_fusion": ("fused",),

@@ -33,6 +33,7 @@ LAYER_PLAN_KEYS = (
     "plan.tensor_parallel",
     "plan.context_parallel",
     "plan.context_parallel_kind",
+    "plan.context_zigzag",
     "plan.expert_parallel",
     "plan.expert_tensor_parallel",
     "plan.expert_imbalance",

@@ -263,6 +263,7 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         ring=ring.astype(np.float64),
         gathered=gathered.astype(np.float64),
         ulysses=ulysses.astype(np.float64),
+        zigzag=plan("context_zigzag"),
         gradient_ranks=data * context,
         expert_parallel=experts,
         expert_tensor_parallel=parts,
@@ -309,6 +310,7 @@ def plan_columns(chunk: RowValues, kind: str, batch: FloatArray) -> PlanColumns:
         # Vocabulary-parallel loss takes one tensor more: the exponential is not fused with the gradient.
         loss_copies=_matches(chunk, "plan.loss", "in_place", "plain") * (2.0 + (tensor > 1)),
         loss_compiled=_matches(chunk, "plan.loss", "in_place", "compiled"),
+        loss_chunked=_matches(chunk, "plan.loss", "in_place", "chunked"),
         fragmentation=plan("fragmentation"),
         collective_algorithm=_code(chunk, "plan.collective_algorithm", ALGORITHMS),
         tensor_stride=strides["tensor"],

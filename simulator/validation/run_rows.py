@@ -124,7 +124,7 @@ def measured_run_case(
         "devices": ranks,
         "plan.precision": _precision(row.text("dtype")),
         "plan.kernel_fusion": fusion,
-        "plan.free_gradients": strategy == "single",
+        "plan.free_gradients": strategy == "single" and phase == "train",
         "plan.data_parallel": ranks,
         "plan.zero_stage": zero,
         "plan.micro_batch_size": max(batch // ranks, 1),

@@ -123,6 +123,7 @@ def scenarios(
             if shape.heads % (context * tensor) == 0 and _replicates(shape.kv_heads, tensor, context):
                 ways.append("ulysses")
             plan |= {"context_parallel": context, "context_parallel_kind": draw(st.sampled_from(ways))}
+            plan["context_zigzag"] = draw(st.booleans())
         if shape.experts and (tensor == 1 or plan["sequence_parallel"]):
             parts = draw(st.sampled_from((tensor, 1)))
             ranks = tensor * data * context

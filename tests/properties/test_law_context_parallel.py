@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from law_scenarios import changed, laws
 
+from hardware_specs import ScenarioError
 from simulator import simulate
 from workloads.attention import attended_pairs
 
@@ -170,3 +171,29 @@ def test_a_ring_over_nodes_is_slower_than_inside():
     spread = step(4, length=2048, tensor=2, placement="data tensor expert pipeline context")
     spread |= {"devices": 32, "task": {**spread["task"], "global_batch_size": 8}}
     assert simulate(spread).time["context_parallel_s"] > 1.5 * inside
+
+
+@pytest.mark.parametrize("kind", ["ring", "all_gather", "ulysses"])
+def test_without_a_zigzag_the_last_rank_has_most_pairs(kind):
+    """Of 4 parts of a causal sequence the last has (2 x 4 - 1)/4 of the mean, nearly; in Ulysses heads are split."""
+    plan = step(4, kind)
+    length = plan["task"]["sequence_length"]
+    dealt, whole = (
+        flop_of(blocks_of(changed(plan, plan__context_zigzag=z)).forward["layer"], "attention")
+        for z in (True, False)
+    )
+    part = length / 4
+    last = part * (length - part) + part * (part + 1) / 2
+    expected = 1.0 if kind == "ulysses" else 4 * last / (length * (length + 1) / 2)
+    assert whole / dealt == pytest.approx(expected, rel=1e-12)
+    slower = [simulate(changed(plan, plan__context_zigzag=z)).step_time_s for z in (True, False)]
+    assert slower[1] > slower[0] or kind == "ulysses"
+
+
+def test_whole_parts_need_half_as_many_chunks():
+    """1,028 tokens are four parts, but no eight chunks."""
+    plan = step(4, "ring")
+    plan["task"]["sequence_length"] = 1028
+    with pytest.raises(ScenarioError, match="into 8 chunks"):
+        simulate(plan)
+    assert simulate(changed(plan, plan__context_zigzag=False)).step_time_s > 0

@@ -87,28 +87,31 @@ def test_a_host_that_computes_slowly_is_bound_by_that():
     assert rows["busy_s"][bound].sum() == pytest.approx(rows["flop"][bound].sum() / 1e10, rel=1e-9)
 
 
+TWO = {"plan__zero_stage": 1, "devices": 128}
+
+
 def test_gradients_go_down_and_weights_come_back_around_an_update_on_the_host():
-    """Fp32 gradients and bf16 weights of a shard; the states stay where they are. Hidden, all but a layer's part."""
-    shard = step("none", plan__zero_stage=1).memory["optimizer_bytes"] / 12
-    apart = on_host(plan__overlap_offload=False)
+    """Two replicas share the states: fp32 gradients and bf16 weights of a shard move. Hidden, all but a part."""
+    shard = step("none", **TWO).memory["optimizer_bytes"] / 12
+    apart = on_host(plan__overlap_offload=False, devices=128)
     down, up = 4 * shard / LINK, 2 * shard / LINK
     assert apart.time["offload_s"] == pytest.approx(down + up, rel=1e-6)
     fast = {"base": "dgx-a100-80gb", "host_memory.bandwidth": f"{LINK * 100} B/s"}
-    beside, layers = on_host(system=fast), 12
+    beside, layers = on_host(system=fast, devices=128), 12
     assert beside.time["offload_s"] == pytest.approx((down + up) / 100 / layers, rel=1e-6)
     (copies,) = beside.operators[beside.operators["stream"] == "offload"].to_dict("records")
     assert copies["busy_s"] == pytest.approx((down + up) / 100, rel=1e-6)
     assert copies["message_bytes"] == pytest.approx(6 * shard, rel=1e-6)
     # What is on the host for good is not copied for the update.
     for owner, rest in (("gradients", up), ("weights", down)):
-        copied = on_host(f"optimizer {owner}", plan__overlap_offload=False).time["offload_s"]
-        whole = step(owner, plan__overlap_offload=False, plan__zero_stage=1).time["offload_s"]
+        copied = on_host(f"optimizer {owner}", plan__overlap_offload=False, devices=128).time["offload_s"]
+        whole = step(owner, plan__overlap_offload=False, **TWO).time["offload_s"]
         assert copied == pytest.approx(whole - passing(owner) + rest, rel=1e-6)
 
 
 def passing(owner):
     """What an update on the device waits for where only gradients, or weights, are elsewhere [s]."""
-    return step("none", plan__zero_stage=1).memory[f"{owner}_bytes"] / LINK
+    return step("none", **TWO).memory[f"{owner}_bytes"] / LINK
 
 
 def test_a_host_that_updates_holds_the_gradients():

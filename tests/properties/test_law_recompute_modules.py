@@ -171,12 +171,15 @@ def test_layers_that_recompute_what_is_needed_add_their_share():
     assert none.hfu < half.hfu
 
 
-def test_a_sweep_over_named_modules_is_one_plan_after_the_other():
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_sweep_over_named_modules_is_one_plan_after_the_other(overlap):
+    """What other rows run again leaves no trace, though the operators are there for all."""
     texts = [" ".join(w) for n in (1, 2, 3) for w in itertools.combinations(OF_DENSE, n)]
-    found = sweep(named(STEP, ["core_attn"]) | {"plan.recompute_modules": texts})
+    switch = {"plan__overlap_tensor_parallel": overlap}
+    found = sweep(named(STEP, ["core_attn"], **switch) | {"plan.recompute_modules": texts})
     assert len(found) == len(texts)
     for row in found.to_dict("records"):
-        alone = simulate(named(STEP, row["plan.recompute_modules"].split()))
+        alone = simulate(named(STEP, row["plan.recompute_modules"].split(), **switch))
         assert row["step_time_s"] == pytest.approx(alone.step_time_s, rel=1e-12)
         assert row["peak_bytes"] == pytest.approx(alone.memory["peak_bytes"], rel=1e-12)
 

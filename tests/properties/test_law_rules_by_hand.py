@@ -64,6 +64,7 @@ TRANSFER = {
 KEPT = {
     "everything_bytes": 100, "dropped_bytes": 0, "input_bytes": 8, "named_bytes": 5, "recompute_all": 0,
 }  # fmt: skip
+CHUNKS = {"tokens": 1000, "vocab": 101, "hidden": 8, "tensor_parallel": 4, "activation_bytes": 2}
 HOST_PASS = {"moved_bytes": 28e9, "host_memory_bytes_per_s": 100e9, "host_flop_per_s": 1e12}
 OUTPUTS = {"in_flight": 2, "tokens": 10, "hidden": 8, "activation_bytes": 2}
 FLIGHT = {"stage": 0, "pipeline_parallel": 4, "virtual_pipeline": 1, "micro_batches": 16}
@@ -366,6 +367,10 @@ CASES = [
     # 2 copies x 4 B x 10 tokens x 26 of 101 words
     ("loss_temporaries", {"copies": 2, "tokens": 10, "vocab": 101, "tensor_parallel": 4}, 2080),
     ("narrow_logits", {"tokens": 10, "vocab": 101, "tensor_parallel": 4, "activation_bytes": 2}, 520),
+    # 1000 tokens in 101 / 8 = 13 parts: 77, so chunks of 128; of no more tokens than there are
+    ("chunked_logits", CHUNKS, 128 * 26 * 2),
+    ("chunked_logits", {**CHUNKS, "vocab": 8, "tokens": 100}, 100 * 2 * 2),
+    ("chunked_gradients", CHUNKS, (1000 + 26) * 8 * 2),
     # 1000 x (2 + 4) / 4 + 100 x 2
     (
         "flat_copies",
@@ -530,8 +535,25 @@ CASES = [
     ("distinct_places", {"topk": 2, "experts": 8, "pool": 8, "places": 4}, 13 / 7),
     # 2 of the 4 experts of two nodes: a node is missed by one pair of 6
     ("distinct_places", {"topk": 2, "experts": 8, "pool": 4, "places": 4}, 10 / 6),
+    ("dispatched_bytes", {"tokens_bytes": 8, "places_hit": 3, "places_of_domain": 4}, 18),
     ("exposed_rows", {"exchange_s": 5, "kernels_s": 3}, 2),
     ("exposed_rows", {"exchange_s": 2, "kernels_s": 3}, 0),
+    # 36 pairs of 8 causal tokens; of 4 ranks the last has 7 + 8
+    (
+        "fullest_over_mean",
+        {"pairs": 36, "last_pairs": 15, "context_parallel": 4, "masked": 1, "zigzag": 0},
+        5 / 3,
+    ),
+    (
+        "fullest_over_mean",
+        {"pairs": 36, "last_pairs": 15, "context_parallel": 4, "masked": 1, "zigzag": 1},
+        1,
+    ),
+    (
+        "fullest_over_mean",
+        {"pairs": 64, "last_pairs": 16, "context_parallel": 4, "masked": 0, "zigzag": 0},
+        1,
+    ),
     # four ranks: a sixteenth of the pairs in each of four kernels, a quarter, or all of them for fewer heads
     ("pairs_per_kernel", {"pairs": 160, "context_parallel": 4, "ring": 1, "gathered": 0}, 10),
     ("pairs_per_kernel", {"pairs": 160, "context_parallel": 4, "ring": 0, "gathered": 1}, 40),

@@ -85,6 +85,35 @@ def scaled(value, power, k):
     return None if value is None else pytest.approx(value * k**power, rel=EXACT, abs=0.0)
 
 
+def rescales(scenario, k):
+    """Every number of an estimate follows from its unit."""
+    here, there = simulate(scenario).to_dict(), in_other_unit(scenario, k)
+    for name in ("step_time_s", "time_to_first_token_s", "time_per_output_token_s"):
+        assert there[name] == scaled(here[name], 1, k), name
+    for name in (
+        "tokens_per_s",
+        "tokens_per_s_per_device",
+        "peak_flop_per_s",
+        "memory_bandwidth_bytes_per_s",
+    ):
+        assert there[name] == scaled(here[name], -1, k), name
+    for name in ("mfu", "hfu", "energy_j"):
+        assert there[name] == scaled(here[name], 0, k), name
+    for name, value in here["energy"].items():
+        assert there["energy"][name] == scaled(value, -1 if name.endswith("_w_per_device") else 0, k)
+    assert there["memory"] == here["memory"]
+    step = here["step_time_s"]
+    for name, value in here["time"].items():
+        assert there["time"][name] == pytest.approx(value * k, rel=EXACT, abs=step * k * 1e-12), name
+    assert len(there["operators"]) == len(here["operators"])
+    for row, other in zip(here["operators"], there["operators"], strict=True):
+        for name, value in row.items():
+            if name.endswith("_s"):
+                value = pytest.approx(value * k, rel=EXACT, abs=step * k * 1e-12)
+            if name != "bound":
+                assert other[name] == value, (row["name"], name)
+
+
 @pytest.mark.parametrize("kind", TASKS)
 def test_estimate_in_another_time_unit(kind):
     @laws(25)
@@ -93,33 +122,29 @@ def test_estimate_in_another_time_unit(kind):
         st.sampled_from(FACTORS),
     )
     def law(scenario, k):
-        here, there = simulate(scenario).to_dict(), in_other_unit(scenario, k)
-        for name in ("step_time_s", "time_to_first_token_s", "time_per_output_token_s"):
-            assert there[name] == scaled(here[name], 1, k), name
-        for name in (
-            "tokens_per_s",
-            "tokens_per_s_per_device",
-            "peak_flop_per_s",
-            "memory_bandwidth_bytes_per_s",
-        ):
-            assert there[name] == scaled(here[name], -1, k), name
-        for name in ("mfu", "hfu", "energy_j"):
-            assert there[name] == scaled(here[name], 0, k), name
-        for name, value in here["energy"].items():
-            assert there["energy"][name] == scaled(value, -1 if name.endswith("_w_per_device") else 0, k)
-        assert there["memory"] == here["memory"]
-        step = here["step_time_s"]
-        for name, value in here["time"].items():
-            assert there["time"][name] == pytest.approx(value * k, rel=EXACT, abs=step * k * 1e-12), name
-        assert len(there["operators"]) == len(here["operators"])
-        for row, other in zip(here["operators"], there["operators"], strict=True):
-            for name, value in row.items():
-                if name.endswith("_s"):
-                    value = pytest.approx(value * k, rel=EXACT, abs=step * k * 1e-12)
-                if name != "bound":
-                    assert other[name] == value, (row["name"], name)
+        rescales(scenario, k)
 
     law()
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {"offload": "optimizer activations", "optimizer_step": "host"},
+        {"offload": "optimizer:nvme weights", "optimizer": "adafactor"},
+        {"optimizer": "muon", "recompute": "modules", "recompute_modules": "layernorm mlp"},
+    ],
+)
+def test_hosts_drives_and_muon_in_another_time_unit(plan):
+    scenario = {
+        "model": "llama-3.1-8b",
+        "task": {"kind": "training", "sequence_length": 2048, "global_batch_size": 16},
+        "system": "dgx-h100",
+        "devices": 8,
+        "plan": {"tensor_parallel": 2, "pipeline_parallel": 2, "zero_stage": 1, **plan},
+    }
+    for k in FACTORS:
+        rescales(scenario, k)
 
 
 @pytest.mark.parametrize("k", FACTORS)

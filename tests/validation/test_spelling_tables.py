@@ -94,7 +94,7 @@ def test_frameworks_depend_on_the_date() -> None:
     assert today is not None and today.attention == "flash"
     assert framework_of("abacus", "") is None
     assert [note["plan"] for note in notes_of("--overlap-grad-reduce, --tp-comm-overlap")] == [
-        {"overlap_tensor_parallel": True},
+        {"overlap_tensor_parallel": True, "tensor_parallel_split": "ring_pipelined"},
         {"overlap_grad_reduce": True},
     ]
 

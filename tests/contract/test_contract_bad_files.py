@@ -72,7 +72,7 @@ def test_config_of_an_unknown_architecture(llmsim, training: Path, tmp_path: Pat
     assert found.status == 2
     assert len(found.messages) == 1
     assert "model_type = flubber" in found.err
-    assert "known: bloom, gpt2, llama" in found.err
+    assert "known: bloom, gpt2, gpt_oss, llama" in found.err
 
 
 def test_config_with_wrong_numbers(llmsim, training: Path, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_narayanan_table_1() -> None:
 
 
 def test_deepseek_v3_table_1() -> None:
-    """The published plan as it is, of which nothing was tuned: 27 % too slow (docs/decisions.md says why)."""
+    """The published plan as it is, nothing tuned: 17 % too fast (docs/decisions.md says what is missing)."""
     (row,) = rows_of("deepseek_v3_table_1.csv")
     scenario = yaml.safe_load((EXAMPLES / "deepseek-v3-published-plan.yaml").read_text())
     assert scenario["devices"] == int(row["devices"])
@@ -114,7 +114,7 @@ def test_deepseek_v3_table_1() -> None:
     error = hours / float(row["h800_hours"]) - 1.0
     print(f"DeepSeek-V3: {hours / 1e6:.2f} million H800 hours, signed error {error:.3f}")
     # Not a limit to be proud of: a change of the gap is to be said in docs/decisions.md.
-    assert 0.2 < error < 0.32
+    assert -0.23 < error < -0.12
     # Uneven stages under DualPipe: the closed form against the same step played out.
     ended = max(passed["end_s"] for passed in pipeline_timeline(scenario))
     outside = ("optimizer_s", "pipeline_p2p_s", "data_parallel_s")

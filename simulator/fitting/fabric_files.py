@@ -35,7 +35,6 @@ __all__ = ["fabric_files", "write_fabric_files"]
 
 CALIBRATION_DATE = "2026-11"  # of the measured tables; bump when they are replaced
 EVIDENCE = ("basis", "source", "rows", "error", "spread", "common")
-LIBRARY = {"NCCL": "NCCL", "oneCCL": "oneCCL"}
 HOPPER_LINK_BYTES_PER_S, BLACKWELL_LINK_BYTES_PER_S = 450e9, 900e9
 
 

@@ -14,10 +14,14 @@ __all__: list[str] = []
 @legality_rule(
     "expert parallelism needs experts",
     lambda c: Problem(
-        path="plan.expert_parallel",
-        value=one_of(c.plan.expert_parallel),
+        path="plan.expert_parallel" if c.plan.expert_parallel[0] > 1 else "plan.expert_tensor_parallel",
+        value=one_of(
+            c.plan.expert_parallel if c.plan.expert_parallel[0] > 1 else c.plan.expert_tensor_parallel
+        ),
         rule="the model has no experts to split",
-        fix="use 1, and leave expert_tensor_parallel out",
+        fix="use 1, and leave expert_tensor_parallel out"
+        if c.plan.expert_parallel[0] > 1
+        else "leave it out",
     ),
 )
 def _experts(c: Combination) -> BoolArray:
@@ -54,7 +58,8 @@ def _stage(c: Combination) -> BoolArray:
     p = c.plan
     whole = p.data_parallel == np.floor(p.data_parallel)
     apart = (c.model.experts > 0) & (p.experts_apart > 0)
-    return whole & apart & (p.expert_copies != np.floor(p.expert_copies))
+    # Where experts are split otherwise than attention is, that is the mistake.
+    return whole & apart & ~_parts(c) & (p.expert_copies != np.floor(p.expert_copies))
 
 
 @legality_rule(
@@ -69,7 +74,8 @@ def _stage(c: Combination) -> BoolArray:
 )
 def _parts(c: Combination) -> BoolArray:
     p = c.plan
-    return (p.expert_tensor_parallel != p.tensor_parallel) & (p.expert_tensor_parallel != 1)
+    other = (p.expert_tensor_parallel != p.tensor_parallel) & (p.expert_tensor_parallel != 1)
+    return other & (c.model.experts > 0)
 
 
 @legality_rule(

@@ -14,7 +14,6 @@ from simulator.network.topology_graph import LinkGraph
 __all__ = ["Flow", "Routes", "link_seconds", "max_min_rates"]
 
 FloatArray = NDArray[np.float64]
-Link = tuple[object, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

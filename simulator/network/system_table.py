@@ -27,7 +27,6 @@ __all__ = ["DEFAULT_SIZES", "collective_table", "default_ranks", "system_fabric"
 FloatArray = NDArray[np.float64]
 DEFAULT_SIZES: tuple[float, ...] = tuple(2.0**k for k in range(12, 34, 3))
 MOST_DEFAULT_NODES = 4
-NODE_ALGORITHMS = ("hierarchical",)
 
 
 def system_fabric(

@@ -17,7 +17,7 @@ from simulator.spaces.space import Space, space_from
 
 __all__ = ["nearest_plans"]
 
-# Degrees are changed to the nearest of these numbers and of the divisors of the devices.
+# Degrees are changed to the nearest of these numbers and of the divisors of the devices, and to 1.
 DEGREES = (
     "tensor_parallel",
     "pipeline_parallel",
@@ -48,6 +48,7 @@ LEFT_OUT = (
     "expert_imbalance",
     "expert_capacity",
     "expert_padding",
+    "expert_dispatch",
     "expert_node_limit",
     "zero_group",
     "gradient_bucket",
@@ -58,15 +59,18 @@ LEFT_OUT = (
     "recompute_modules",
     "first_stage_layers",
     "last_stage_layers",
+    "stage_layers",
     "overlap_expert_parallel",
     "overlap_shared_experts",
     "overlap_tensor_parallel",
     "tensor_parallel_split",
     "offload",
     "optimizer",
+    "optimizer_step",
     "loss",
     "engine",
     "fragmentation",
+    "free_gradients",
 )
 LEGAL = -1
 # Of changes of two keys so many are tried.
@@ -89,7 +93,7 @@ class _Change:
 def _near_numbers(now: int, devices: int) -> list[int]:
     divisors = [d for d in range(1, min(devices, 4096) + 1) if devices % d == 0]
     others = sorted({*STEPS, *divisors} - {now}, key=lambda n: (abs(math.log2(n / now)), n))
-    return others[:NEAR_DEGREES]
+    return others[:NEAR_DEGREES] + ([1] if 1 in others[NEAR_DEGREES:] else [])
 
 
 def _changes(plan: Mapping[str, Any], devices: int) -> tuple[list[_Change], list[_Change]]:

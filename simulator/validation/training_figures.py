@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,169 +17,15 @@ import numpy as np
 import yaml
 
 from simulator.measured_tables.measured_table import Row, read_table
-from simulator.validation.fit_stack_rates import LEAST_HIDDEN
 from simulator.validation.report import validate
 from simulator.validation.stack_runs import STACKS
+from simulator.validation.training_groups import ASSUMED, GROUPS, FigureGroup
 
-__all__ = ["GROUPS", "FigureGroup", "figures", "main"]
+__all__ = ["figures", "main", "superseded"]
 
-STEP, PEAK = "step_time", "peak_memory"
-ASSUMED: Mapping[str, str] = {
-    "recompute": "none",
-    "interconnect": "catalog",
-    "zero_stage": "zero1 (distributed optimizer)",
-}
-# Kernels that were measured on the very machine of a group's runs.
-MACHINE_KERNELS: Mapping[str, str] = {"calibration": "b200-sxm-megatron"}
-MACHINE_RUNS: Mapping[str, str] = {"calibration": "b200-sxm-megatron-runs"}
 # Spellings of one recipe in releases of Megatron-Bridge: the table takes each for a series of its own.
 SAME_RECIPE: Mapping[str, str] = {"fp8-cs": "fp8", "fp8-mx": "mxfp8"}
 CALIBRATIONS = Path(__file__).parents[2] / "hardware_specs" / "calibrations"
-Test = Callable[[Row], bool]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FigureGroup:
-    """Rows whose error is one figure.
-
-    Attributes
-    ----------
-    name : str
-        For people.
-    prefix : str
-        How the ids of its rows start; several separated by "|".
-    quantity : str
-        "step_time" or "peak_memory".
-    asked : float or None
-        Largest mean error that was asked for, as a fraction; None: printed only.
-    holds : callable
-        Whether a row belongs to it.
-    assume : mapping of str to str
-        What is assumed of its rows, as ``--assume``.
-    newest : bool
-        Whether rows are left away that a newer release of the same configuration supersedes.
-    constants : str
-        What was fitted to whole runs, for people.
-    """
-
-    name: str
-    prefix: str
-    asked: float | None
-    quantity: str = STEP
-    holds: Test = lambda row: True
-    assume: Mapping[str, str] = field(default_factory=dict)
-    newest: bool = False
-    constants: str = "none"
-
-
-def _wide(row: Row) -> bool:
-    return "8" not in row.text("precision").removeprefix("bf16").removeprefix("amp_bf16")
-
-
-def _of(device: str) -> Test:
-    return lambda row: (
-        row.text("accelerator") == device
-        and _wide(row)
-        and (row.number_of("hidden") or 0) >= LEAST_HIDDEN
-        and row.name not in ("lf-021", "lf-080")
-    )
-
-
-def _clean(row: Row) -> bool:
-    return row.text("quality") == "A"
-
-
-def _newest(experts: bool, devices: Sequence[str]) -> Test:
-    return lambda row: (
-        bool(row.cells.get("series_latest"))
-        and (row.text("workload") or "pretrain") == "pretrain"
-        and bool(row.number_of("experts")) == experts
-        and row.text("accelerator") in devices
-    )
-
-
-_HERE = ("h100_sxm_80gb", "b200_sxm_180gb")
-GROUPS = (
-    FigureGroup(name="Megatron on one B200 node, blind", prefix="simu-b200-", asked=0.08),
-    FigureGroup(
-        name="Megatron on one B200 node, calibrated with kernels of that machine",
-        prefix="simu-b200-",
-        asked=0.04,
-        assume=MACHINE_KERNELS,
-    ),
-    FigureGroup(
-        name="Megatron on one B200 node, calibrated, and one rate fitted to these runs",
-        prefix="simu-b200-",
-        asked=None,
-        assume=MACHINE_RUNS,
-    ),
-    FigureGroup(name="Megatron of the papers, A100", prefix="meg-sel22-|meg-sc21-", asked=0.03, holds=_clean),
-    FigureGroup(name="FSDP, 7B and more, A100 40 GB", prefix="lf-", asked=0.05, holds=_of("a100_sxm_40gb")),
-    FigureGroup(name="FSDP, 7B and more, A100 80 GB", prefix="lf-", asked=0.05, holds=_of("a100_sxm_80gb")),
-    FigureGroup(name="FSDP, 7B and more, H100", prefix="lf-", asked=0.05, holds=_of("h100_sxm_80gb")),
-    FigureGroup(
-        name="torchtitan, bf16", prefix="titan-", asked=0.07, holds=lambda row: _clean(row) and _wide(row)
-    ),
-    FigureGroup(
-        name="torchtitan, fp8", prefix="titan-", asked=0.12, holds=lambda row: _clean(row) and not _wide(row)
-    ),
-    FigureGroup(name="InternEvo", prefix="internevo-", asked=0.05, holds=_clean),
-    FigureGroup(
-        name="Megatron-DeepSpeed (BLOOM), head width 108 apart",
-        prefix="bloom-",
-        asked=0.06,
-        holds=lambda row: _clean(row) and row.count("head_dim") != 108,
-    ),
-    FigureGroup(
-        name="Megatron-DeepSpeed (BLOOM), head width 108",
-        prefix="bloom-",
-        asked=None,
-        holds=lambda row: row.count("head_dim") == 108,
-    ),
-    FigureGroup(
-        name="Megatron-Bridge, dense, newest",
-        prefix="mbridge-",
-        asked=0.08,
-        holds=_newest(False, _HERE),
-        assume=ASSUMED,
-        newest=True,
-    ),
-    FigureGroup(
-        name="Megatron-Bridge, experts, newest",
-        prefix="mbridge-",
-        asked=0.2,
-        holds=_newest(True, _HERE),
-        assume=ASSUMED,
-        newest=True,
-    ),
-    FigureGroup(
-        name="Megatron-Bridge, experts, every series of the table",
-        prefix="mbridge-",
-        asked=None,
-        holds=_newest(True, _HERE),
-        assume=ASSUMED,
-    ),
-    FigureGroup(
-        name="Megatron-Bridge on GB200, dense, newest",
-        prefix="mbridge-",
-        asked=None,
-        holds=_newest(False, ("gb200",)),
-        assume=ASSUMED,
-        newest=True,
-    ),
-    FigureGroup(
-        name="Megatron-Bridge on GB200, experts, newest",
-        prefix="mbridge-",
-        asked=None,
-        holds=_newest(True, ("gb200",)),
-        assume=ASSUMED,
-        newest=True,
-    ),
-    FigureGroup(name="MaxText on TPU v6e", prefix="tpurec-", asked=0.05),
-    FigureGroup(name="peak memory, Megatron on B200", prefix="simu-b200-", asked=0.02, quantity=PEAK),
-    FigureGroup(name="peak memory, torchtitan", prefix="titan-", asked=0.06, quantity=PEAK),
-    FigureGroup(name="peak memory, BLOOM", prefix="bloom-", asked=0.08, quantity=PEAK),
-)
 
 
 def _release(row: Row) -> tuple[int, ...]:
@@ -212,7 +57,7 @@ def _belongs(group: FigureGroup, row: Row) -> bool:
 
 
 def figures(path: Path) -> list[dict[str, Any]]:
-    """Score every group of :data:`GROUPS`.
+    """Score every group of :data:`simulator.validation.training_groups.GROUPS`.
 
     Parameters
     ----------
@@ -264,12 +109,26 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
 
 
+def _fitted(stack: str) -> dict[str, Any]:
+    """The calibration of a stack of :data:`STACKS` as it ships."""
+    spec: dict[str, Any] = yaml.safe_load((CALIBRATIONS / f"{stack}.yaml").read_text(encoding="utf-8"))
+    return spec
+
+
+def _left_out(group: FigureGroup) -> float | None:
+    """Error of a group's stack with a model left out of the fit, as a fraction."""
+    if group.left_out is None:
+        return None
+    stack, name = group.left_out
+    return float(_fitted(stack)["error"][name])
+
+
 def _constants() -> list[str]:
     """One line per stack: its constants, rows, and errors with all rows and with a model left out."""
     lines = []
     by_device: dict[str, float] = {}
     for stack in STACKS:
-        spec = yaml.safe_load((CALIBRATIONS / f"{stack.name}.yaml").read_text(encoding="utf-8"))
+        spec = _fitted(stack.name)
         constants = [f"{kind} {rate['value']:g}" for kind, rate in spec["rates"].items()]
         if "host" in spec:
             constants.append(f"host {1e6 * spec['host']['between_s']:.0f} us")
@@ -295,13 +154,15 @@ def text_of(found: Sequence[Mapping[str, Any]]) -> str:
         "*newest*: the latest release of each model, devices, length and recipe; releases spell a recipe in two ways",
         "(fp8 and fp8-cs, mxfp8 and fp8-mx), which the table takes for two series. *calibrated*:",
         "`--assume calibration=b200-sxm-megatron`: products, attention, streams and collectives of that machine",
-        "(micro.csv), no run fitted; *blind*: with none of them.",
+        "(micro.csv), no run fitted; *blind*: with none of them. *now* has the shipped constants, which were fitted to",
+        "these very runs wherever *left out* has a figure: that of each model with the constants of the others (of all",
+        "runs of torchtitan on H100, bf16 and fp8 together; InternEvo's are one model, and fitted).",
         "",
-        "| rows | asked | now | bias | scored | stated |",
-        "|---|---|---|---|---|---|",
+        "| rows | asked | now | left out | bias | scored | stated |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in found:
-        cells = [_percent(row[name]) for name in ("mape", "bias")]
+        cells = [_percent(value) for value in (row["mape"], _left_out(row["group"]), row["bias"])]
         counts = f"{row['rows']} | {row['stated']}"
         lines.append(
             f"| {row['group'].name} | {_percent(row['group'].asked)} | {' | '.join(cells)} | {counts} |"
@@ -311,6 +172,8 @@ def text_of(found: Sequence[Mapping[str, Any]]) -> str:
         "Constants that were fitted to whole runs, over calibrations of kernels alone; every other row is predicted",
         "without any. *left out*: a model with the constants of the others. Peak memory has one: a fragmentation of",
         "0.14, read off eight runs of torchtitan of 2024, where reserved memory is counted (torchtitan, BLOOM).",
+        "Read off runs that are scored, though no number: checkpoints of llm-foundry stop early, its modes PURE and",
+        "DEFAULT have rates of their own, and hosts of BLOOM's runs wait for each kernel (docs/decisions.md).",
         "",
         "| stack | constants | rows | kernels alone | fitted | left out |",
         "|---|---|---|---|---|---|",

@@ -14,6 +14,8 @@ from law_scenarios import changed, laws, scenarios
 from hardware_specs import ScenarioError
 from simulator import simulate, sweep
 from simulator.legality.registry import RULES, first_broken, problems
+from simulator.scenarios.scenario import Plan
+from simulator.spaces import nearest_plans
 from simulator.spaces.partition import Splitter
 from simulator.spaces.refusals import way_out
 from simulator.spaces.space import space_from
@@ -346,12 +348,25 @@ NEAREST = [
     ),
     (training(system="mi300x-8", plan__offload="optimizer"), [{"offload": "none"}]),
     (training(plan__data_parallel=2), [{"data_parallel": 1}]),
+    # Far from 1, which is the only legal number.
+    (training(plan__expert_parallel=16), [{"expert_parallel": 1}]),
+    (training(plan__expert_tensor_parallel=3), [{"expert_tensor_parallel": None}]),
+    (training(plan__optimizer_step="host"), [{"optimizer_step": "device"}]),
+    (training(plan__stage_layers="3 4"), [{"stage_layers": ""}]),
 ]
 
 
 @pytest.mark.parametrize(("scenario", "first"), NEAREST)
 def test_the_nearest_plans_by_hand(scenario, first):
     assert plans_named(way_out(space_from(scenario)))[: len(first)] == first
+
+
+def test_the_nearest_plans_look_at_every_key():
+    """Of the others ``data_parallel`` follows the degrees, ``compression`` stays, and the rest breaks no rule."""
+    tried = {*nearest_plans.DEGREES, *nearest_plans.CHOICES, *nearest_plans.LEFT_OUT}
+    others = {"data_parallel", "overlap_grad_reduce", "overlap_param_gather", "overlap_pipeline_p2p"}
+    others |= {"overlap_offload", "tensor_parallel_chunks", "placement", "fallback", "compression"}
+    assert tried | others == set(Plan.model_fields) and not tried & others
 
 
 def test_a_refused_scenario_says_the_nearest_plans_behind_its_last_mistake():

@@ -10,7 +10,7 @@ import numpy as np
 from reports.canvas import axes_in, legend_in, new_figure, titles
 from reports.estimate_fields import Rows
 from reports.human_numbers import axis_unit, format_time
-from reports.palette import BLUE, GREEN, INK, ORANGE, PAPER, SKY
+from reports.palette import BLUE, GREEN, INK, ORANGE, PAPER, SKY, VERMILLION
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,12 +151,18 @@ def _draw_passes(axes: Axes, passes: Rows, stages: int, scale: float) -> None:
 
 
 def _draw_held(axes: Axes, passes: Rows, stages: int, scale: float) -> None:
-    """Memory of a device of the first and of the last stage over time; micro-batches held where no bytes are known."""
+    """Memory of a device over time, on the first and the last stage and on the one that needs most.
+
+    Micro-batches held where no bytes are known.
+    """
     known = all("memory_bytes" in row for row in passes)
     field = "memory_bytes" if known else "held"
     most = max(row[field] for row in passes)
     size, unit = axis_unit(most, "B") if known else (1.0, "micro-batches")
-    for stage, colour in ((0, BLUE), (stages - 1, SKY)):
+    chosen = {0: BLUE, stages - 1: SKY}
+    if all(row[field] < most for row in passes if row["stage"] in chosen):
+        chosen[next(row["stage"] for row in passes if row[field] == most)] = VERMILLION
+    for stage, colour in chosen.items():
         mine = sorted((row["start_s"], row[field]) for row in passes if row["stage"] == stage)
         axes.step(
             [start / scale for start, _ in mine],
@@ -167,4 +173,4 @@ def _draw_held(axes: Axes, passes: Rows, stages: int, scale: float) -> None:
         )
     axes.set_ylim(0.0, 1.35 * most / size)
     axes.set_ylabel(f"{'Memory' if known else 'Held'} ({unit})", size=9.5)
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper right", ncols=2)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper right", ncols=3)

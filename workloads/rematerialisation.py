@@ -152,6 +152,15 @@ MODULES: Mapping[str, RecomputedModule] = {
 }
 
 
+def makers(forward: Sequence[Operator]) -> dict[str, Operator]:
+    """The operator that makes each tensor of a layer, by the tensor's name.
+
+    Exchanges and passes that narrow a tensor hand on what another one made, and are there or not with other rows of a
+    sweep. Raises nothing.
+    """
+    return {t.name: op for op in forward if op.kind not in ("collective", "quantise") for t in op.writes}
+
+
 def _has_experts(forward: Sequence[Operator]) -> bool:
     return any(op.module == "experts" for op in forward)
 
@@ -212,7 +221,7 @@ def shares_dropped(forward: Sequence[Operator], chosen: Mapping[str, FloatArray]
     """
     again = modules_run_again(forward, chosen)
     back = modules_run_again(forward, {w: s for w, s in chosen.items() if MODULES[w].gives_back})
-    maker = {t.name: op.name for op in forward if op.kind != "collective" for t in op.writes}
+    maker = {name: op.name for name, op in makers(forward).items()}
     inside: dict[str, FloatArray] = {}
     for op in forward:
         for tensor in op.saved:

@@ -12,7 +12,7 @@ from simulator.arrays.columns import PrecisionColumns
 from simulator.kernels.counting import bytes_per_element
 from simulator.rules import rule
 from workloads.operator_graph import Operator, elements
-from workloads.rematerialisation import shares_dropped
+from workloads.rematerialisation import makers, shares_dropped
 
 FloatArray = NDArray[np.float64]
 ZERO: FloatArray = np.zeros(1)
@@ -85,7 +85,8 @@ def saved_bytes(
             dropped = dropped + shares[name] * size
     working: FloatArray = ZERO
     for op in operators:
-        working = np.maximum(working, _activation_bytes(op, widths))
+        # Operators that only other rows of a sweep have are there with a scale of 0.
+        working = np.maximum(working, _activation_bytes(op, widths) * (op.scale > 0))
     return SavedBytes(
         everything=everything, dropped=dropped, block_input=block_input, largest_working_set=working
     )
@@ -143,7 +144,7 @@ def kept_by_module(
     """
     widths = dict(bytes_per_element(precision))
     widths["operand"] = precision.activations
-    maker = {t.name: op.module for op in operators if op.kind != "collective" for t in op.writes}
+    maker = {name: op.module for name, op in makers(operators).items()}
     dropped = shares_dropped(operators, modules)
     parts: dict[str, FloatArray] = {}
 

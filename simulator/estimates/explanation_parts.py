@@ -287,6 +287,8 @@ def paths_of(estimate: Data) -> list[str]:
         if key not in aside:
             out.append(key)
             out += [f"{key}.{inner}" for inner in value] if isinstance(value, Mapping) else []
+    for owner, parts in estimate["memory_parts"].items():
+        out += [f"memory_parts.{owner}.{name}" for name in parts]
     for quantity, limits in (estimate["interval"] or {}).items():
         out += [f"interval.{quantity}.{name}" for name in limits]
     return out + [f"operators.{row['name']}" for row in estimate["operators"]]

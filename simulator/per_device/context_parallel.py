@@ -244,10 +244,10 @@ def split_attention(op: Operator, context: ContextRanks) -> SplitAttention:
             exchange("all_to_all", arriving, [one], context.ulysses),
         ]
         after = [
+            # Keys and values go round, and their gradients with them; right behind the kernel, which hides them.
+            exchange(RING_EXCHANGE, [*keys, *keys], [one, one] * len(keys), context.ring),
             exchange("reduce_scatter", keys, whole, context.gathered),
             exchange("all_to_all", [*leaving, *keys], [one, *replicated], context.ulysses, "_back"),
-            # Keys and values go round, and their gradients with them.
-            exchange(RING_EXCHANGE, [*keys, *keys], [one, one] * len(keys), context.ring),
         ]
         merged = [*leaving, *keys]
     else:
@@ -257,8 +257,8 @@ def split_attention(op: Operator, context: ContextRanks) -> SplitAttention:
             exchange("all_to_all", [queries[0], *keys], [one, *replicated], context.ulysses),
         ]
         after = [
-            exchange("all_to_all", merged, [one], context.ulysses, "_back"),
             exchange(RING_EXCHANGE, keys, [one] * len(keys), context.ring),
+            exchange("all_to_all", merged, [one], context.ulysses, "_back"),
         ]
     merge = Operator(
         name=f"{op.name}.merge",

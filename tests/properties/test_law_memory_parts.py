@@ -8,6 +8,7 @@ from law_scenarios import changed, laws, scenarios
 
 from simulator import simulate
 from simulator.composition.memory import STAGES
+from simulator.estimates.explanation import explain
 from simulator.estimates.pipeline_timeline import pipeline_timeline
 
 STEP = {
@@ -61,6 +62,13 @@ def test_parts_by_hand():
     projected = 2 * tokens * (32 + 2 * 8) * 128 / 4
     assert parts["attention"] == held * (2 * shard + projected)
     assert parts["attention_core"] == held * (2 * tokens * 32 * 128 / 4 + 4 * tokens * 32 / 4)
+
+
+def test_every_part_is_explained():
+    found = simulate(STEP)
+    for owner, parts in found.memory_parts.items():
+        for name, size in parts.items():
+            assert explain(STEP, f"memory_parts.{owner}.{name}").value == size
 
 
 def test_inference_has_no_parts():

@@ -460,6 +460,7 @@ def test_the_way_out_leads_out(scenario, way_out):
         ({"plan__stage_layers": "32 32 32"}, "are 3 numbers, and there are 2 stages; use `48 48`"),
         ({"plan__stage_layers": "40 57"}, "use `40 56`"),
         ({"plan__stage_layers": "40 x"}, "x: must be whole numbers"),
+        ({"plan__stage_layers": 48}, "must be text, the layers of all stages in quotes"),
         (
             {"plan__stage_layers": "96", "plan__pipeline_parallel": 1},
             "is for pipelines, and the one stage has all layers; leave it out",

@@ -46,6 +46,7 @@ MIDDLE = STAGES.index("middle")
 class Memory:
     """Owners' bytes at the heaviest stage, their sum, and which stage it is (index into :data:`STAGES`).
 
+    ``heaviest_kind`` is its number among the kinds of stage, of which a plan by hand may have several middle ones.
     ``host_bytes`` and ``nvme_bytes`` are the most bytes that a device of any stage keeps there, ``fits`` is
     whether all tiers hold what they must.
     """
@@ -53,6 +54,7 @@ class Memory:
     owners: dict[str, FloatArray]
     peak_bytes: FloatArray
     heaviest_stage: FloatArray
+    heaviest_kind: FloatArray
     host_bytes: FloatArray
     nvme_bytes: FloatArray
     fits: BoolArray
@@ -324,8 +326,7 @@ def memory(
     for number, (total, owners) in enumerate(zip(totals[1:], candidates[1:], strict=True), 1):
         heavier = total > best
         best = np.where(heavier, total, best)
-        # Further kinds are middle stages.
-        heaviest = np.where(heavier, float(number if number < len(STAGES) else MIDDLE), heaviest)
+        heaviest = np.where(heavier, float(number), heaviest)
         chosen = {o: np.where(heavier, owners[o], chosen[o]) for o in OWNERS}
     device = inputs.device
     fits = best <= device.memory_capacity_bytes
@@ -333,5 +334,12 @@ def memory(
         if np.any(held > 0):
             fits = fits & ~(held > capacity)
     return Memory(
-        owners=chosen, peak_bytes=best, heaviest_stage=heaviest, host_bytes=host, nvme_bytes=nvme, fits=fits
+        owners=chosen,
+        peak_bytes=best,
+        # Further kinds are middle stages.
+        heaviest_stage=np.where(heaviest < len(STAGES), heaviest, float(MIDDLE)),
+        heaviest_kind=heaviest,
+        host_bytes=host,
+        nvme_bytes=nvme,
+        fits=fits,
     )

@@ -122,7 +122,7 @@ def memory_parts(
         If a block of the structure is missing.
     """
     with unnoted():
-        stage = list(kinds)[int(first_value(found.heaviest_stage))]
+        stage = list(kinds)[int(first_value(found.heaviest_kind))]
         held = in_flight(inputs, stage, micro_batches)
         made = {
             "activations": _activations(structure, inputs, blocks, table, stage, held),

@@ -222,7 +222,9 @@ def _notes(partition: Partition, totals: Totals, evidence: Mapping[str, FamilyEv
     if first_value(layers) != np.floor(first_value(layers)):
         where = "as the plan says" if _by_hand(partition) else "the extra ones on stages in the middle first"
         out.append(f"uneven stages: {first_value(layers):g} layers on average, {where}")
-    return out + kind_notes(partition.models[0], first_value(partition.inputs.plan.pipeline_parallel))
+    plan = partition.inputs.plan
+    by_hand = [first_value(n) for n in plan.stage_layers.values() if not np.isnan(first_value(n))]
+    return out + kind_notes(partition.models[0], first_value(plan.pipeline_parallel), by_hand)
 
 
 def _calibration_notes(system: SystemSpec, evidence: Mapping[str, FamilyEvidence]) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from hardware_specs.errors import Problem
 from simulator.arrays.columns import FloatArray
-from simulator.legality.plans import BoolArray, Combination, divisors, legality_rule, one_of
+from simulator.legality.registry import BoolArray, Combination, divisors, legality_rule, one_of
 
 __all__: list[str] = []
 

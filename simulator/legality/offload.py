@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hardware_specs.errors import Problem
-from simulator.legality.plans import BoolArray, Combination, legality_rule
+from simulator.legality.registry import BoolArray, Combination, legality_rule
 from simulator.per_device.optimizers import CODE
 from simulator.scenarios.offload import TIERS, offload_text
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from hardware_specs.errors import Problem
 from simulator.arrays.columns import FloatArray
-from simulator.legality.plans import BoolArray, Combination, legality_rule, one_of, recompute_word
+from simulator.legality.registry import BoolArray, Combination, legality_rule, one_of
+from simulator.legality.training_options import recompute_word
 from workloads.rematerialisation import KEPT_WORDS, MODULES
 
 __all__: list[str] = []

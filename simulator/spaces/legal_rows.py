@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hardware_specs.errors import LlmsimError
 from simulator.arrays.axis_tables import Rows, UndecidedError
 from simulator.arrays.shared_columns import SharedColumn, dense
-from simulator.legality import plans as legality
+from simulator.legality import registry as legality
 from simulator.spaces.growing_rows import (
     EXPANDED_ROWS,
     Growing,

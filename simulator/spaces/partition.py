@@ -12,7 +12,7 @@ from hardware_specs import SystemSpec
 from simulator.arrays.axis_tables import Factor, Rows
 from simulator.arrays.columns import Inputs
 from simulator.arrays.shared_columns import dense
-from simulator.legality.plans import Combination, first_broken, redundant
+from simulator.legality.registry import Combination, first_broken, redundant
 from simulator.machines.device import as_executed
 from simulator.per_device.structure import Structure
 from simulator.scenarios.precision import Precision

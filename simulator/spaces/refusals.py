@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from hardware_specs.errors import LlmsimError, Problem
-from simulator.legality import plans as legality
+from simulator.legality import registry as legality
 from simulator.machines.device import compute_dtype
 from simulator.spaces.nearest_plans import nearest_plans
 from simulator.spaces.partition import EXCLUDED_BY_CONDITION, Splitter

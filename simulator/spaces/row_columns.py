@@ -14,12 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-import simulator.legality.context
-import simulator.legality.experts
-import simulator.legality.offload
-import simulator.legality.pipelines
-import simulator.legality.recomputing
-import simulator.legality.stage_layers  # noqa: F401  all register rules of legality
+import simulator.legality.all_rules  # noqa: F401  registers the rules
 from hardware_specs import SystemSpec
 from hardware_specs.fabric_rules import GRIDS
 from simulator.arrays.axis_tables import Factor, Level, Rows, UndecidedError
@@ -35,7 +30,7 @@ from simulator.arrays.columns import (
 )
 from simulator.arrays.narrowed_columns import narrowed, needed_axes
 from simulator.arrays.shared_columns import column_of, columns_of, dense, unknown_column
-from simulator.legality.plans import Combination
+from simulator.legality.registry import Combination
 from simulator.machines.device import Fidelity, Machines, as_executed, device_columns
 from simulator.machines.fabric import fabric_columns
 from simulator.machines.hardware_leaves import HardwareLeaves, Override

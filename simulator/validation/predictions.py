@@ -12,7 +12,7 @@ import numpy as np
 from simulator.arrays.columns import FloatArray
 from simulator.arrays.shared_columns import dense
 from simulator.composition.blocks import cost_blocks
-from simulator.legality import plans as legality
+from simulator.legality import registry as legality
 from simulator.scenarios.scenario import Plan
 from simulator.spaces.partition import Partition, Splitter
 from simulator.spaces.space import Space, is_figure, space_from

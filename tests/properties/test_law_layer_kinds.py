@@ -299,6 +299,13 @@ def test_stages_whose_kinds_differ_are_noted():
     assert any("pattern of 2 layers" in note for note in simulate(scenario).notes)
     scenario["plan"] = {**scenario["plan"], "pipeline_parallel": 4}
     assert not any("pattern" in note for note in simulate(scenario).notes)
+    # 24 layers by hand: what counts are those of each stage, not their mean.
+    for layers, noted in (("4 8 8 4", False), ("5 7 7 5", True)):
+        laid = changed(scenario, plan__stage_layers=layers)
+        assert any("pattern of 2 layers" in note for note in simulate(laid).notes) == noted
+    laid = {**changed(scenario, plan__stage_layers="2 4 4 2 2 4 4 2"), "devices": 8}
+    laid["plan"] = {**laid["plan"], "pipeline_parallel": 8}
+    assert not any("pattern" in note for note in simulate(laid).notes)
     even = simulate(scenario)
     assert even.operators["exposed_s"].sum() == pytest.approx(even.step_time_s, rel=1e-9)
 

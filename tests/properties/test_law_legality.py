@@ -13,7 +13,7 @@ from law_scenarios import changed, laws, scenarios
 
 from hardware_specs import ScenarioError
 from simulator import simulate, sweep
-from simulator.legality.plans import RULES, first_broken, problems
+from simulator.legality.registry import RULES, first_broken, problems
 from simulator.scenarios.scenario import Plan
 from simulator.spaces import nearest_plans
 from simulator.spaces.partition import Splitter

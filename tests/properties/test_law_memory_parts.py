@@ -40,6 +40,8 @@ def test_parts_sum_to_their_owner(scenario):
         {"engine": "deepspeed", "fragmentation": 0.2, "loss": "plain"},
         {"schedule": "gpipe"},
         {"loss": "chunked", "recompute": "full"},
+        # The heaviest is the third stage, a middle one unlike the second.
+        {"stage_layers": "5 6 16 5", "zero_stage": 3},
     ],
 )
 def test_parts_sum_under_every_kind_of_keeping(plan):

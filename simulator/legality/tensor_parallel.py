@@ -57,7 +57,9 @@ def _ffn(c: Combination) -> BoolArray:
     m, p = c.model, c.plan
     parts = np.where(m.experts > 0, p.expert_tensor_parallel, p.tensor_parallel)
     plain = (np.mod(m.shared_ffn, p.tensor_parallel) != 0) | (np.mod(_beside(c), p.tensor_parallel) != 0)
-    return (np.mod(_inner(c), parts) != 0) | plain
+    # Experts that are split otherwise than attention is are that mistake.
+    other = (parts != p.tensor_parallel) & (parts != 1)
+    return ((np.mod(_inner(c), parts) != 0) & ~other) | plain
 
 
 def _beside(c: Combination) -> FloatArray:

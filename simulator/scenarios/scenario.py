@@ -319,10 +319,12 @@ class Plan(_Keys):
         """As words of kept results."""
         return _in_order(value, MODULES)
 
-    @field_validator("stage_layers")
+    @field_validator("stage_layers", mode="before")
     @classmethod
-    def _whole_layers(cls, value: str) -> str:
-        """Whole numbers, separated by spaces or commas."""
+    def _whole_layers(cls, value: Any) -> str:
+        """Whole numbers, separated by spaces or commas; in YAML a list of them is an axis, so they are one text."""
+        if not isinstance(value, str):
+            raise ValueError("must be text, the layers of all stages in quotes, such as '11 13 13 11'")
         return " ".join(str(n) for n in layers_given(value))
 
     @field_validator("placement")

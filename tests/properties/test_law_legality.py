@@ -361,6 +361,22 @@ def test_the_nearest_plans_by_hand(scenario, first):
     assert plans_named(way_out(space_from(scenario)))[: len(first)] == first
 
 
+def test_experts_in_parts_of_their_own_are_one_mistake():
+    """Three parts divide neither the columns of an expert nor the ranks of a stage, and that is not said apart."""
+    plan = {
+        "tensor_parallel": 4,
+        "sequence_parallel": True,
+        "expert_parallel": 2,
+        "expert_tensor_parallel": 3,
+    }
+    with pytest.raises(ScenarioError) as refused:
+        simulate(mixture(plan=plan))
+    assert [problem.path for problem in refused.value.problems] == ["plan.expert_tensor_parallel"]
+    with pytest.raises(ScenarioError) as refused:
+        simulate(training(plan__expert_tensor_parallel=3))
+    assert [problem.path for problem in refused.value.problems] == ["plan.expert_tensor_parallel"]
+
+
 def test_the_nearest_plans_look_at_every_key():
     """Of the others ``data_parallel`` follows the degrees, ``compression`` stays, and the rest breaks no rule."""
     tried = {*nearest_plans.DEGREES, *nearest_plans.CHOICES, *nearest_plans.LEFT_OUT}
@@ -460,6 +476,7 @@ def test_the_way_out_leads_out(scenario, way_out):
         ({"plan__stage_layers": "32 32 32"}, "are 3 numbers, and there are 2 stages; use `48 48`"),
         ({"plan__stage_layers": "40 57"}, "use `40 56`"),
         ({"plan__stage_layers": "40 x"}, "x: must be whole numbers"),
+        ({"plan__stage_layers": 48}, "must be text, the layers of all stages in quotes"),
         (
             {"plan__stage_layers": "96", "plan__pipeline_parallel": 1},
             "is for pipelines, and the one stage has all layers; leave it out",

@@ -162,7 +162,7 @@ def longest_path(
         compute = compute + blocked
     exchanges = [i for i, issue in enumerate(issues) if issue.is_exchange]
     compute = stand_still(exchanges, compute)
-    for i, waiting in _waiting_rows(issues, durations, overlap_rows, overlap_shared):
+    for i, waiting in _waiting_rows(issues, durations, compute, overlap_rows, overlap_shared):
         exposed[i] = exposed[i] + waiting
         compute = compute + waiting
     # What was hidden still cost the kernels beside it their share of the device.
@@ -178,13 +178,15 @@ def longest_path(
 def _waiting_rows(
     issues: Sequence[Issue],
     durations: Sequence[FloatArray],
+    rest_s: FloatArray,
     beside_batch: FloatArray,
     beside_shared: FloatArray,
 ) -> Iterator[tuple[int, FloatArray]]:
     """What exchanges of rows that run apart from the block's order still add to it, by position [s].
 
-    Beside another micro-batch all kernels of the pass hide them; beside the shared experts, whose kernels do not wait
-    for any row, those of the same phase do.
+    Beside another micro-batch the ``rest_s`` of its equal pass [s] hides them, but for its own exchanges, which they
+    wait for: so a pass is the longer of all exchanges and of everything but rows, and never longer for a faster
+    kernel. Beside the shared experts, whose kernels do not wait for any row, those of the same phase hide them.
     """
     if not np.any(beside_batch) and not np.any(beside_shared):
         return
@@ -194,8 +196,9 @@ def _waiting_rows(
     batch, shared = beside_batch > 0, (beside_shared > 0) & (beside_batch == 0)
     all_s = ZERO
     if rows and np.any(batch):
+        others = (durations[i] for i, issue in enumerate(issues) if issue.is_exchange and i not in rows)
         with at(EXPERT_TIME):
-            all_s = exposed_rows(exchange_s=total_s, kernels_s=sum((durations[i] for i in kernels), ZERO))
+            all_s = exposed_rows(exchange_s=total_s, kernels_s=np.maximum(rest_s - sum(others, ZERO), 0.0))
     for phase in dict.fromkeys(issues[i].operator.phase for i in rows):
         here = [i for i in rows if issues[i].operator.phase == phase]
         own_s, phase_s = sum((durations[i] for i in here), ZERO), ZERO

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from law_scenarios import changed, laws
 from test_law_one_engine import assert_row_is_scalar
 
-from simulator import simulate
+from simulator import simulate, sweep
 from simulator.spaces.space import space_from
 from simulator.sweeps.sweeping import run_space
 
@@ -193,6 +193,38 @@ def test_rows_pass_beside_another_micro_batch(ranks):
     assert alone.time["expert_parallel_s"] == pytest.approx(whole, rel=1e-9)
     assert beside.operators["exposed_s"].sum() == pytest.approx(beside.step_time_s, rel=1e-9)
     assert beside.memory["activations_bytes"] > 1.4 * alone.memory["activations_bytes"]
+
+
+@laws(20)
+@given(
+    micro_batch=st.sampled_from([1, 2]),
+    tensor=st.sampled_from([2, 4]),
+    ranks=st.sampled_from([8, 16]),
+    split=st.sampled_from(["none", "ring", "pipelined"]),
+    figure=st.sampled_from(["clock", "units", "memory_bandwidth"]),
+)
+def test_no_step_is_longer_on_a_faster_chip(micro_batch, tensor, ranks, split, figure):
+    """Tensor ranks wait longer for exchanges that faster kernels no longer hide, where rows bound a pass too."""
+    plan = {
+        "model": "qwen3-30b-a3b",
+        "task": {"kind": "training", "sequence_length": 8192, "global_batch_size": 64},
+        "system": "dgx-h800",
+        "devices": 16,
+        "fidelity": "datasheet",
+        "plan": {
+            "tensor_parallel": tensor,
+            "sequence_parallel": True,
+            "expert_parallel": ranks,
+            "expert_tensor_parallel": 1,
+            "overlap_expert_parallel": True,
+            "overlap_tensor_parallel": True,
+            "tensor_parallel_split": split,
+            "micro_batch_size": micro_batch,
+        },
+    }
+    key = f"system.accelerator.{figure}"
+    seconds = sweep({**plan, key: ["1x", "1.5x", "2x", "4x"]})["step_time_s"].to_numpy()
+    assert (np.diff(seconds) <= 1e-12 * seconds[0]).all()
 
 
 def test_rows_over_nodes_take_longer():

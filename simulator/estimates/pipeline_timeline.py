@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from simulator.arrays.columns import Inputs, first_value
 from simulator.composition.data_parallel import replica_group, unit_exchanges
 from simulator.composition.evaluate import Detail, evaluate
-from simulator.composition.memory import in_flight, training_stage
+from simulator.composition.memory import training_stage
 from simulator.composition.offload import kept_by_micro_batch
 from simulator.composition.stage_kinds import StageKind, StageKinds
 from simulator.composition.step import layers_by_stage, times_of
@@ -115,7 +115,7 @@ def pipeline_timeline(scenario: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _bytes_by_stage(inputs: Inputs, detail: Detail) -> tuple[FloatArray, FloatArray]:
-    """For every stage, front to back: what a device holds all step long, and what each held micro-batch adds [byte]."""
+    """For every stage, front to back: what a device holds at most, and what each held micro-batch adds [byte]."""
     step, plan = detail.step, inputs.plan
     n_stages, schedule = int(first_value(plan.pipeline_parallel)), SCHEDULES[int(first_value(plan.schedule))]
     layers, (embedding, head) = np.zeros(n_stages), np.zeros((2, n_stages))
@@ -139,17 +139,17 @@ def _bytes_by_stage(inputs: Inputs, detail: Detail) -> tuple[FloatArray, FloatAr
     away = bool(np.any(plan.offload["activations"] > 0))
     each = np.zeros(1) if away else kept_by_micro_batch(detail.table, every) * (1.0 + plan.fragmentation)
     whole = sum(found.owners.values(), inputs.device.reserved_bytes)
-    constant = whole - in_flight(inputs, every, step.micro_batches) * each
-    return np.broadcast_to(constant, (n_stages,)), np.broadcast_to(each, (n_stages,))
+    return np.broadcast_to(whole, (n_stages,)), np.broadcast_to(each, (n_stages,))
 
 
-def _rows(done: Replay, constant: FloatArray, of_micro_batch: FloatArray) -> list[dict[str, Any]]:
-    held = np.empty(len(done.start_s))
+def _rows(done: Replay, whole: FloatArray, of_micro_batch: FloatArray) -> list[dict[str, Any]]:
+    # Where another micro-batch computes while rows pass, one more than the schedule holds is there all the time.
+    held, most = np.empty(len(done.start_s)), np.array(done.most_in_flight)
     for stage in range(int(done.stage.max()) + 1):
         mine = done.stage == stage
         moments, kept = done.held_over_time(stage)
         held[mine] = kept[np.searchsorted(moments, done.start_s[mine], side="right") - 1]
-    memory = constant[done.stage] + of_micro_batch[done.stage] * held
+    memory = (whole - of_micro_batch * most)[done.stage] + of_micro_batch[done.stage] * held
     columns = (done.stage, done.chunk, done.micro_batch, done.phase, done.start_s, done.end_s, held, memory)
     return [
         {

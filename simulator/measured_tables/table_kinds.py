@@ -63,6 +63,8 @@ KINDS: dict[str, TableKind] = {
             "measured_step_time_s": "positive",
             "measured_tokens_per_s_per_device": "positive",
             "measured_peak_memory_gib": "positive",
+            "measured_model_tflops_per_device": "positive",
+            "flops_convention": "text",
         },
         one_of=("measured_step_time_s", "measured_tokens_per_s_per_device", "measured_peak_memory_gib"),
     ),

@@ -113,7 +113,12 @@ def recompute(reader: RowReader, keys: Mapping[str, Any], notes: Notes) -> dict[
             else []
         )
         stored = [note["keeps"] for note in notes if "keeps" in note]
-        found["plan.recompute_keeps"] = " ".join([entry["keeps"], *ranks, *stored])
+        words = " ".join([entry["keeps"], *ranks, *stored]).split()
+        # A policy names tensors of every model; those that this one lacks it cannot keep.
+        plain = any(row.number_of(name) for name in ("first_dense_layers", "shared_experts"))
+        lacks = {"gate", "up", "mlp_out"} if row.number_of("experts") and not plain else set()
+        lacks |= {"gate"} if row.cells.get("gated_mlp") is False else set()
+        found["plan.recompute_keeps"] = " ".join(word for word in words if word not in lacks)
     return found
 
 

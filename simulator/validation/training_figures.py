@@ -151,6 +151,8 @@ def text_of(found: Sequence[Mapping[str, Any]]) -> str:
         "Written by `python -m simulator.validation.training_figures TABLE --out docs/training-figures.md`: mean",
         "absolute error of the step time, or of peak memory, over the open rows; *stated* counts rows that state it.",
         f"Rows of Megatron-Bridge are scored with {assumed}.",
+        "Those of MaxText on v5e and v5p state FLOP/s and how they were counted, from which their step times follow,",
+        "and are scored with `--assume sequence_parallel=true`; those of several slices are not modelled.",
         "*newest*: the latest release of each model, devices, length and recipe; releases spell a recipe in two ways",
         "(fp8 and fp8-cs, mxfp8 and fp8-mx), which the table takes for two series. *calibrated*:",
         "`--assume calibration=b200-sxm-megatron`: products, attention, streams and collectives of that machine",

@@ -19,12 +19,28 @@ __all__ = ["training_case"]
 
 GIB = 2.0**30
 BILLION = 1e9
+FULL_ATTENTION = "MaxText pre-PR1988: full (non-causal) attention"
 
 
-def _step_time(row: Row, keys: Mapping[str, Any]) -> Quantity:
-    """Step time, from tokens per second where it is not stated."""
-    step = row.number_of("measured_step_time_s")
+def _token_rate(row: Row, model: ModelSpec | None) -> float | None:
+    """Tokens per second and device; where a row states only FLOP/s, by the count of FLOP that it says it has.
+
+    One count is known: 6 FLOP for each parameter that is multiplied, and attention of all pairs (MaxText,
+    maxtext_utils.py, before pull request 1988). What other sources count they do not say.
+    """
     rate = row.number_of("measured_tokens_per_s_per_device")
+    tera = row.number_of("measured_model_tflops_per_device")
+    counted = row.text("flops_convention").startswith(FULL_ATTENTION)
+    if rate is not None or tera is None or not counted or model is None or model.experts:
+        return rate
+    multiplied = parameters(model)["layers"] + model.vocab * model.hidden
+    pairs = 2 * model.n_layers * model.heads * model.head_dim * (row.count("seq_len") or 0)
+    return tera * 1e12 / (6.0 * (multiplied + pairs))
+
+
+def _step_time(row: Row, keys: Mapping[str, Any], model: ModelSpec | None) -> Quantity:
+    """Step time, from tokens per second where it is not stated."""
+    step, rate = row.number_of("measured_step_time_s"), _token_rate(row, model)
     tokens = keys["task.sequence_length"] * keys["task.global_batch_size"]
     absent = "step_time is not stated" if step is None and rate is None else ""
     if step is None and rate is not None and tokens:
@@ -32,9 +48,11 @@ def _step_time(row: Row, keys: Mapping[str, Any]) -> Quantity:
     return Quantity(name="step_time", unit="s", measured=step, absent=absent, column="step_time_s")
 
 
-def _quantities(row: Row, framework: Framework | None, keys: Mapping[str, Any]) -> tuple[Quantity, ...]:
+def _quantities(
+    row: Row, framework: Framework | None, keys: Mapping[str, Any], model: ModelSpec | None
+) -> tuple[Quantity, ...]:
     """Step time, and peak memory where it is stated."""
-    step, peak = _step_time(row, keys), row.number_of("measured_peak_memory_gib")
+    step, peak = _step_time(row, keys, model), row.number_of("measured_peak_memory_gib")
     if peak is None:
         return (step,)
     # A framework's own count leaves out the context; the figure of a device includes it.
@@ -143,7 +161,7 @@ def training_case(row: Row, assumptions: Mapping[str, Cell]) -> Case:
         dtype=dtype,
         size_class=size_class_of(_parameters(row, model)),
         assumed=reader.assumed_text(),
-        quantities=_quantities(row, framework, keys),
+        quantities=_quantities(row, framework, keys, model),
         kind="training",
         scenario={} if reader.reasons else keys,
         reasons=tuple(reader.reasons),

@@ -81,6 +81,30 @@ def test_step_time_follows_from_tokens_per_second(tmp_path: Path) -> None:
     assert scored(tmp_path, row).scores[0].measured == pytest.approx(2048 * 4 / (731.4 * 8))
 
 
+def test_step_time_follows_from_flop_whose_count_is_known(tmp_path: Path) -> None:
+    """MaxText counted attention of all pairs; a row that does not say what it counted states no time."""
+    known = "MaxText pre-PR1988: full (non-causal) attention"
+    row = {**MEGATRON_ROW, "measured_step_time_s": "", "measured_model_tflops_per_device": 150.0}
+    # Per layer: four square projections, two of the MLP, their biases and two norms; the head; 2 s h of attention.
+    layer = 12 * 6144**2 + (4 + 4 + 1 + 4) * 6144
+    per_token = 6 * (48 * layer + 51200 * 6144 + 48 * 2 * 2048 * 6144)
+    found = scored(tmp_path, {**row, "flops_convention": known}).scores[0]
+    assert found.measured == pytest.approx(2048 * 4 * per_token / (150e12 * 8), rel=1e-9)
+    assert scored(tmp_path, {**row, "flops_convention": "not said"}).scores[0].measured is None
+
+
+def test_a_policy_keeps_what_the_model_has(tmp_path: Path) -> None:
+    """MaxText's minimal keeps the gate of an MLP; a plain one has none, and the row is scored."""
+    row = {**MEGATRON_ROW, "recompute": "minimal", "framework": "JAX MaxText", "flash_attention": True}
+    for gated, keeps in (
+        (False, "query keys values attention_out up"),
+        (True, "query keys values attention_out gate up"),
+    ):
+        (entry,) = scored(tmp_path, {**row, "gated_mlp": gated}).scores
+        assert entry.case.scenario["plan.recompute_keeps"] == keeps
+        assert entry.predicted is not None
+
+
 def test_peak_memory_counts_what_the_framework_counts(tmp_path: Path) -> None:
     rows = [
         {**MEGATRON_ROW, "measured_peak_memory_gib": 60},

@@ -32,7 +32,7 @@ def seconds(scenario):
     return float(run_space(space_from(scenario)).columns["step_time_s"][0])
 
 
-@laws(150)
+@laws(100)
 @given(scenarios(), st.sampled_from(FASTER), st.floats(1.0, 8.0))
 def test_more_hardware_is_never_slower(scenario, figure, factor):
     if f"{figure}" not in figures(load_system(scenario["system"])):
@@ -73,7 +73,7 @@ def test_worse_hardware_is_never_faster(scenario, figure, factor):
     assert seconds(worse) >= seconds(scenario) / ROUNDING
 
 
-@laws(100)
+@laws(60)
 @given(scenarios(), st.integers(2, 5))
 def test_more_sequences_are_never_faster(scenario, factor):
     key = "global_batch_size" if scenario["task"]["kind"] == "training" else "batch_size"
@@ -81,7 +81,7 @@ def test_more_sequences_are_never_faster(scenario, factor):
     assert seconds(more) >= seconds(scenario) / ROUNDING
 
 
-@laws(100)
+@laws(60)
 @given(scenarios())
 def test_longer_sequences_are_never_faster(scenario):
     task = scenario["task"]
@@ -93,7 +93,7 @@ def test_longer_sequences_are_never_faster(scenario):
     assert seconds(changed(scenario, **{f"task__{key}": longer})) >= seconds(scenario) / ROUNDING
 
 
-@laws(100)
+@laws(60)
 @given(scenarios(), st.integers(1, 3))
 def test_more_layers_are_never_faster(scenario, more):
     """The step grows by whole layers per stage and chunk, so that every stage gets more."""

@@ -173,7 +173,7 @@ def test_every_axis_by_itself_is_the_loop_of_scalars(kind):
 
 @pytest.mark.parametrize("kind", TASKS)
 def test_sweep_is_the_loop_of_scalars(kind):
-    @laws(30)
+    @laws(20)
     @given(spaces(kind), st.randoms(use_true_random=False))
     def law(data, random):
         space = space_from(data)
@@ -205,7 +205,7 @@ def test_chunks_and_shared_blocks_change_nothing(kind):
     law()
 
 
-@laws(60)
+@laws(40)
 @given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=8), min_size=1, max_size=6))
 def test_kept_blocks_are_found_again_in_any_order(chunks):
     """Positions come in any order over the chunks; each is evaluated once and gives its own block."""

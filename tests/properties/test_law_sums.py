@@ -16,7 +16,7 @@ ENERGY_PARTS = ("static_j", "compute_j", "memory_j", "network_j", "host_j", "off
 
 @pytest.mark.parametrize("kind", TASKS)
 def test_parts_sum_to_totals(kind):
-    @laws(50)
+    @laws(30)
     @given(scenarios(tasks=(kind,)))
     def law(scenario):
         e = simulate(scenario).to_dict()
@@ -50,7 +50,7 @@ def test_parts_sum_to_totals(kind):
     law()
 
 
-@laws(60)
+@laws(40)
 @given(scenarios())
 def test_operators_add_up_to_their_causes(scenario):
     e = simulate(scenario).to_dict()
@@ -72,7 +72,7 @@ def test_operators_add_up_to_their_causes(scenario):
     assert kernels == pytest.approx(time["compute_s"], **near)
 
 
-@laws(60)
+@laws(40)
 @given(scenarios())
 def test_utilisation_is_a_fraction(scenario):
     e = simulate(scenario)
@@ -81,7 +81,7 @@ def test_utilisation_is_a_fraction(scenario):
     assert e.hfu <= 1.5
 
 
-@laws(60)
+@laws(40)
 @given(scenarios())
 def test_exchanges_are_exposed_no_longer_than_busy(scenario):
     """Where exchanges block the kernels; beside them, one that queues behind another is charged for both."""

@@ -180,7 +180,7 @@ def test_fewer_layers_that_see_all_are_never_slower(limit, tokens, kind):
         assert np.all(np.diff(frame["step_time_s"]) >= 0)
 
 
-@laws(100)
+@laws(60)
 @given(st.integers(1, 300), st.integers(0, 300), st.integers(1, 400))
 def test_pairs_of_chunks_are_counted_one_by_one(queries, cached, chunk):
     def column(value):

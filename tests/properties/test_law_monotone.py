@@ -32,7 +32,7 @@ def seconds(scenario):
     return float(run_space(space_from(scenario)).columns["step_time_s"][0])
 
 
-@laws(100)
+@laws(60)
 @given(scenarios(), st.sampled_from(FASTER), st.floats(1.0, 8.0))
 def test_more_hardware_is_never_slower(scenario, figure, factor):
     if f"{figure}" not in figures(load_system(scenario["system"])):
@@ -64,7 +64,7 @@ def test_no_step_up_where_two_stages_change_places(figure, recompute):
     assert np.all(np.diff(seconds_of, axis=1) < 0)
 
 
-@laws(60)
+@laws(40)
 @given(scenarios(), st.sampled_from(SLOWER), st.floats(1.0, 8.0))
 def test_worse_hardware_is_never_faster(scenario, figure, factor):
     if f"{figure}" not in figures(load_system(scenario["system"])):
@@ -73,7 +73,7 @@ def test_worse_hardware_is_never_faster(scenario, figure, factor):
     assert seconds(worse) >= seconds(scenario) / ROUNDING
 
 
-@laws(60)
+@laws(40)
 @given(scenarios(), st.integers(2, 5))
 def test_more_sequences_are_never_faster(scenario, factor):
     key = "global_batch_size" if scenario["task"]["kind"] == "training" else "batch_size"
@@ -81,7 +81,7 @@ def test_more_sequences_are_never_faster(scenario, factor):
     assert seconds(more) >= seconds(scenario) / ROUNDING
 
 
-@laws(60)
+@laws(40)
 @given(scenarios())
 def test_longer_sequences_are_never_faster(scenario):
     task = scenario["task"]
@@ -93,7 +93,7 @@ def test_longer_sequences_are_never_faster(scenario):
     assert seconds(changed(scenario, **{f"task__{key}": longer})) >= seconds(scenario) / ROUNDING
 
 
-@laws(60)
+@laws(40)
 @given(scenarios(), st.integers(1, 3))
 def test_more_layers_are_never_faster(scenario, more):
     """The step grows by whole layers per stage and chunk, so that every stage gets more."""
@@ -105,7 +105,7 @@ def test_more_layers_are_never_faster(scenario, more):
     assert seconds(deeper) >= seconds(scenario) / ROUNDING
 
 
-@laws(60)
+@laws(40)
 @given(scenarios(tasks=("generation",)), st.integers(1, 40))
 def test_more_tokens_are_never_faster(scenario, more):
     task = scenario["task"]
@@ -130,7 +130,7 @@ def test_bound_is_below_datasheet_is_below_calibrated(kind):
     law()
 
 
-@laws(60)
+@laws(40)
 @given(scenarios())
 def test_step_is_above_the_roofline_of_its_operators(scenario):
     """Time of the slowest stage >= FLOP over the peak, and >= bytes over the bandwidth, of its own operators."""

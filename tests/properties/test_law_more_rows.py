@@ -57,7 +57,7 @@ def kernels(which: Mapping[str, Any]) -> dict[tuple[str, str], tuple[str, float]
     return {(name, phase): (OPERATOR_KINDS[kind].family, seconds) for name, phase, kind, seconds in rows}
 
 
-@laws(60)
+@laws(40)
 @given(
     st.sampled_from(MODELS),
     st.sampled_from(sorted(SIZES)),

@@ -271,7 +271,7 @@ def rounds_of(system, n, ranks, stride, members, collective):
     return _rounds(traffic, members, group, Columns), group
 
 
-@laws(100)
+@laws(60)
 @given(small_systems(), st.sampled_from(COLLECTIVES))
 def test_closed_form_is_at_most_two_percent_faster_than_the_replay_of_all_groups(drawn, collective):
     """All groups of the axis run at once. Where no two share a link, form and replay agree."""
@@ -324,7 +324,7 @@ def wired_systems(draw):
     return system, n, ranks, stride
 
 
-@laws(60)
+@laws(40)
 @given(wired_systems(), st.sampled_from((*COLLECTIVES, "all_to_all")))
 def test_links_declared_one_by_one_are_never_faster_than_the_replay(drawn, collective):
     system, n, ranks, stride = drawn

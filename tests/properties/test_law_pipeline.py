@@ -38,7 +38,7 @@ def closed(forward, backward, micro_batches, v=1, end_chunks=None):
     )
 
 
-@laws(60)
+@laws(40)
 @given(seconds, seconds, st.integers(1, 8), st.integers(1, 5), st.integers(1, 4))
 def test_closed_form_is_the_replay_for_uniform_stages(forward, backward, p, rounds, v):
     v = v if p > 1 else 1
@@ -47,7 +47,7 @@ def test_closed_form_is_the_replay_for_uniform_stages(forward, backward, p, roun
     assert closed([forward] * p, [backward] * p, m, v) == pytest.approx(done.makespan_s, rel=1e-12)
 
 
-@laws(60)
+@laws(40)
 @given(st.integers(1, 8), st.integers(1, 5), st.integers(1, 4))
 def test_micro_batches_held_are_those_of_the_replay(p, rounds, v):
     v = v if p > 1 else 1
@@ -63,7 +63,7 @@ def test_micro_batches_held_are_those_of_the_replay(p, rounds, v):
         assert formula[0] == pytest.approx(held[stage], rel=1e-12)
 
 
-@laws(60)
+@laws(40)
 @given(st.lists(st.tuples(seconds, seconds), min_size=1, max_size=8), st.integers(1, 12))
 def test_every_stage_runs_one_thing_at_a_time_and_everything_once(times, m):
     forward, backward = zip(*times, strict=True)
@@ -236,7 +236,7 @@ def test_gap_with_messages_that_run_beside_compute():
     assert worst[0.05] > -0.04
 
 
-@laws(60)
+@laws(40)
 @given(st.integers(1, 200), st.integers(1, 32))
 def test_stage_layers_sum_to_the_model(n_layers, p):
     p = min(p, n_layers)

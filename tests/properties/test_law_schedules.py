@@ -78,7 +78,7 @@ def test_closed_form_is_the_replay_for_uniform_stages(schedule, f, b, w, p, extr
     assert closed(schedule, *passes, m) == pytest.approx(played(schedule, *passes, m)[1], rel=1e-12)
 
 
-@laws(60)
+@laws(40)
 @given(st.sampled_from(["gpipe", *FORMS]), st.integers(2, 9), st.integers(0, 9))
 def test_micro_batches_held_are_those_of_the_replay(schedule, p, extra):
     p += p % 2 if schedule == "dualpipe" else 0
@@ -90,7 +90,7 @@ def test_micro_batches_held_are_those_of_the_replay(schedule, p, extra):
     assert min(done.most_in_flight) == float(held)
 
 
-@laws(60)
+@laws(40)
 @given(
     st.sampled_from(["gpipe", *FORMS]),
     st.lists(st.tuples(seconds, seconds, seconds), min_size=2, max_size=8),

@@ -66,7 +66,7 @@ def test_messages_beside_a_longer_exchange_take_twice_as_long():
     assert beside["replay_s"] == pytest.approx(2 * alone["replay_s"], rel=0.02)
 
 
-@laws(60)
+@laws(40)
 @given(positive, seconds, seconds, seconds, seconds, st.floats(1.0, 3.0))
 def test_waiting_never_falls_with_work_and_never_beats_the_wire(period, b1, b2, u1, u2, more):
     """Kernels and exchanges that they wait for take a period in which the latter fit."""
@@ -86,7 +86,7 @@ def test_waiting_never_falls_with_work_and_never_beats_the_wire(period, b1, b2, 
         assert done(alone[:2], alone[2:], period) == period
 
 
-@laws(60)
+@laws(40)
 @given(positive, positive, st.floats(0, 1), st.floats(0, 1), seconds, seconds, st.floats(1.0, 50.0))
 def test_a_hidden_exchange_waits_for_no_more_than_the_others(window, exchange, f1, f2, b1, b2, buckets):
     hidden, others = wires(f1 * exchange, f2 * exchange), wires(b1, b2)
@@ -103,7 +103,7 @@ def test_a_hidden_exchange_waits_for_no_more_than_the_others(window, exchange, f
     assert plain <= beside <= open_s * (1 + 1e-12)
 
 
-@laws(60)
+@laws(40)
 @given(positive, seconds, seconds, st.floats(0, 1))
 def test_a_chain_of_layers_is_no_shorter_than_its_wire_is_busy(kernels, exchanges, gather, part):
     """Layers of kernels and exchanges that they wait for, parameters of the next one gathered meanwhile on one wire."""

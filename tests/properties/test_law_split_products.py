@@ -40,7 +40,7 @@ def played(exchange, product, parts, pipelined):
     return computed - parts * product
 
 
-@laws(100)
+@laws(60)
 @given(st.floats(0.0, 10.0), st.floats(0.0, 10.0), st.integers(1, 16), st.booleans())
 def test_parts_played_out(exchange, product, parts, pipelined):
     found = exposed_parts(

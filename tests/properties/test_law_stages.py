@@ -173,7 +173,7 @@ def test_the_ends_count_with_their_outermost_chunk():
     assert chunks == [2, 3, 3, 3, 3, 3, 3, 3]
 
 
-@laws(60)
+@laws(40)
 @given(
     pipelines(offloads=("none", "activations", "activations weights", "weights gradients")),
     st.sampled_from(FASTER),

@@ -116,7 +116,7 @@ def rescales(scenario, k):
 
 @pytest.mark.parametrize("kind", TASKS)
 def test_estimate_in_another_time_unit(kind):
-    @laws(25)
+    @laws(15)
     @given(
         scenarios(tasks=(kind,), fidelities=("calibrated", "calibrated", "datasheet", "bound")),
         st.sampled_from(FACTORS),

@@ -37,7 +37,7 @@ def a(value):
     return np.array([float(value)])
 
 
-@laws(60)
+@laws(40)
 @given(st.integers(1, 8), st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4]), st.data())
 def test_distinct_places_are_the_share_of_choices_that_hit(topk, places, of_place, data):
     """A place is missed by C(pool - e, k) of the C(pool, k) ways to pick k different experts."""

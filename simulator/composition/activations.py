@@ -40,6 +40,11 @@ class SavedBytes:
     largest_working_set: FloatArray
 
 
+def _kept_widths(precision: PrecisionColumns) -> dict[str, FloatArray]:
+    """Bytes per element by class of what is kept: operands in the type of the activations."""
+    return {**bytes_per_element(precision), "operand": precision.activations}
+
+
 def _activation_bytes(operator: Operator, widths: dict[str, FloatArray]) -> FloatArray:
     total: FloatArray = ZERO
     for tensor in (*operator.reads, *operator.writes):
@@ -72,8 +77,7 @@ def saved_bytes(
     KeyError
         If a tensor's kind has no width, or a module is unknown.
     """
-    widths = dict(bytes_per_element(precision))
-    widths["operand"] = precision.activations
+    widths = _kept_widths(precision)
     sizes = {t.name: elements(t) * widths[t.kind] for op in operators for t in op.saved}
     shares = shares_dropped(operators, modules)
     everything, dropped, block_input = ZERO, ZERO, ZERO
@@ -142,8 +146,7 @@ def kept_by_module(
     KeyError
         If a tensor's kind has no width, or a module is unknown.
     """
-    widths = dict(bytes_per_element(precision))
-    widths["operand"] = precision.activations
+    widths = _kept_widths(precision)
     maker = {name: op.module for name, op in makers(operators).items()}
     dropped = shares_dropped(operators, modules)
     parts: dict[str, FloatArray] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -270,7 +269,7 @@ def _closing(
         weights_apart=(plan.optimizer > CODE["adamw"]) * (1.0 - narrow_weights),
     )
     optimizer = on_host(cost_block("optimizer.step", graph, inputs), inputs)
-    orthogonal = _orthogonal(inputs, table, kinds)
+    orthogonal = _orthogonal(inputs, table, kinds, stages)
     return _Closing(
         # The shared matrix is summed after the last micro-batch, when both ends have their part; so are both copies.
         reduce_s=reduce_s + end.tied.seconds + end.mirrored.seconds,
@@ -282,7 +281,9 @@ def _closing(
     )
 
 
-def _orthogonal(inputs: Inputs, table: LayerTable, kinds: StageKinds) -> Orthogonal | None:
+def _orthogonal(
+    inputs: Inputs, table: LayerTable, kinds: StageKinds, stages: StageTimes
+) -> Orthogonal | None:
     """Muon's products on the stage with most layers: shards of the states deal whole matrices among their ranks."""
     plan = inputs.plan
     if not np.any(table.layer_orthogonal_s + table.expert_orthogonal_s):
@@ -296,8 +297,7 @@ def _orthogonal(inputs: Inputs, table: LayerTable, kinds: StageKinds) -> Orthogo
             getattr(table, f"{of}_orthogonal_{unit}") for of in ("layer", "expert", "front")
         )
         of_layer = layer / ranks + expert / holders
-        held = (kind.layers * of_layer + kind.embedding * front / ranks for kind in kinds)
-        return reduce(np.maximum, held)
+        return stages.most(tuple(kind.layers * of_layer + kind.embedding * front / ranks for kind in kinds))
 
     return Orthogonal(seconds=of_rank("s"), flop=of_rank("flop"), moved_bytes=of_rank("bytes"))
 
